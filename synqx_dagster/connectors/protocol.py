@@ -1,0 +1,344 @@
+"""What a connector is: the seam between one kind of database and the rest of SynqX.
+
+A connector knows its database's mechanics and nothing of mappings, ledgers or Dagster. It opens *read sessions*
+(one consistent, read-only view each) and *write sessions* (one connection on which the transfer engine runs its
+transactions).
+
+**Carriers.** Between two databases rows travel as Arrow record batches under one rule: what Arrow represents
+exactly (`smallint integer bigint real float boolean string binary`) travels as that Arrow type; every other value
+travels as canonical text (`CARRIER_TYPES`). Canonical text is what PostgreSQL prints with ``DateStyle=ISO``,
+``TimeZone=UTC``: ``2024-02-29``, ``0044-03-15 BC``, ``infinity``, ``12:00:00.5``, ``2024-02-29 12:00:00+00``,
+plain decimal digits, ``NaN``, lower-case UUIDs, and JSON as it was stored. A connector may deliver any column as
+text all the same (`ReadColumn.arrow_type`); the transform then casts it, and a value that does not cast is a bad row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol, runtime_checkable
+
+from synqx_dagster.model.connection import OptionValue, PoolSettings
+from synqx_dagster.model.table import Column, TableName
+from synqx_dagster.model.types import DataType, TypeKind
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: Arrow type of each kind of value in flight, by the name that pyarrow's factory function has.
+CARRIER_TYPES: dict[TypeKind, Literal["string", "int16", "int32", "int64", "float32", "float64", "bool_", "binary"]] = {
+    "string": "string",
+    "smallint": "int16",
+    "integer": "int32",
+    "bigint": "int64",
+    "decimal": "string",
+    "real": "float32",
+    "float": "float64",
+    "boolean": "bool_",
+    "date": "string",
+    "time": "string",
+    "timestamp": "string",
+    "timestamptz": "string",
+    "json": "string",
+    "uuid": "string",
+    "binary": "binary",
+}
+
+
+def carrier_type(data_type: DataType) -> pa.DataType:
+    """The Arrow type in which values of a logical type travel."""
+    import pyarrow as pa
+
+    factory: Callable[[], pa.DataType] = getattr(pa, CARRIER_TYPES[data_type.kind])
+    return factory()
+
+
+# --- configuration ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ConnectionConfig:
+    """A connection with its secrets resolved; exists only in the process that connects, and never prints them."""
+
+    name: str
+    db_type: str
+    host: str | None = None
+    port: int | None = None
+    database: str | None = None
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    options: Mapping[str, OptionValue] = field(default_factory=dict)
+    pool: PoolSettings = field(default_factory=PoolSettings)
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What an engine can do; constants of a connector class.
+
+    Attributes:
+        reads: May be a source.
+        writes: May be a target.
+        copy_binary: Speaks PostgreSQL's binary COPY on both ends; two such connections use the passthrough lane.
+        transactional_ddl: CREATE, DROP and RENAME roll back with the transaction.
+        concurrent_writers: More than one process may write at once (False: DuckDB, SQLite files).
+        default_schema: Where an unqualified table lies; None where the database has no schemas.
+        max_identifier_bytes: Longer names are refused when planning; None where there is no limit.
+    """
+
+    reads: bool = True
+    writes: bool = True
+    copy_binary: bool = False
+    transactional_ddl: bool = True
+    concurrent_writers: bool = True
+    default_schema: str | None = None
+    max_identifier_bytes: int | None = None
+
+
+# --- reports ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ConnectionReport:
+    """What `Connector.test` found. On failure ``reason`` is as in `ConnectionFailedError`."""
+
+    ok: bool
+    message: str
+    reason: str | None = None
+    hint: str | None = None
+    server_version: str | None = None
+    latency_seconds: float | None = None
+    can_read: bool | None = None
+    can_write: bool | None = None
+    #: TLS version in use; "off" without TLS, None where the question makes no sense (a local file).
+    tls: str | None = None
+
+
+@dataclass(frozen=True)
+class TableDescription:
+    """A table or view found by `Connector.discover`. ``estimated_rows`` is the server's guess, None if it has none."""
+
+    table: TableName
+    columns: tuple[Column, ...]
+    is_view: bool = False
+    estimated_rows: int | None = None
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReadLimits:
+    """Bounds of a read of a user's query for a preview; 0 means none."""
+
+    timeout_seconds: float = 0
+    max_rows: int = 0
+    max_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An SQL expression that yields a value in its carrier, and the Arrow type that arrives for it."""
+
+    sql: str
+    arrow_type: pa.DataType
+
+
+class ReadSession(Protocol):
+    """One read-only, consistent view of a source: every statement of a session sees the same rows."""
+
+    def describe_query(self, sql: str) -> tuple[Column, ...]:
+        """Columns of a query's result, in order, without running it to the end."""
+        ...
+
+    def find_columns(self, table: TableName) -> tuple[Column, ...] | None:
+        """Columns of a table or view in order; None if there is none. Same as on a write session."""
+        ...
+
+    def encode(self, expression: str, data_type: DataType, native_type: str | None = None) -> Encoded:
+        """Wrap an SQL expression of a logical type so that its value arrives exactly, in its carrier."""
+        ...
+
+    def fetch_value(self, sql: str) -> object:
+        """The first column of the first row of a query."""
+        ...
+
+    def iter_batches(self, sql: str, schema: pa.Schema, *, batch_rows: int) -> Iterator[pa.RecordBatch]:
+        """Rows of a query as record batches of exactly `schema`; at most `batch_rows` rows each, in query order.
+
+        Memory is bounded by a few batches. The query's columns are expressions made by `encode`.
+
+        Raises:
+            DatabaseError, RetryableError: The server refused or ended the read; batches seen so far are void.
+        """
+        ...
+
+
+@runtime_checkable
+class CopyReadSession(Protocol):
+    """A read session that can also stream PostgreSQL's binary COPY format."""
+
+    def copy_out(self, sql: str, sink: BinaryIO) -> None:
+        """Write a query's rows in binary COPY format; returns when the server is done. Does not close `sink`."""
+        ...
+
+
+# --- writing ------------------------------------------------------------------------------------------------
+
+
+class WriteSession(Protocol):
+    """One connection to a target. Statements run in the transaction between `begin` and `commit` or `rollback`.
+
+    The transfer engine orders the calls; a session only knows how its engine spells them. Leaving the context
+    without a commit rolls back.
+    """
+
+    def begin(self) -> None:
+        """Start a transaction."""
+        ...
+
+    def commit(self) -> None:
+        """Make the transaction durable.
+
+        Raises:
+            CommitUnknownError: The connection broke before the reply; it may or may not have happened.
+        """
+        ...
+
+    def rollback(self) -> None:
+        """Undo the transaction; silent when none is open or the connection is gone."""
+        ...
+
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> int:
+        """Run one statement; parameters are ``?`` in the text. Returns the affected rows, -1 if unknown."""
+        ...
+
+    def fetch_all(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
+        """Run one query; parameters are ``?`` in the text."""
+        ...
+
+    def lock_row_suffix(self) -> str:
+        """What a SELECT ends with to lock the rows it reads (``for update``); empty where writers are serial."""
+        ...
+
+    def find_columns(self, table: TableName) -> tuple[Column, ...] | None:
+        """Columns of a table in order; None if there is none."""
+        ...
+
+    def ensure_schema(self, table: TableName) -> None:
+        """Create the table's schema if it is missing and the database has schemas."""
+        ...
+
+    def create_table(self, table: TableName, columns: Sequence[Column], primary_key: Sequence[str]) -> None:
+        """Create an empty table."""
+        ...
+
+    def create_staging(self, target: TableName, columns: Sequence[Column]) -> TableName:
+        """Create an empty table beside `target` to load into, without key and indexes.
+
+        Where DDL is transactional it vanishes with a rollback; elsewhere its name is the same for every attempt
+        at `target`, and what an earlier attempt left is dropped first.
+        """
+        ...
+
+    def drop_staging(self, staging: TableName) -> None:
+        """Drop a staging table if it is still there."""
+        ...
+
+    def write_batches(
+        self, table: TableName, columns: Sequence[Column], batches: Iterable[pa.RecordBatch]
+    ) -> tuple[int, int]:
+        """Insert record batches of carriers; returns rows and bytes written.
+
+        Raises:
+            BadRowsError: The database refused a value; names the column where the server tells.
+        """
+        ...
+
+    def publish_replace(
+        self, staging: TableName, target: TableName, columns: Sequence[Column], primary_key: Sequence[str]
+    ) -> None:
+        """Make the staged rows the target's only rows, within the open transaction.
+
+        Readers see the old rows until the commit and the new ones after it. Views, grants, indexes, foreign keys,
+        defaults and comments on the target survive. The staging table is gone afterwards.
+        """
+        ...
+
+    def publish_append(self, staging: TableName, target: TableName, columns: Sequence[Column]) -> None:
+        """Add the staged rows to the target, within the open transaction. The staging table is gone afterwards."""
+        ...
+
+
+@runtime_checkable
+class CopyWriteSession(Protocol):
+    """A write session that can also take PostgreSQL's binary COPY format."""
+
+    def copy_in(self, table: TableName, columns: Sequence[Column], source: BinaryIO) -> int:
+        """Load binary COPY data until its end; returns the rows. A cut stream (no trailer) raises."""
+        ...
+
+
+# --- the connector ------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Connector(Protocol):
+    """One connection of one kind of database. Cheap to make: nothing is opened before a session is."""
+
+    #: The ``db_type`` that users write.
+    db_type: str
+    #: The sqlglot dialect of its SQL.
+    dialect: str
+    capabilities: Capabilities
+    config: ConnectionConfig
+
+    @classmethod
+    def check_config(cls, config: ConnectionConfig) -> list[str]:
+        """What is wrong with a configuration, field by field, found without connecting; the password may be None."""
+        ...
+
+    def test(self, *, timeout_seconds: float = 5.0) -> ConnectionReport:
+        """Connect, look and disconnect within the limit; never raises for what the server or network does."""
+        ...
+
+    def discover(self, schema: str | None = None) -> list[TableDescription]:
+        """Tables and views with their columns, by schema and name; system schemas are left out."""
+        ...
+
+    def quote(self, identifier: str) -> str:
+        """An identifier quoted for this database, whatever it holds."""
+        ...
+
+    def qualify(self, table: TableName) -> str:
+        """A quoted, schema-qualified table name."""
+        ...
+
+    def native_type(self, column: Column) -> str:
+        """How this database spells a column's type in DDL.
+
+        A column whose ``native_dialect`` is this one keeps its exact spelling.
+
+        Raises:
+            PlanError: No type here holds every value of the column's type exactly.
+        """
+        ...
+
+    def holds(self, data_type: DataType) -> str | None:
+        """A DuckDB predicate over ``{value}`` (the carrier) that is true when this database can store it exactly.
+
+        None when every value of the type fits.
+        """
+        ...
+
+    def read(self, limits: ReadLimits | None = None) -> AbstractContextManager[ReadSession]:
+        """Open a read session; rolled back and closed at the end."""
+        ...
+
+    def write(self) -> AbstractContextManager[WriteSession]:
+        """Open a write session."""
+        ...
+
+    def close(self) -> None:
+        """Close pooled connections. The connector may be used again."""
+        ...

@@ -1,0 +1,41 @@
+"""The records that users declare, as frozen values without any input or output."""
+
+from synqx_dagster.model.base import RECORD_KINDS, Record, RecordKind, Value, dagster_name
+from synqx_dagster.model.connection import Connection, PoolSettings
+from synqx_dagster.model.mapping import ColumnMapping, Mapping
+from synqx_dagster.model.pipeline import Pipeline
+from synqx_dagster.model.schedule import Schedule
+from synqx_dagster.model.schema import Schema, SchemaColumn
+from synqx_dagster.model.secret import EnvSecret, FileSecret, LiteralSecret, SealedSecret, Secret
+from synqx_dagster.model.table import Column, TableName, primary_key_of
+from synqx_dagster.model.types import DataType
+
+RECORD_TYPES: dict[RecordKind, type[Record]] = {
+    record_type.kind: record_type for record_type in (Connection, Schema, Mapping, Pipeline, Schedule)
+}
+
+__all__ = [
+    "RECORD_KINDS",
+    "RECORD_TYPES",
+    "Column",
+    "ColumnMapping",
+    "Connection",
+    "DataType",
+    "EnvSecret",
+    "FileSecret",
+    "LiteralSecret",
+    "Mapping",
+    "Pipeline",
+    "PoolSettings",
+    "Record",
+    "RecordKind",
+    "Schedule",
+    "Schema",
+    "SchemaColumn",
+    "SealedSecret",
+    "Secret",
+    "TableName",
+    "Value",
+    "dagster_name",
+    "primary_key_of",
+]

@@ -1,0 +1,79 @@
+"""Settings of one process: environment variables and a ``.env`` file, read once into a frozen value."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dotenv import dotenv_values
+from pydantic import SecretStr
+
+from synqx_dagster.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where SynqX keeps its state and how it unseals.
+
+    Attributes:
+        home: Directory of the default catalog and of what else SynqX writes; made by `synqx init`.
+        catalog_url: SQLAlchemy URL of the catalog; may hold a password, so it does not show in `repr`.
+        master_password: Opens the vault's password keyslot.
+        key_file: Opens the vault's key file keyslot.
+        dagster_home: Dagster's own home; the CLI sets ``DAGSTER_HOME`` to it when that is unset.
+    """
+
+    home: Path
+    catalog_url: str = field(repr=False)
+    master_password: SecretStr | None = None
+    key_file: Path | None = None
+    dagster_home: Path = Path(".synqx")
+
+    @property
+    def display_catalog_url(self) -> str:
+        """The catalog's address without its password."""
+        head, separator, tail = self.catalog_url.rpartition("@")
+        if not separator:
+            return self.catalog_url.partition("?")[0]
+        scheme, _, credentials = head.partition("://")
+        return f"{scheme}://{credentials.partition(':')[0]}:***@{tail.partition('?')[0]}"
+
+
+def load_settings(environ: Mapping[str, str] | None = None, directory: Path | None = None) -> Settings:
+    """Read the settings from the environment, then from ``.env`` in the project's directory.
+
+    The environment wins over ``.env``; an empty variable counts as unset.
+
+    Args:
+        environ: The environment; left out, the process's own.
+        directory: The project's directory; left out, the working directory.
+    """
+    directory = (directory or Path.cwd()).absolute()
+    values = {**_read_env_file(directory / ".env"), **(os.environ if environ is None else environ)}
+
+    def get(name: str) -> str | None:
+        return values.get(name) or None
+
+    dagster_home = get("DAGSTER_HOME")
+    home = Path(get("SYNQX_HOME") or dagster_home or directory / ".synqx").expanduser()
+    home = home if home.is_absolute() else directory / home
+    password = get("SYNQX_MASTER_PASSWORD")
+    key_file = get("SYNQX_KEY_FILE")
+    return Settings(
+        home=home,
+        catalog_url=get("SYNQX_CATALOG_URL") or f"sqlite:///{home / 'catalog.db'}",
+        master_password=SecretStr(password) if password else None,
+        key_file=directory / Path(key_file).expanduser() if key_file else None,
+        dagster_home=directory / Path(dagster_home).expanduser() if dagster_home else home,
+    )
+
+
+def _read_env_file(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    try:
+        return {name: value for name, value in dotenv_values(path).items() if value is not None}
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigurationError(f"{path} cannot be read: {type(exc).__name__}") from exc
