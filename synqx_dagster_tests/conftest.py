@@ -1,0 +1,6 @@
+"""Fixtures of every suite; one module for each kind of server."""
+
+pytest_plugins = [
+    "synqx_dagster_tests.fix_postgresql",
+    "synqx_dagster_tests.fix_mysql",
+]

@@ -1,0 +1,1 @@
+"""A real MariaDB for the tests, as a process of its own."""
