@@ -1,0 +1,119 @@
+"""Which connectors exist, found by entry point; nothing is imported before a connection of that kind is used.
+
+A connector is a class that keeps `synqx_dagster.connectors.protocol.Connector`, listed under the entry point
+group ``synqx_dagster.connectors``. The built-in ones are also found when the package runs from its source tree.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.metadata import entry_points
+
+from synqx_dagster.connectors.protocol import ConnectionConfig, Connector
+from synqx_dagster.errors import ConfigurationError, DriverMissingError
+from synqx_dagster.model.connection import Connection
+
+ENTRY_POINT_GROUP = "synqx_dagster.connectors"
+
+_BUILT_IN = {
+    "postgresql": "synqx_dagster.connectors.postgresql:PostgresqlConnector",
+    "mysql": "synqx_dagster.connectors.mysql:MysqlConnector",
+    "sqlite": "synqx_dagster.connectors.sqlite:SqliteConnector",
+    "duckdb": "synqx_dagster.connectors.duckdb:DuckdbConnector",
+}
+
+#: A connector whose dialect of sqlglot has another name than its ``db_type`` is listed here, so that checking
+#: a query imports no driver.
+_DIALECTS = {"postgresql": "postgres", "mysql": "mysql", "sqlite": "sqlite", "duckdb": "duckdb"}
+
+#: The extra that installs a driver which the package does not depend on.
+_EXTRAS = {"mysql": "mysql"}
+
+#: Records may carry these as secrets.
+_SECRET_FIELDS = ("password",)
+
+
+@lru_cache(maxsize=1)
+def _connector_types() -> dict[str, str]:
+    found = {entry.name: entry.value for entry in entry_points(group=ENTRY_POINT_GROUP)}
+    # A plugin cannot replace a built-in connector: a catalog must mean the same everywhere.
+    return dict(sorted({**found, **_BUILT_IN}.items()))
+
+
+def connector_types() -> dict[str, str]:
+    """Every ``db_type`` with its class as ``module:Class``; imports none of them."""
+    return dict(_connector_types())
+
+
+def connector_class(db_type: str) -> type[Connector]:
+    """The class behind a ``db_type``.
+
+    Raises:
+        ConfigurationError: No connector has this name; the hint names the nearest.
+        DriverMissingError: The connector or its driver is not installed.
+    """
+    types = _connector_types()
+    if db_type not in types:
+        near = difflib.get_close_matches(db_type, types, n=1)
+        raise ConfigurationError(
+            f"{db_type!r} is not a kind of connection",
+            hint=f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(types)}",
+        )
+    module_name, _, class_name = types[db_type].partition(":")
+    try:
+        found: type[Connector] = getattr(importlib.import_module(module_name), class_name)
+    except ImportError as exc:
+        extra = _EXTRAS.get(db_type)
+        raise DriverMissingError(
+            f"the connector for {db_type} cannot be loaded: {exc}",
+            hint=f"pip install 'synqx-dagster[{extra}]'" if extra else "is its package installed?",
+        ) from exc
+    except AttributeError as exc:
+        raise ConfigurationError(f"the entry point of {db_type} names no class: {types[db_type]}") from exc
+    return found
+
+
+def dialect_of(db_type: str) -> str:
+    """The sqlglot dialect of a ``db_type``; a built-in connector is not imported for it."""
+    return _DIALECTS.get(db_type) or connector_class(db_type).dialect
+
+
+def make_connector(
+    connection: Connection, resolve_secret: Callable[[Connection, str], str | None]
+) -> Connector:
+    """A connector for a record, with its secrets resolved; opens nothing.
+
+    Args:
+        connection: The record.
+        resolve_secret: Called with the record and the name of each secret field that it fills.
+
+    Raises:
+        ConfigurationError: The configuration is wrong.
+        DriverMissingError: The connector's driver is not installed.
+        SealedError: A secret is in a sealed vault.
+    """
+    found = connector_class(connection.db_type)
+    secrets = {
+        name: resolve_secret(connection, name)
+        for name in _SECRET_FIELDS
+        if getattr(connection, name) is not None
+    }
+    config = ConnectionConfig(
+        name=connection.name,
+        db_type=connection.db_type,
+        host=connection.host,
+        port=connection.port,
+        database=connection.database,
+        username=connection.username,
+        password=secrets.get("password"),
+        options=dict(connection.options),
+        pool=connection.pool,
+    )
+    problems = found.check_config(config)
+    if problems:
+        raise ConfigurationError(f"connection {connection.name!r}: " + "; ".join(problems))
+    make: Callable[[ConnectionConfig], Connector] = found
+    return make(config)
