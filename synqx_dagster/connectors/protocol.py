@@ -233,11 +233,12 @@ class WriteSession(Protocol):
         """Create an empty table."""
         ...
 
-    def create_staging(self, target: TableName, columns: Sequence[Column]) -> TableName:
+    def create_staging(self, target: TableName, columns: Sequence[Column], *, epoch: int) -> TableName:
         """Create an empty table beside `target` to load into, without key and indexes.
 
-        Where DDL is transactional it vanishes with a rollback; elsewhere its name is the same for every attempt
-        at `target`, and what an earlier attempt left is dropped first.
+        Where DDL is transactional it vanishes with a rollback. Elsewhere its name tells target and epoch, and the
+        staging tables that earlier epochs left are dropped first: an orphaned attempt then writes into nothing,
+        never into this attempt's rows.
         """
         ...
 

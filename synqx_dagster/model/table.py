@@ -75,7 +75,8 @@ class Column:
         native_type: The database's own spelling, complete with modifiers (``character varying(20)``).
         native_dialect: The sqlglot dialect that `native_type` belongs to.
         key_position: One-based position in the primary key, None outside it.
-        generated: The database computes or assigns the value (a stored expression, identity always).
+        generated: The database computes the value (a stored expression); it cannot be written.
+        has_default: A row that leaves the column out gets a value (a default, identity, serial).
     """
 
     name: str
@@ -85,6 +86,7 @@ class Column:
     native_dialect: str | None = None
     key_position: int | None = None
     generated: bool = False
+    has_default: bool = False
 
 
 def primary_key_of(columns: tuple[Column, ...]) -> tuple[str, ...]:
