@@ -201,6 +201,7 @@ class CopyReadSession(Protocol):
 class WriteSession(Protocol):
     """One connection to a target. Statements run in the transaction between `begin` and `commit` or `rollback`.
 
+    Outside of one each statement commits by itself.
     The transfer engine orders the calls; a session only knows how its engine spells them. Leaving the context
     without a commit rolls back.
     """

@@ -45,7 +45,11 @@ class Value(BaseModel):
     """A frozen part of a record; unknown keys are errors."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", str_strip_whitespace=False, hide_input_in_errors=True, populate_by_name=True
+        frozen=True,
+        extra="forbid",
+        str_strip_whitespace=False,
+        hide_input_in_errors=True,
+        populate_by_name=True,
     )
 
 

@@ -149,6 +149,4 @@ class Mapping(Record):
     @property
     def target_fields(self) -> tuple[str, ...]:
         """The fields that `column_mappings` fill, in their order; empty when every column is direct."""
-        return tuple(
-            field for column_mapping in self.column_mappings or () for field in column_mapping.target_fields
-        )
+        return tuple(field for column_mapping in self.column_mappings or () for field in column_mapping.target_fields)

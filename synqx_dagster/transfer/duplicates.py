@@ -1,0 +1,83 @@
+"""Rows of one load that share a key: found in the staging table, and moved to the spool of bad rows.
+
+All rows of such a key are bad: which of them is the right one the source does not say.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from synqx_dagster.connectors.protocol import Connector, WriteSession
+from synqx_dagster.model.table import Column, TableName
+from synqx_dagster.transfer.quarantine import BadRow, BadRowSpool, Breach
+
+DUPLICATE_REASON = "the key occurs more than once"
+PRESENT_REASON = "the key is in the target already"
+
+
+def set_duplicates_aside(
+    session: WriteSession,
+    connector: Connector,
+    staging: TableName,
+    columns: Sequence[Column],
+    key: Sequence[str],
+    spool: BadRowSpool,
+    *,
+    present_in: TableName | None,
+) -> int:
+    """Move the staged rows whose key is not unique into the spool; within the open transaction. Returns the rows.
+
+    Args:
+        key: The key's columns; none of them is NULL in a staged row.
+        present_in: A table that keeps its rows (append): a key that it has already is a duplicate too.
+    """
+    moved = _move(
+        session, connector, staging, columns, key, spool, _repeated(connector, staging, key), DUPLICATE_REASON
+    )
+    if present_in is not None:
+        keys = ", ".join(connector.quote(name) for name in key)
+        known = f"SELECT {keys} FROM {connector.qualify(present_in)}"
+        moved += _move(session, connector, staging, columns, key, spool, known, PRESENT_REASON)
+    return moved
+
+
+def _repeated(connector: Connector, staging: TableName, key: Sequence[str]) -> str:
+    keys = ", ".join(connector.quote(name) for name in key)
+    return f"SELECT {keys} FROM {connector.qualify(staging)} GROUP BY {keys} HAVING count(*) > 1"
+
+
+def _move(
+    session: WriteSession,
+    connector: Connector,
+    staging: TableName,
+    columns: Sequence[Column],
+    key: Sequence[str],
+    spool: BadRowSpool,
+    keys_sql: str,
+    reason: str,
+) -> int:
+    quoted_key = [connector.quote(name) for name in key]
+    # The inner table is derived, because MySQL cannot read the table it deletes from.
+    same_key = " AND ".join(f"doubles.{name} = {connector.qualify(staging)}.{name}" for name in quoted_key)
+    condition = f"EXISTS (SELECT 1 FROM (SELECT * FROM ({keys_sql}) AS found) AS doubles WHERE {same_key})"
+    texts = ", ".join(_as_text(connector, column.name) for column in columns)
+    rows = session.fetch_all(f"SELECT {texts} FROM {connector.qualify(staging)} WHERE {condition}")
+    if not rows:
+        return 0
+    names = [column.name for column in columns]
+    positions = [names.index(name) for name in key]
+    breach = Breach(", ".join(key), reason)
+    for row in rows:
+        source_key = json.dumps({names[at]: row[at] for at in positions}, ensure_ascii=False, default=str)
+        text = json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False, default=str)
+        spool.add(BadRow(text, (breach,), source_key))
+    session.execute(f"DELETE FROM {connector.qualify(staging)} WHERE {condition}")
+    return len(rows)
+
+
+def _as_text(connector: Connector, name: str) -> str:
+    import sqlglot.expressions as exp
+
+    column = exp.column(exp.to_identifier(name, quoted=True))
+    return exp.cast(column, exp.DataType.Type.TEXT).sql(connector.dialect)

@@ -1,0 +1,252 @@
+"""The ledger and the fence: what makes a load effectively once.
+
+Both are tables in the target's own schema, and change only together with the rows they speak of:
+
+* ``_synqx_ledger`` holds one row for each committed batch of a load. An attempt that finds its load there does
+  nothing; after a lost reply to COMMIT it tells whether the commit happened.
+* ``_synqx_fence`` holds one epoch for each target table. An attempt raises it when it starts and finds it unchanged,
+  under a row lock, in the transaction that commits; a newer attempt has raised it, and the older one is refused.
+
+Guarantee: of any number of attempts at one load, in any number of processes, dead, paused or alive, exactly one commits,
+and none commits rows that were read before those of an attempt that committed earlier.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from synqx_dagster.connectors.protocol import Connector, WriteSession
+from synqx_dagster.errors import DatabaseError, FencedError, RetryableError
+from synqx_dagster.model.table import Column, TableName
+from synqx_dagster.model.types import DataType
+
+LEDGER_TABLE = "_synqx_ledger"
+FENCE_TABLE = "_synqx_fence"
+
+#: How often an attempt may lose the race for an epoch before it gives up.
+MAX_RACES = 5
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """One committed batch. ``watermark`` and ``checksum`` are None where the load has none."""
+
+    load_id: str
+    batch: int
+    mapping: str
+    run_id: str
+    epoch: int
+    mode: str
+    lane: str
+    rows_in: int
+    rows_out: int
+    rows_quarantined: int
+    bytes: int
+    checksum: str | None = None
+    watermark: str | None = None
+
+
+_ENTRY_FIELDS = (
+    "load_id",
+    "batch",
+    "mapping",
+    "run_id",
+    "epoch",
+    "mode",
+    "lane",
+    "rows_in",
+    "rows_out",
+    "rows_quarantined",
+    "bytes",
+    "checksum",
+    "watermark",
+)
+
+
+def _text(name: str, dialect: str, *, nullable: bool = False, key_position: int | None = None) -> Column:
+    # varchar(255) is spelt the same everywhere and, unlike text, may be a key in MySQL.
+    return Column(name, DataType("string"), nullable, "varchar(255)", dialect, key_position)
+
+
+def _count(name: str, *, nullable: bool = False) -> Column:
+    return Column(name, DataType("bigint"), nullable)
+
+
+def ledger_columns(dialect: str) -> tuple[Column, ...]:
+    """The ledger's columns as a database of this dialect spells them."""
+    return (
+        _text("target_table", dialect, key_position=1),
+        _text("load_id", dialect, key_position=2),
+        Column("batch", DataType("bigint"), False, key_position=3),
+        _text("mapping", dialect),
+        _text("run_id", dialect),
+        _count("epoch"),
+        _text("mode", dialect),
+        _text("lane", dialect),
+        _count("rows_in"),
+        _count("rows_out"),
+        _count("rows_quarantined"),
+        _count("bytes"),
+        _text("checksum", dialect, nullable=True),
+        _text("watermark", dialect, nullable=True),
+        Column("committed_at", DataType("timestamp"), False),
+    )
+
+
+def fence_columns(dialect: str) -> tuple[Column, ...]:
+    """The fence's columns as a database of this dialect spells them."""
+    return (_text("target_table", dialect, key_position=1), _count("epoch"), _text("run_id", dialect))
+
+
+class Ledger:
+    """The ledger and fence of one target table, over one write session."""
+
+    def __init__(self, connector: Connector, session: WriteSession, target: TableName) -> None:
+        self._connector = connector
+        self._session = session
+        self._target = target
+        self._ledger_name = TableName(LEDGER_TABLE, target.schema)
+        self._fence_name = TableName(FENCE_TABLE, target.schema)
+        self._ledger = connector.qualify(self._ledger_name)
+        self._fence = connector.qualify(self._fence_name)
+
+    def find_epoch(self) -> int:
+        """The epoch of the latest attempt, 0 before the first. Read it before the source's rows are read."""
+        if self._session.find_columns(self._fence_name) is None:
+            return 0
+        return self._read_epoch()
+
+    def begin_attempt(self, *, after: int, run_id: str) -> int | None:
+        """Raise the epoch from `after` and commit that; returns the new epoch.
+
+        None means that another attempt began since `after` was read: read it again, and the source's rows too.
+        Creates the tables if they are missing. Must be called outside a transaction.
+        """
+        if after == 0:
+            self._ensure_tables()
+        self._session.begin()
+        try:
+            if after == 0 and not self._fence_rows():
+                self._session.execute(
+                    f"INSERT INTO {self._fence} (target_table, epoch, run_id) VALUES (?, ?, ?)",
+                    (self._target.name, 1, run_id),
+                )
+            else:
+                # The row lock makes two attempts take turns; the second then sees the epoch of the first.
+                rows = self._session.fetch_all(
+                    f"SELECT epoch FROM {self._fence} WHERE target_table = ? {self._session.lock_row_suffix()}",
+                    (self._target.name,),
+                )
+                if [_as_int(row[0]) for row in rows] != [after]:
+                    self._session.rollback()
+                    return None
+                self._session.execute(
+                    f"UPDATE {self._fence} SET epoch = ?, run_id = ? WHERE target_table = ?",
+                    (after + 1, run_id, self._target.name),
+                )
+            self._session.commit()
+        except DatabaseError:
+            # Two first attempts meet at the primary key: the loser looks again.
+            self._session.rollback()
+            if after == 0 and self._read_epoch() > 0:
+                return None
+            raise
+        return after + 1
+
+    def check_fence(self, epoch: int) -> None:
+        """Refuse to go on if a newer attempt has begun; holds a row lock until the transaction ends.
+
+        Raises:
+            FencedError: The epoch has moved.
+        """
+        suffix = self._session.lock_row_suffix()
+        if not suffix:
+            # Engines without row locks: touching the row conflicts with whoever raised it after our snapshot.
+            self._session.execute(
+                f"UPDATE {self._fence} SET run_id = run_id WHERE target_table = ?", (self._target.name,)
+            )
+        rows = self._session.fetch_all(
+            f"SELECT epoch, run_id FROM {self._fence} WHERE target_table = ? {suffix}", (self._target.name,)
+        )
+        current = _as_int(rows[0][0]) if rows else 0
+        if current != epoch:
+            raise FencedError(
+                f"a newer attempt has taken over {self._target}: this one has epoch {epoch}, the newest {current}",
+                hint="nothing was committed by this attempt; the newer one has the load",
+                table=str(self._target),
+                newer_run_id=rows[0][1] if rows else None,
+            )
+
+    def record(self, entry: LedgerEntry) -> None:
+        """Write one batch into the ledger, in the transaction that commits its rows."""
+        names = ", ".join(("target_table", *_ENTRY_FIELDS, "committed_at"))
+        marks = ", ".join("?" for _ in range(len(_ENTRY_FIELDS) + 1))
+        values = (self._target.name, *(getattr(entry, name) for name in _ENTRY_FIELDS))
+        self._session.execute(f"INSERT INTO {self._ledger} ({names}) VALUES ({marks}, CURRENT_TIMESTAMP)", values)
+
+    def find_entry(self, load_id: str, batch: int = 0) -> LedgerEntry | None:
+        """The committed batch of a load; None if it did not commit."""
+        rows = self._session.fetch_all(
+            f"SELECT {', '.join(_ENTRY_FIELDS)} FROM {self._ledger}"
+            " WHERE target_table = ? AND load_id = ? AND batch = ?",
+            (self._target.name, load_id, batch),
+        )
+        if not rows:
+            return None
+        values = dict(zip(_ENTRY_FIELDS, rows[0], strict=True))
+        texts = {name: str(values[name]) for name in ("load_id", "mapping", "run_id", "mode", "lane")}
+        counts = {
+            name: _as_int(values[name])
+            for name in ("batch", "epoch", "rows_in", "rows_out", "rows_quarantined", "bytes")
+        }
+        optional = {name: None if values[name] is None else str(values[name]) for name in ("checksum", "watermark")}
+        return LedgerEntry(**texts, **counts, **optional)  # type: ignore[arg-type]  # one dict per value type
+
+    def settle_commit(self, entry: LedgerEntry) -> bool:
+        """Whether a commit whose reply was lost has happened, asked over a fresh session.
+
+        Waits, by the fence's row lock, until the server is done with the lost transaction.
+        """
+        self._session.begin()
+        try:
+            self._session.fetch_all(
+                f"SELECT epoch FROM {self._fence} WHERE target_table = ? {self._session.lock_row_suffix()}",
+                (self._target.name,),
+            )
+            found = self.find_entry(entry.load_id, entry.batch)
+        finally:
+            self._session.rollback()
+        return found is not None and found.epoch == entry.epoch
+
+    def _read_epoch(self) -> int:
+        rows = self._fence_rows()
+        return _as_int(rows[0][0]) if rows else 0
+
+    def _fence_rows(self) -> list[tuple[object, ...]]:
+        return self._session.fetch_all(f"SELECT epoch FROM {self._fence} WHERE target_table = ?", (self._target.name,))
+
+    def _ensure_tables(self) -> None:
+        """Create what is missing. Two first attempts may do so at once: the loser finds the winner's tables."""
+        dialect = self._connector.dialect
+        for name, columns, key in (
+            (self._fence_name, fence_columns(dialect), ("target_table",)),
+            (self._ledger_name, ledger_columns(dialect), ("target_table", "load_id", "batch")),
+        ):
+            for _ in range(MAX_RACES):
+                if self._session.find_columns(name) is not None:
+                    break
+                try:
+                    self._session.begin()
+                    self._session.ensure_schema(name)
+                    self._session.create_table(name, columns, key)
+                    self._session.commit()
+                except (DatabaseError, RetryableError):
+                    self._session.rollback()
+                    if self._session.find_columns(name) is None:
+                        raise
+
+
+def _as_int(value: object) -> int:
+    if isinstance(value, int):
+        return value
+    return int(str(value))

@@ -1,0 +1,304 @@
+"""A load from beginning to end: plan, fence, stage, publish, ledger, commit.
+
+Guarantee: the target's rows, the quarantine's rows and the ledger change in one destination transaction, or not at all.
+Killed at any point, a load leaves the target as it was or as it should be; a retry with the same ``load_id``
+finds out which.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from synqx_dagster.connectors.protocol import ReadSession, WriteSession
+from synqx_dagster.errors import BadRowsError, CommitUnknownError, FatalError, RetryableError
+from synqx_dagster.mapping.lineage import Lineage, trace_lineage
+from synqx_dagster.model.table import TableName
+from synqx_dagster.transfer.duplicates import set_duplicates_aside
+from synqx_dagster.transfer.failpoints import reach
+from synqx_dagster.transfer.ledger import MAX_RACES, Ledger, LedgerEntry
+from synqx_dagster.transfer.move import Moved, move_rows
+from synqx_dagster.transfer.plan import LoadPlan, gather_facts, make_plan
+from synqx_dagster.transfer.quarantine import BadRowSpool, Quarantine
+from synqx_dagster.transfer.result import (
+    CheckOutcome,
+    LoadRequest,
+    LoadResult,
+    ProgressMeter,
+    Stopwatch,
+    peak_memory_bytes,
+)
+from synqx_dagster.transfer.verify import check_contract, check_keys, check_row_count, count_rows
+
+logger = logging.getLogger(__name__)
+
+
+def run_load(request: LoadRequest) -> LoadResult:
+    """Load one table, effectively once.
+
+    Idempotent for a ``load_id``: once one attempt has committed, later ones change nothing and report its figures.
+
+    Raises:
+        ConfigurationError, DataError: The plan or the rows do not fit; the target is as it was.
+        RetryableError: A passing fault; the target is as it was, and the same call may be made again.
+        FencedError: A newer attempt has taken over; nothing was committed by this one.
+        FatalError: Anything else that ended this attempt; nothing was committed.
+    """
+    return _Load(request).run()
+
+
+class _Load:
+    """One attempt at one load; holds what its phases share."""
+
+    def __init__(self, request: LoadRequest) -> None:
+        self._request = request
+        self._mapping = request.mapping
+        self._stopwatch = Stopwatch()
+        self._meter = ProgressMeter(request.progress, self._stopwatch)
+
+    def run(self) -> LoadResult:
+        self._meter.enter("plan")
+        target = self._mapping.target
+        for _ in range(MAX_RACES):
+            with self._request.target.write() as write:
+                ledger = Ledger(self._request.target, write, target)
+                # Before the snapshot: a later epoch must never publish older rows.
+                before = ledger.find_epoch()
+                with self._request.source.read() as read:
+                    with self._stopwatch.phase("plan"):
+                        plan = self._plan(read, write)
+                        epoch = ledger.begin_attempt(after=before, run_id=self._request.run_id)
+                    if epoch is None:
+                        continue
+                    earlier = ledger.find_entry(self._request.load_id)
+                    if earlier is not None:
+                        return self._report_earlier(plan, earlier, write)
+                    return self._attempt(plan, epoch, ledger, read, write)
+        raise RetryableError(
+            f"other loads of {target} keep starting at the same time",
+            hint="one table wants one writer at a time; look for a second schedule or run",
+            table=str(target),
+        )
+
+    def _plan(self, read: ReadSession, write: WriteSession) -> LoadPlan:
+        request = self._request
+        facts = gather_facts(self._mapping, request.source, read, write)
+        plan = make_plan(self._mapping, request.schema, request.source, request.target, read, facts)
+        logger.info("%s: lane %s: %s", self._mapping.name, plan.lane, plan.lane_reason)
+        return plan
+
+    def _attempt(
+        self, plan: LoadPlan, epoch: int, ledger: Ledger, read: ReadSession, write: WriteSession
+    ) -> LoadResult:
+        target = self._request.target
+        quarantine = Quarantine(target, write, plan.target)
+        if self._mapping.on_bad_row == "quarantine":
+            quarantine.ensure_table()
+        with BadRowSpool() as spool:
+            write.begin()
+            staging = self._stage(plan, epoch, write)
+            try:
+                moved = self._move(plan, staging, read, write, spool)
+                if not target.capabilities.transactional_ddl:
+                    # The rows are staged; what readers see changes in one transaction of its own.
+                    write.commit()
+                    write.begin()
+                rows_before = count_rows(write, target, plan.target) if plan.mode == "append" else 0
+                self._publish(plan, staging, write, quarantine, spool)
+                entry = self._entry(plan, epoch, moved, spool)
+                checks, target_rows = self._check(plan, entry, spool, rows_before, read, write)
+                self._commit(ledger, entry, write)
+            except BaseException:
+                write.rollback()
+                if not target.capabilities.transactional_ddl:
+                    write.drop_staging(staging)
+                raise
+            if not target.capabilities.transactional_ddl:
+                write.drop_staging(staging)
+        return self._result(plan, entry, checks, target_rows)
+
+    # --- phases ---------------------------------------------------------------------------------------------
+
+    def _stage(self, plan: LoadPlan, epoch: int, write: WriteSession) -> TableName:
+        with self._stopwatch.phase("stage"):
+            if plan.target_action == "create":
+                write.ensure_schema(plan.target)
+                write.create_table(plan.target, plan.columns, plan.primary_key)
+            return write.create_staging(plan.target, plan.columns, epoch=epoch)
+
+    def _move(
+        self, plan: LoadPlan, staging: TableName, read: ReadSession, write: WriteSession, spool: BadRowSpool
+    ) -> Moved:
+        self._meter.enter("copy")
+        with self._stopwatch.phase("copy"):
+            moved = move_rows(plan, staging, read, write, spool, self._meter)
+        reach("after_copy")
+        quarantines = self._mapping.on_bad_row == "quarantine"
+        with self._stopwatch.phase("check"):
+            if quarantines and plan.primary_key:
+                set_duplicates_aside(
+                    write,
+                    self._request.target,
+                    staging,
+                    plan.columns,
+                    plan.primary_key,
+                    spool,
+                    present_in=plan.target if plan.mode == "append" else None,
+                )
+        if spool.rows and not quarantines:
+            raise BadRowsError(
+                f"{spool.rows:,} of {moved.rows_in:,} rows break the contract of {plan.target}: {spool.describe()}",
+                hint="nothing was loaded; correct them at the source, or set on_bad_row: quarantine",
+                rows=spool.rows,
+                table=str(plan.target),
+            )
+        return moved
+
+    def _publish(
+        self,
+        plan: LoadPlan,
+        staging: TableName,
+        write: WriteSession,
+        quarantine: Quarantine,
+        spool: BadRowSpool,
+    ) -> None:
+        self._meter.enter("publish")
+        with self._stopwatch.phase("publish"):
+            if plan.mode == "replace":
+                write.publish_replace(staging, plan.target, plan.columns, plan.primary_key)
+                quarantine.clear()
+            else:
+                write.publish_append(staging, plan.target, plan.columns)
+            if spool.rows:
+                quarantine.write(
+                    spool,
+                    mapping=self._mapping.name,
+                    run_id=self._request.run_id,
+                    load_id=self._request.load_id,
+                )
+
+    def _check(
+        self,
+        plan: LoadPlan,
+        entry: LedgerEntry,
+        spool: BadRowSpool,
+        rows_before: int,
+        read: ReadSession,
+        write: WriteSession,
+    ) -> tuple[tuple[CheckOutcome, ...], int]:
+        """Look at the rows as readers will see them, before they do.
+
+        Raises:
+            FatalError: Rows were lost or doubled on the way.
+        """
+        target = self._request.target
+        with self._stopwatch.phase("check"):
+            source_rows = None if plan.count_sql is None else int(str(read.fetch_value(plan.count_sql)))
+            target_rows = count_rows(write, target, plan.target)
+            row_count = check_row_count(
+                source_rows=source_rows,
+                rows_in=entry.rows_in,
+                rows_out=entry.rows_out,
+                rows_quarantined=entry.rows_quarantined,
+                rows_before=rows_before,
+                rows_after=target_rows,
+            )
+            if not row_count.passed:
+                raise FatalError(
+                    f"{plan.target}: {row_count.description}; nothing was committed", table=str(plan.target)
+                )
+            checks = [check_contract(entry.rows_in, spool.rows, spool.describe()), row_count]
+            if plan.primary_key:
+                checks.extend(check_keys(write, target, plan.target, plan.primary_key, enforced=plan.enforced_key))
+        return tuple(checks), target_rows
+
+    def _commit(self, ledger: Ledger, entry: LedgerEntry, write: WriteSession) -> None:
+        self._meter.enter("commit")
+        with self._stopwatch.phase("commit"):
+            reach("before_commit")
+            ledger.check_fence(entry.epoch)
+            ledger.record(entry)
+            try:
+                write.commit()
+            except CommitUnknownError as exc:
+                if not self._has_committed(entry):
+                    raise RetryableError(
+                        f"{self._mapping.target}: the connection broke during COMMIT, and the ledger says that"
+                        " nothing was committed"
+                    ) from exc
+                logger.warning("%s: the reply to COMMIT was lost; the ledger says committed", self._mapping.name)
+            reach("after_commit")
+
+    def _has_committed(self, entry: LedgerEntry) -> bool:
+        target = self._request.target
+        with target.write() as fresh:
+            return Ledger(target, fresh, self._mapping.target).settle_commit(entry)
+
+    # --- reports ----------------------------------------------------------------------------------------------
+
+    def _entry(self, plan: LoadPlan, epoch: int, moved: Moved, spool: BadRowSpool) -> LedgerEntry:
+        return LedgerEntry(
+            load_id=self._request.load_id,
+            batch=0,
+            mapping=self._mapping.name,
+            run_id=self._request.run_id,
+            epoch=epoch,
+            mode=plan.mode,
+            lane=plan.lane,
+            rows_in=moved.rows_in,
+            rows_out=moved.rows_in - spool.rows,
+            rows_quarantined=spool.rows,
+            bytes=moved.bytes,
+            checksum=moved.checksum,
+        )
+
+    def _report_earlier(self, plan: LoadPlan, entry: LedgerEntry, write: WriteSession) -> LoadResult:
+        logger.info("%s: already committed by run %s", self._mapping.name, entry.run_id)
+        target_rows = count_rows(write, self._request.target, plan.target)
+        checks = [
+            check_contract(entry.rows_in, entry.rows_quarantined, "by the run that committed"),
+            # The table may have changed since that commit, so its rows are reported, not judged.
+            CheckOutcome(
+                "row_count",
+                entry.rows_in == entry.rows_out + entry.rows_quarantined,
+                f"committed by run {entry.run_id}; the target now counts {target_rows:,} rows",
+                {"rows_in": entry.rows_in, "rows_out": entry.rows_out, "target_rows": target_rows},
+            ),
+        ]
+        if plan.primary_key:
+            checks.extend(
+                check_keys(write, self._request.target, plan.target, plan.primary_key, enforced=plan.enforced_key)
+            )
+        return self._result(plan, entry, tuple(checks), target_rows, already_committed=True)
+
+    def _result(
+        self,
+        plan: LoadPlan,
+        entry: LedgerEntry,
+        checks: tuple[CheckOutcome, ...],
+        target_rows: int,
+        *,
+        already_committed: bool = False,
+    ) -> LoadResult:
+        return LoadResult(
+            lane=plan.lane,
+            lane_reason=plan.lane_reason,
+            rows_in=entry.rows_in,
+            rows_out=entry.rows_out,
+            rows_quarantined=entry.rows_quarantined,
+            bytes=entry.bytes,
+            seconds=self._stopwatch.seconds,
+            phase_seconds=dict(self._stopwatch.phase_seconds),
+            epoch=entry.epoch,
+            already_committed=already_committed,
+            columns=plan.columns,
+            lineage=self._lineage(plan),
+            checks=checks,
+            target_row_count=target_rows,
+            peak_memory_bytes=peak_memory_bytes(),
+            checksum=entry.checksum,
+        )
+
+    def _lineage(self, plan: LoadPlan) -> Lineage:
+        return trace_lineage(
+            self._mapping, self._request.schema, plan.source_columns, dialect=self._request.source.dialect
+        )

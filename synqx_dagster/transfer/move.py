@@ -1,0 +1,94 @@
+"""Moves the source's rows into the staging table, by the lane that the plan chose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from synqx_dagster.connectors.protocol import CopyReadSession, CopyWriteSession, ReadSession, WriteSession
+from synqx_dagster.errors import FatalError
+from synqx_dagster.model.table import TableName
+from synqx_dagster.transfer.arrow import BATCH_ROWS, Prefetch, Transform, row_as_json, split_bad_rows
+from synqx_dagster.transfer.failpoints import reach
+from synqx_dagster.transfer.passthrough import copy_table
+from synqx_dagster.transfer.plan import BadRowsRead, LoadPlan
+from synqx_dagster.transfer.quarantine import BadRow, BadRowSpool, Breach, key_of
+from synqx_dagster.transfer.result import ProgressMeter
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What went into the staging table. ``rows_in`` counts the bad rows as well."""
+
+    rows_in: int
+    bytes: int
+    checksum: str | None
+
+
+def move_rows(
+    plan: LoadPlan,
+    staging: TableName,
+    read: ReadSession,
+    write: WriteSession,
+    spool: BadRowSpool,
+    meter: ProgressMeter,
+) -> Moved:
+    """Bring every row of the source either into the staging table or into the spool of bad rows."""
+    if plan.lane == "passthrough":
+        if not (isinstance(read, CopyReadSession) and isinstance(write, CopyWriteSession)):
+            raise FatalError("the plan asks for passthrough, and a session cannot stream COPY")
+        copied = copy_table(
+            read, write, plan.read_sql, staging, plan.columns, lambda count: meter.add(size_bytes=count)
+        )
+        meter.add(rows=copied.rows)
+        reach("mid_copy")
+        if plan.bad_rows is not None:
+            _spool_violations(plan.bad_rows, plan.key_columns, read, spool)
+        return Moved(copied.rows + spool.rows, copied.bytes, copied.checksum)
+    return _stream(plan, staging, read, write, spool, meter)
+
+
+def _stream(
+    plan: LoadPlan,
+    staging: TableName,
+    read: ReadSession,
+    write: WriteSession,
+    spool: BadRowSpool,
+    meter: ProgressMeter,
+) -> Moved:
+    if plan.transform_sql is None or plan.read_schema is None:
+        raise FatalError("the plan has no transform for the arrow lane")
+    batches = read.iter_batches(plan.read_sql, plan.read_schema, batch_rows=BATCH_ROWS)
+    with Prefetch(batches) as prefetch, Transform(plan.transform_sql, plan.read_schema) as transform:
+        good = split_bad_rows(transform.run(iter(prefetch)), spool, plan.key_columns)
+        rows, size_bytes = write.write_batches(staging, plan.columns, _metered(good, meter))
+        rows_in = prefetch.rows
+    reach("mid_copy")
+    if rows_in != rows + spool.rows:
+        raise FatalError(
+            f"{rows_in:,} rows were read, {rows:,} written and {spool.rows:,} set aside: they do not add up",
+            table=str(plan.target),
+        )
+    return Moved(rows_in, size_bytes, None)
+
+
+def _metered(batches: Iterator[pa.RecordBatch], meter: ProgressMeter) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        yield batch
+        meter.add(rows=batch.num_rows, size_bytes=batch.nbytes)
+
+
+def _spool_violations(bad_rows: BadRowsRead, key_columns: Sequence[str], read: ReadSession, spool: BadRowSpool) -> None:
+    """Fetch the rows that the COPY left out, from the snapshot that it read."""
+    names = bad_rows.schema.names[:-1]
+    for batch in read.iter_batches(bad_rows.sql, bad_rows.schema, batch_rows=BATCH_ROWS):
+        for *values, flags in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            row = row_as_json(names, values)
+            breaches = tuple(
+                Breach(*violation) for violation, flag in zip(bad_rows.violations, flags, strict=True) if flag == "1"
+            )
+            spool.add(BadRow(row, breaches, key_of(row, key_columns)))

@@ -1,0 +1,410 @@
+"""The planner: from a mapping and what both databases say of their tables to a load that can explain itself.
+
+`make_plan` decides and reads nothing but its arguments; `plan_load` asks both databases for their columns first. Planning
+changes nothing on either side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from synqx_dagster.connectors.protocol import Connector, CopyReadSession, ReadSession, WriteSession
+from synqx_dagster.errors import PlanError, SourceChangedError, TargetMismatchError
+from synqx_dagster.mapping.compile import CompiledField, CompiledMapping, Pushdown, compile_mapping
+from synqx_dagster.mapping.query import parse_query
+from synqx_dagster.model.mapping import LoadMode, Mapping
+from synqx_dagster.model.schema import Schema
+from synqx_dagster.model.table import Column, TableName, primary_key_of
+from synqx_dagster.transfer.compatibility import fit_columns, is_plain_text, same_bytes
+from synqx_dagster.transfer.result import Lane
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TargetAction = Literal["create", "use"]
+Guarantee = Literal["effectively once", "at least once"]
+
+#: The name under which every rendering of a mapping knows the source.
+SOURCE_ALIAS = "source"
+
+VIOLATIONS_COLUMN = "_synqx_violations"
+
+
+@dataclass(frozen=True)
+class BadRowsRead:
+    """The query that fetches the rows which the passthrough lane leaves out, in the same snapshot.
+
+    Its columns are those of `schema`: the source's used columns in their carriers, then `VIOLATIONS_COLUMN`, a text of
+    one ``1`` or ``0`` for each of `violations`, in order.
+    """
+
+    sql: str
+    schema: pa.Schema
+    violations: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """What a load will do, and why.
+
+    Attributes:
+        read_sql: What the source is asked: COPY's query in passthrough, the batches' query in the arrow lane.
+        read_schema: Arrow schema of the batches; None in passthrough.
+        transform_sql: DuckDB's query over the batches; None in passthrough.
+        columns: The target's columns that are filled, in the order of the mapping.
+        strategy: How the rows become visible, in one sentence.
+        differences: How the target differs from the mapping's output without keeping it from running.
+        count_sql: Counts the source's rows on its own; None where that would run a query twice.
+        key_columns: The source's key, for the quarantine.
+        enforced_key: The target's own primary key guarantees `primary_key`.
+    """
+
+    mapping_name: str
+    mode: LoadMode
+    lane: Lane
+    lane_reason: str
+    source: str
+    target: TableName
+    target_action: TargetAction
+    strategy: str
+    guarantee: Guarantee
+    columns: tuple[Column, ...]
+    primary_key: tuple[str, ...]
+    enforced_key: bool
+    read_sql: str
+    read_schema: pa.Schema | None
+    transform_sql: str | None
+    bad_rows: BadRowsRead | None
+    count_sql: str | None
+    key_columns: tuple[str, ...]
+    source_columns: tuple[Column, ...]
+    differences: tuple[str, ...] = ()
+    compiled: CompiledMapping | None = field(default=None, repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain values, for people and for JSON."""
+        return {
+            "mapping": self.mapping_name,
+            "mode": self.mode,
+            "lane": self.lane,
+            "lane_reason": self.lane_reason,
+            "source": self.source,
+            "target": str(self.target),
+            "target_action": self.target_action,
+            "strategy": self.strategy,
+            "guarantee": self.guarantee,
+            "columns": [
+                {
+                    "name": column.name,
+                    "type": column.native_type or str(column.data_type),
+                    "nullable": column.nullable,
+                }
+                for column in self.columns
+            ],
+            "primary_key": list(self.primary_key),
+            "read_sql": self.read_sql,
+            "transform_sql": self.transform_sql,
+            "bad_rows_sql": self.bad_rows.sql if self.bad_rows else None,
+            "differences": list(self.differences),
+        }
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the databases say: the columns of the source, and of the target if it is there."""
+
+    source_columns: tuple[Column, ...]
+    target_columns: tuple[Column, ...] | None
+
+
+def plan_load(mapping: Mapping, schema: Schema | None, source: Connector, target: Connector) -> LoadPlan:
+    """Plan a load by asking both databases; changes nothing on either.
+
+    Raises:
+        PlanError: The mapping cannot be run at all; says which field.
+        SourceChangedError: The source lacks a table or a column that the mapping reads.
+        TargetMismatchError: The target table exists and its columns do not fit.
+    """
+    with source.read() as read, target.write() as write:
+        return make_plan(mapping, schema, source, target, read, gather_facts(mapping, source, read, write))
+
+
+def gather_facts(mapping: Mapping, source: Connector, read: ReadSession, write: WriteSession) -> Facts:
+    """Ask both databases for the columns that a plan needs."""
+    return Facts(describe_source(mapping, source, read), write.find_columns(mapping.target))
+
+
+def describe_source(mapping: Mapping, source: Connector, read: ReadSession) -> tuple[Column, ...]:
+    """Columns of the mapping's table or query."""
+    if mapping.source is None:
+        query = mapping.source_query or ""
+        parse_query(query, source.dialect)
+        return read.describe_query(query)
+    columns = read.find_columns(mapping.source)
+    if columns is None:
+        raise SourceChangedError(
+            f"mapping {mapping.name!r}: the source has no table {mapping.source}",
+            hint=f"`synqx connections discover {mapping.source_connection}` lists what is there",
+            table=str(mapping.source),
+        )
+    return columns
+
+
+def relation_sql(mapping: Mapping, source: Connector) -> str:
+    """The mapping's table or query as it stands behind FROM, under `SOURCE_ALIAS`."""
+    if mapping.source is not None:
+        return f"{source.qualify(mapping.source)} AS {SOURCE_ALIAS}"
+    # The line break ends a comment that the query may end with.
+    return f"(\n{(mapping.source_query or '').strip().rstrip(';')}\n) AS {SOURCE_ALIAS}"
+
+
+def make_plan(
+    mapping: Mapping,
+    schema: Schema | None,
+    source: Connector,
+    target: Connector,
+    read: ReadSession,
+    facts: Facts,
+) -> LoadPlan:
+    """Decide how a load runs. `read` only spells expressions here; nothing is read."""
+    compiled = compile_mapping(mapping, schema, facts.source_columns, source_dialect=source.dialect)
+    columns, differences = _target_columns(mapping, compiled, facts, target)
+    relation = relation_sql(mapping, source)
+    lane, reason, pushdown = _choose_lane(mapping, compiled, columns, source, target, read)
+    target_key = primary_key_of(facts.target_columns or ())
+    creates = facts.target_columns is None
+    primary_key = compiled.primary_key or target_key
+    shared: dict[str, Any] = {
+        "mapping_name": mapping.name,
+        "mode": mapping.mode,
+        "lane": lane,
+        "lane_reason": reason,
+        "source": str(mapping.source) if mapping.source is not None else "query",
+        "target": mapping.target,
+        "target_action": "create" if creates else "use",
+        "strategy": _strategy(mapping, target, creates=creates),
+        "guarantee": "effectively once",
+        "columns": columns,
+        "primary_key": primary_key,
+        "enforced_key": bool(primary_key) and set(primary_key) == set(primary_key if creates else target_key),
+        "count_sql": f"SELECT count(*) FROM {relation}" if mapping.source is not None else None,
+        "key_columns": primary_key_of(facts.source_columns) or _key_sources(compiled),
+        "source_columns": facts.source_columns,
+        "differences": differences,
+        "compiled": compiled,
+    }
+    if pushdown is not None:
+        return LoadPlan(
+            **shared,
+            read_sql=_copy_sql(pushdown, compiled, columns, relation, source),
+            read_schema=None,
+            transform_sql=None,
+            bad_rows=_bad_rows_read(pushdown, compiled, facts.source_columns, relation, source, read),
+        )
+    read_sql, read_schema = _read_carriers(compiled, facts.source_columns, relation, source, read)
+    holds = {
+        column.name: predicate
+        for column in columns
+        if (predicate := target.holds(_by_name(compiled, column.name).column.data_type)) is not None
+    }
+    arrow_types = {item.name: item.type for item in read_schema}
+    return LoadPlan(
+        **shared,
+        read_sql=read_sql,
+        read_schema=read_schema,
+        transform_sql=compiled.duckdb(arrow_types, holds=holds),
+        bad_rows=None,
+    )
+
+
+# --- the target --------------------------------------------------------------------------------------------------
+
+
+def _target_columns(
+    mapping: Mapping, compiled: CompiledMapping, facts: Facts, target: Connector
+) -> tuple[tuple[Column, ...], tuple[str, ...]]:
+    wanted = [compiled_field.column for compiled_field in compiled.fields]
+    _check_names([mapping.target.name, *(column.name for column in wanted)], target)
+    if facts.target_columns is None:
+        return tuple(_spelt(column, target) for column in wanted), ()
+    columns, differences = fit_columns(wanted, facts.target_columns, target)
+    if differences:
+        listing = "\n".join(f"  {difference}" for difference in differences)
+        raise TargetMismatchError(
+            f"mapping {mapping.name!r}: the table {mapping.target} exists, and its columns do not fit:\n{listing}",
+            hint="change the mapping or its schema, or alter or rename the table",
+            table=str(mapping.target),
+        )
+    filled = {column.name for column in columns}
+    left = tuple(
+        f"{column.name}: in the table only; not filled" for column in facts.target_columns if column.name not in filled
+    )
+    if compiled.primary_key and primary_key_of(facts.target_columns) != compiled.primary_key:
+        left = (
+            *left,
+            f"primary key: the mapping says ({', '.join(compiled.primary_key)}); checked, not enforced",
+        )
+    return columns, left
+
+
+def _spelt(column: Column, target: Connector) -> Column:
+    return Column(
+        column.name,
+        column.data_type,
+        column.nullable,
+        target.native_type(column),
+        target.dialect,
+        column.key_position,
+    )
+
+
+def _check_names(names: Sequence[str], target: Connector) -> None:
+    limit = target.capabilities.max_identifier_bytes
+    for name in names:
+        if limit is not None and len(name.encode()) > limit:
+            raise PlanError(
+                f"the name {name!r} is {len(name.encode())} bytes long; {target.db_type} allows {limit}",
+                hint="give it a shorter target field by column_mappings",
+            )
+
+
+def _strategy(mapping: Mapping, target: Connector, *, creates: bool) -> str:
+    kind = target.db_type
+    if mapping.mode == "append":
+        return f"stage, then add to the table in one {kind} transaction with the ledger"
+    if creates:
+        return f"stage, then publish as a new table in one {kind} transaction with the ledger"
+    return f"stage, then replace the table's rows in one {kind} transaction with the ledger; readers see old or new"
+
+
+# --- the lane -----------------------------------------------------------------------------------------------------
+
+
+def _choose_lane(
+    mapping: Mapping,
+    compiled: CompiledMapping,
+    columns: Sequence[Column],
+    source: Connector,
+    target: Connector,
+    read: ReadSession,
+) -> tuple[Lane, str, Pushdown | None]:
+    if not (source.capabilities.copy_binary and target.capabilities.copy_binary):
+        return (
+            "arrow",
+            f"{source.db_type} to {target.db_type}: only PostgreSQL speaks binary COPY on both ends",
+            None,
+        )
+    if not isinstance(read, CopyReadSession):
+        return "arrow", "the source's session cannot stream binary COPY", None
+    pushdown = compiled.pushdown(source.dialect)
+    if pushdown is None:
+        return (
+            "arrow",
+            compiled.why_not_pushdown(source.dialect) or "the mapping needs client-side work",
+            None,
+        )
+    for compiled_field, column in zip(compiled.fields, columns, strict=True):
+        if not _binary_fits(compiled_field, column):
+            have = compiled_field.column.native_type or compiled_field.column.data_type
+            return "arrow", f"{column.name}: {have} and {column.native_type} differ in binary form", None
+    what = "with pushed-down expressions" if any(not f.is_identity for f in compiled.fields) else "unchanged"
+    return "passthrough", f"PostgreSQL to PostgreSQL, every column {what}: rows flow as binary COPY", pushdown
+
+
+def _binary_fits(compiled_field: CompiledField, column: Column) -> bool:
+    """Whether the source can send the column's binary form, by a cast that loses nothing if need be."""
+    wanted = compiled_field.column
+    if same_bytes(wanted, column) or wanted.data_type.kind not in ("string", "json"):
+        return True
+    if wanted.native_type is None:
+        # A computed text.
+        return is_plain_text(column) or (wanted.data_type.kind == "json" and column.data_type.kind == "json")
+    return False
+
+
+def _copy_sql(
+    pushdown: Pushdown, compiled: CompiledMapping, columns: Sequence[Column], relation: str, source: Connector
+) -> str:
+    expressions = []
+    for pushed, compiled_field, column in zip(pushdown.fields, compiled.fields, columns, strict=True):
+        sql = pushed.sql
+        if not (compiled_field.is_identity and same_bytes(compiled_field.column, column)):
+            # Without its length: a cast to varchar(20) cuts in silence, the target's own length check refuses.
+            cast_type = "text" if is_plain_text(column) else column.native_type
+            sql = f"CAST({sql} AS {cast_type})"
+        expressions.append(f"{sql} AS {source.quote(column.name)}")
+    where = ""
+    if pushdown.violations:
+        where = "\nWHERE NOT (" + " OR ".join(f"({violation.sql})" for violation in pushdown.violations) + ")"
+    return f"SELECT {', '.join(expressions)}\nFROM {relation}{where}"
+
+
+# --- what is read -------------------------------------------------------------------------------------------------
+
+
+def _read_carriers(
+    compiled: CompiledMapping,
+    source_columns: Sequence[Column],
+    relation: str,
+    source: Connector,
+    read: ReadSession,
+    extra: tuple[str, ...] = (),
+) -> tuple[str, pa.Schema]:
+    import pyarrow as pa
+
+    by_name = {column.name: column for column in source_columns}
+    expressions: list[str] = []
+    fields: list[pa.Field] = []
+    for name in compiled.used_columns:
+        column = by_name[name]
+        encoded = read.encode(f"{SOURCE_ALIAS}.{source.quote(name)}", column.data_type, column.native_type)
+        expressions.append(f"{encoded.sql} AS {source.quote(name)}")
+        fields.append(pa.field(name, encoded.arrow_type))
+    for computed in compiled.source_expressions:
+        encoded = read.encode(computed.sql, computed.data_type, None)
+        expressions.append(f"{encoded.sql} AS {source.quote(computed.alias)}")
+        fields.append(pa.field(computed.alias, encoded.arrow_type))
+    if not expressions:
+        # A mapping of constants alone still needs one row for each row of the source.
+        expressions.append("1 AS synqx_row")
+        fields.append(pa.field("synqx_row", pa.int32()))
+    return f"SELECT {', '.join([*expressions, *extra])}\nFROM {relation}", pa.schema(fields)
+
+
+def _bad_rows_read(
+    pushdown: Pushdown,
+    compiled: CompiledMapping,
+    source_columns: Sequence[Column],
+    relation: str,
+    source: Connector,
+    read: ReadSession,
+) -> BadRowsRead | None:
+    import pyarrow as pa
+
+    if not pushdown.violations:
+        return None
+    flags = " || ".join(f"CASE WHEN {violation.sql} THEN '1' ELSE '0' END" for violation in pushdown.violations)
+    sql, schema = _read_carriers(compiled, source_columns, relation, source, read, (f"{flags} AS {VIOLATIONS_COLUMN}",))
+    where = " OR ".join(f"({violation.sql})" for violation in pushdown.violations)
+    return BadRowsRead(
+        f"{sql}\nWHERE {where}",
+        schema.append(pa.field(VIOLATIONS_COLUMN, pa.string())),
+        tuple((violation.field, violation.reason) for violation in pushdown.violations),
+    )
+
+
+def _by_name(compiled: CompiledMapping, name: str) -> CompiledField:
+    return next(compiled_field for compiled_field in compiled.fields if compiled_field.column.name == name)
+
+
+def _key_sources(compiled: CompiledMapping) -> tuple[str, ...]:
+    """The source columns that fill the target's key unchanged; empty if one is computed."""
+    names = []
+    for key in compiled.primary_key:
+        sources = _by_name(compiled, key).source_columns
+        if len(sources) != 1:
+            return ()
+        names.append(sources[0])
+    return tuple(names)

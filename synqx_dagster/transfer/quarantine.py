@@ -1,0 +1,214 @@
+"""Bad rows: kept aside while a load runs, then written beside the target in the transaction of the good ones.
+
+``_synqx_quarantine`` lies in the target's schema and holds one row for each bad source row: the row as a JSON object, the
+first column that breaks the contract, all reasons, the source's key, and the run. After a `replace` it holds just what
+that load refused, as the target holds just what it accepted; after an `append` it has grown.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, cast
+
+from synqx_dagster.connectors.protocol import Connector, WriteSession
+from synqx_dagster.errors import DatabaseError, RetryableError
+from synqx_dagster.model.table import Column, TableName
+from synqx_dagster.model.types import DataType
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+QUARANTINE_TABLE = "_synqx_quarantine"
+
+#: Bad rows beyond this many bytes wait on disk (an unlinked temporary file) until the good ones are written.
+SPOOL_MEMORY_BYTES = 16 * 1024 * 1024
+
+#: Rows of one record batch in the spool and on the way out of it.
+BATCH_ROWS = 1_000
+
+#: How many kinds of breach an error message lists.
+LISTED_REASONS = 10
+
+
+@dataclass(frozen=True)
+class Breach:
+    """One way in which a row breaks the contract. ``reason`` never holds a value of the row."""
+
+    column: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.column}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A source row that breaks the contract: the row and its key as JSON objects, and every breach."""
+
+    row: str
+    breaches: tuple[Breach, ...]
+    source_key: str | None = None
+
+
+def key_of(row: str, key_columns: Sequence[str]) -> str | None:
+    """The key's part of a row, both as JSON objects; None without a key or when a key column was not read."""
+    values = json.loads(row)
+    if not key_columns or any(name not in values for name in key_columns):
+        return None
+    return json.dumps({name: values[name] for name in key_columns}, ensure_ascii=False)
+
+
+class BadRowSpool:
+    """Holds bad rows in order until they can be written; memory is bounded, the rest is on disk.
+
+    Use as a context manager: leaving it frees the disk.
+    """
+
+    def __init__(self) -> None:
+        # An unlinked file: nothing is left behind by a kill, and nobody else can open it.
+        self._file: IO[bytes] = cast(
+            IO[bytes],
+            tempfile.SpooledTemporaryFile(max_size=SPOOL_MEMORY_BYTES),  # noqa: SIM115
+        )
+        self._writer: pa.RecordBatchStreamWriter | None = None
+        self._pending: list[BadRow] = []
+        self.rows = 0
+        self.counts: Counter[Breach] = Counter()
+
+    def __enter__(self) -> BadRowSpool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def add(self, bad_row: BadRow) -> None:
+        """Keep one bad row."""
+        self.rows += 1
+        self.counts.update(bad_row.breaches)
+        self._pending.append(bad_row)
+        if len(self._pending) >= BATCH_ROWS:
+            self._flush()
+
+    def describe(self) -> str:
+        """What is wrong with how many rows, most frequent first, such as ``email: is null (12 rows)``."""
+        parts = [
+            f"{breach} ({count:,} row{'' if count == 1 else 's'})"
+            for breach, count in self.counts.most_common(LISTED_REASONS)
+        ]
+        if len(self.counts) > LISTED_REASONS:
+            parts.append(f"and {len(self.counts) - LISTED_REASONS} more")
+        return "; ".join(parts)
+
+    def iter_batches(self) -> Iterator[pa.RecordBatch]:
+        """The rows as record batches of `spool_schema`; ends the spool's writing."""
+        import pyarrow as pa
+
+        self._flush()
+        if self._writer is None:
+            return
+        self._writer.close()
+        self._file.seek(0)
+        with pa.ipc.open_stream(self._file) as reader:
+            yield from reader
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if not self._pending:
+            return
+        schema = spool_schema()
+        if self._writer is None:
+            self._writer = pa.ipc.new_stream(self._file, schema)
+        self._writer.write_batch(
+            pa.record_batch(
+                [
+                    pa.array([bad.breaches[0].column for bad in self._pending], pa.string()),
+                    pa.array(["; ".join(map(str, bad.breaches)) for bad in self._pending], pa.string()),
+                    pa.array([bad.source_key for bad in self._pending], pa.string()),
+                    pa.array([bad.row for bad in self._pending], pa.string()),
+                ],
+                schema=schema,
+            )
+        )
+        self._pending.clear()
+
+
+def spool_schema() -> pa.Schema:
+    """Columns of a spooled batch: ``column_name``, ``reason``, ``source_key``, ``source_row``."""
+    import pyarrow as pa
+
+    return pa.schema([(name, pa.string()) for name in ("column_name", "reason", "source_key", "source_row")])
+
+
+def quarantine_columns(dialect: str) -> tuple[Column, ...]:
+    """The quarantine's columns as a database of this dialect spells them."""
+
+    def name(column: str) -> Column:
+        return Column(column, DataType("string"), False, "varchar(255)", dialect)
+
+    return (
+        name("target_table"),
+        name("mapping"),
+        name("run_id"),
+        name("load_id"),
+        Column("column_name", DataType("string")),
+        Column("reason", DataType("string")),
+        Column("source_key", DataType("string")),
+        Column("source_row", DataType("string")),
+    )
+
+
+class Quarantine:
+    """The quarantine of one target table, over one write session."""
+
+    def __init__(self, connector: Connector, session: WriteSession, target: TableName) -> None:
+        self._connector = connector
+        self._session = session
+        self._target = target
+        self.table = TableName(QUARANTINE_TABLE, target.schema)
+
+    def ensure_table(self) -> None:
+        """Create the table if it is missing, in a transaction of its own."""
+        if self._session.find_columns(self.table) is not None:
+            return
+        try:
+            self._session.begin()
+            self._session.ensure_schema(self.table)
+            self._session.create_table(self.table, quarantine_columns(self._connector.dialect), ())
+            self._session.commit()
+        except (DatabaseError, RetryableError):
+            # Another load in this schema may have made it just now.
+            self._session.rollback()
+            if self._session.find_columns(self.table) is None:
+                raise
+
+    def clear(self) -> int:
+        """Remove what earlier loads of this target refused; within the open transaction. Returns the rows removed."""
+        if self._session.find_columns(self.table) is None:
+            return 0
+        return self._session.execute(
+            f"DELETE FROM {self._connector.qualify(self.table)} WHERE target_table = ?", (self._target.name,)
+        )
+
+    def write(self, spool: BadRowSpool, *, mapping: str, run_id: str, load_id: str) -> int:
+        """Write the spooled rows within the open transaction; returns how many."""
+        import pyarrow as pa
+
+        columns = quarantine_columns(self._connector.dialect)
+        schema = pa.schema([(column.name, pa.string()) for column in columns])
+        constants = (self._target.name, mapping, run_id, load_id)
+
+        def iter_rows() -> Iterator[pa.RecordBatch]:
+            for batch in spool.iter_batches():
+                fixed = [pa.repeat(pa.scalar(value, pa.string()), batch.num_rows) for value in constants]
+                yield pa.record_batch([*fixed, *batch.columns], schema=schema)
+
+        rows, _ = self._session.write_batches(self.table, columns, iter_rows())
+        return rows

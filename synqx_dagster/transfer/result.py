@@ -1,0 +1,151 @@
+"""What a load is asked for, what it reports while it runs, and what it reports at the end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+from synqx_dagster.connectors.protocol import Connector
+from synqx_dagster.mapping.lineage import Lineage
+from synqx_dagster.model.mapping import Mapping
+from synqx_dagster.model.schema import Schema
+from synqx_dagster.model.table import Column
+
+Lane = Literal["passthrough", "arrow"]
+CheckName = Literal["contract", "row_count", "not_null_keys", "unique_keys"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a load is. ``rows`` is 0 while a lane cannot count them (bytes in passthrough tell instead)."""
+
+    phase: str
+    rows: int
+    bytes: int
+    seconds: float
+    total_rows: int | None = None
+
+
+@dataclass(frozen=True)
+class LoadRequest:
+    """One attempt at one load.
+
+    Attributes:
+        run_id: The run that makes this attempt.
+        load_id: The same for every attempt at one load: an attempt that finds it in the ledger does nothing.
+        progress: Called about twice a second from the thread that loads; must be quick and must not raise.
+    """
+
+    mapping: Mapping
+    schema: Schema | None
+    source: Connector
+    target: Connector
+    run_id: str
+    load_id: str
+    progress: Callable[[Progress], None] | None = None
+
+
+@dataclass(frozen=True)
+class CheckOutcome:
+    """The result of one check of the loaded table."""
+
+    name: CheckName
+    passed: bool
+    description: str
+    metadata: dict[str, int | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LoadResult:
+    """What a load did.
+
+    ``rows_in`` is ``rows_out`` plus ``rows_quarantined``. ``bytes`` is what went over the wire to the target in
+    passthrough, and the size of the Arrow batches written otherwise. ``seconds`` is wall time from opening the
+    connections to the last check. With ``already_committed`` an earlier attempt at the same load had committed:
+    the figures are that attempt's, out of the ledger.
+    """
+
+    lane: Lane
+    lane_reason: str
+    rows_in: int
+    rows_out: int
+    rows_quarantined: int
+    bytes: int
+    seconds: float
+    phase_seconds: dict[str, float]
+    epoch: int
+    already_committed: bool
+    columns: tuple[Column, ...]
+    lineage: Lineage
+    checks: tuple[CheckOutcome, ...]
+    target_row_count: int
+    peak_memory_bytes: int
+    checksum: str | None = None
+
+
+class Stopwatch:
+    """Wall time of a load, in all and by phase."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self.phase_seconds: dict[str, float] = {}
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the load began."""
+        return time.perf_counter() - self._start
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time of the block to a phase."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.phase_seconds[name] = self.phase_seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+class ProgressMeter:
+    """Passes counts on to a listener at a bounded rate; a meter without a listener costs next to nothing."""
+
+    INTERVAL_SECONDS = 0.5
+
+    def __init__(
+        self, listener: Callable[[Progress], None] | None, stopwatch: Stopwatch, total_rows: int | None = None
+    ) -> None:
+        self._listener = listener
+        self._stopwatch = stopwatch
+        self._last = 0.0
+        self.phase = "plan"
+        self.rows = 0
+        self.bytes = 0
+        self.total_rows = total_rows
+
+    def add(self, *, rows: int = 0, size_bytes: int = 0) -> None:
+        """Count rows and bytes that reached the target's connection."""
+        self.rows += rows
+        self.bytes += size_bytes
+        if self._listener is not None and self._stopwatch.seconds - self._last >= self.INTERVAL_SECONDS:
+            self._report()
+
+    def enter(self, phase: str) -> None:
+        """Start a phase; always reported."""
+        self.phase = phase
+        self._report()
+
+    def _report(self) -> None:
+        if self._listener is not None:
+            self._last = self._stopwatch.seconds
+            self._listener(Progress(self.phase, self.rows, self.bytes, self._last, self.total_rows))
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has held, in bytes. Source: getrusage(2); Linux counts in KiB, macOS in bytes."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

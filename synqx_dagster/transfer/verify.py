@@ -1,0 +1,99 @@
+"""Checks of a loaded table that run in the transaction that loads it, before readers see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from synqx_dagster.connectors.protocol import Connector, WriteSession
+from synqx_dagster.model.table import TableName
+from synqx_dagster.transfer.result import CheckOutcome
+
+
+def count_rows(session: WriteSession, connector: Connector, table: TableName) -> int:
+    """Rows of a table as the session sees them."""
+    return int(str(session.fetch_all(f"SELECT count(*) FROM {connector.qualify(table)}")[0][0]))
+
+
+def check_contract(rows_in: int, rows_quarantined: int, reasons: str) -> CheckOutcome:
+    """Whether every row of the source kept the contract. Bad rows that were quarantined fail the check."""
+    if rows_quarantined == 0:
+        description = f"all {rows_in:,} rows keep the contract"
+    else:
+        description = f"{rows_quarantined:,} of {rows_in:,} rows were quarantined: {reasons}"
+    return CheckOutcome(
+        "contract",
+        rows_quarantined == 0,
+        description,
+        {"rows_in": rows_in, "rows_quarantined": rows_quarantined},
+    )
+
+
+def check_row_count(
+    *,
+    source_rows: int | None,
+    rows_in: int,
+    rows_out: int,
+    rows_quarantined: int,
+    rows_before: int,
+    rows_after: int,
+) -> CheckOutcome:
+    """Whether no row was lost or doubled on the way.
+
+    Args:
+        source_rows: The source's own count in the snapshot that was read; None where counting would run a query twice.
+        rows_before: Rows of the target that the load keeps (0 for `replace`).
+        rows_after: The target's own count after the load.
+    """
+    problems = []
+    if source_rows is not None and source_rows != rows_in:
+        problems.append(f"the source counts {source_rows:,} rows, {rows_in:,} were read")
+    if rows_in != rows_out + rows_quarantined:
+        problems.append(f"{rows_in:,} rows came in, {rows_out:,} + {rows_quarantined:,} went out")
+    if rows_after != rows_before + rows_out:
+        problems.append(f"the target counts {rows_after:,} rows, expected {rows_before + rows_out:,}")
+    expected = f"{rows_out:,} loaded" + (f" + {rows_quarantined:,} quarantined" if rows_quarantined else "")
+    return CheckOutcome(
+        "row_count",
+        not problems,
+        "; ".join(problems) or f"{rows_in:,} rows read = {expected}; the target counts {rows_after:,}",
+        {
+            "rows_in": rows_in,
+            "rows_out": rows_out,
+            "rows_quarantined": rows_quarantined,
+            "target_rows": rows_after,
+            **({"source_rows": source_rows} if source_rows is not None else {}),
+        },
+    )
+
+
+def check_keys(
+    session: WriteSession, connector: Connector, table: TableName, key: Sequence[str], *, enforced: bool
+) -> tuple[CheckOutcome, CheckOutcome]:
+    """Whether the key's columns are never NULL, and unique together.
+
+    Args:
+        enforced: The table's own primary key guarantees both; then nothing is read.
+    """
+    names = ", ".join(key)
+    if enforced:
+        by_key = {"enforced_by": "primary key"}
+        return (
+            CheckOutcome("not_null_keys", True, f"{names}: not null by the table's primary key", dict(by_key)),
+            CheckOutcome("unique_keys", True, f"{names}: unique by the table's primary key", dict(by_key)),
+        )
+    quoted = [connector.quote(name) for name in key]
+    is_null = " OR ".join(f"{name} IS NULL" for name in quoted)
+    columns = ", ".join(quoted)
+    qualified = connector.qualify(table)
+    nulls = int(str(session.fetch_all(f"SELECT count(*) FROM {qualified} WHERE {is_null}")[0][0]))
+    doubles = int(
+        str(
+            session.fetch_all(
+                f"SELECT count(*) FROM (SELECT 1 AS one FROM {qualified} GROUP BY {columns} HAVING count(*) > 1) AS doubles"
+            )[0][0]
+        )
+    )
+    return (
+        CheckOutcome("not_null_keys", nulls == 0, f"{names}: NULL in {nulls:,} rows", {"null_rows": nulls}),
+        CheckOutcome("unique_keys", doubles == 0, f"{names}: {doubles:,} keys occur twice", {"double_keys": doubles}),
+    )
