@@ -1,8 +1,8 @@
 """The arrow lane: record batches from any source, through DuckDB, to any target.
 
-The source is read by a thread of its own into a short queue, so that reading, transforming and writing overlap; memory is
-bounded by the batches in flight, never by the table. Guarantee: every row that the source delivered is either in a
-batch handed to the target or in the spool of bad rows.
+The source is read by a thread of its own into a short queue, so that reading, transforming and writing overlap;
+memory is bounded by the batches in flight, never by the table. Guarantee: every row that the source delivered is
+either in a batch handed to the target or in the spool of bad rows.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ Both are tables in the target's own schema, and change only together with the ro
 * ``_synqx_fence`` holds one epoch for each target table. An attempt raises it when it starts and finds it unchanged,
   under a row lock, in the transaction that commits; a newer attempt has raised it, and the older one is refused.
 
-Guarantee: of any number of attempts at one load, in any number of processes, dead, paused or alive, exactly one commits,
-and none commits rows that were read before those of an attempt that committed earlier.
+Guarantee: of any number of attempts at one load, in any number of processes, dead, paused or alive, at most one
+commits, and none commits rows that were read before those of an attempt that committed earlier.
 """
 
 from __future__ import annotations

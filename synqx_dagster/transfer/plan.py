@@ -1,7 +1,7 @@
 """The planner: from a mapping and what both databases say of their tables to a load that can explain itself.
 
-`make_plan` decides and reads nothing but its arguments; `plan_load` asks both databases for their columns first. Planning
-changes nothing on either side.
+`make_plan` decides and reads nothing but its arguments; `plan_load` asks both databases for their columns first.
+Planning changes nothing on either side.
 """
 
 from __future__ import annotations
@@ -216,6 +216,33 @@ def make_plan(
         read_schema=read_schema,
         transform_sql=compiled.duckdb(arrow_types, holds=holds),
         bad_rows=None,
+    )
+
+
+@dataclass(frozen=True)
+class PreviewPlan:
+    """How a mapping's first rows are read and transformed; the target plays no part in it."""
+
+    read_sql: str
+    read_schema: pa.Schema
+    transform_sql: str
+    columns: tuple[Column, ...]
+
+
+def plan_preview(mapping: Mapping, schema: Schema | None, source: Connector, read: ReadSession) -> PreviewPlan:
+    """Plan a preview; asks the source for its columns.
+
+    Raises:
+        PlanError, SourceChangedError, QueryRefusedError: As for a load.
+    """
+    source_columns = describe_source(mapping, source, read)
+    compiled = compile_mapping(mapping, schema, source_columns, source_dialect=source.dialect)
+    sql, arrow_schema = _read_carriers(compiled, source_columns, relation_sql(mapping, source), source, read)
+    return PreviewPlan(
+        sql,
+        arrow_schema,
+        compiled.duckdb({item.name: item.type for item in arrow_schema}, holds={}),
+        tuple(compiled_field.column for compiled_field in compiled.fields),
     )
 
 

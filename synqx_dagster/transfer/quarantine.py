@@ -1,8 +1,8 @@
 """Bad rows: kept aside while a load runs, then written beside the target in the transaction of the good ones.
 
-``_synqx_quarantine`` lies in the target's schema and holds one row for each bad source row: the row as a JSON object, the
-first column that breaks the contract, all reasons, the source's key, and the run. After a `replace` it holds just what
-that load refused, as the target holds just what it accepted; after an `append` it has grown.
+``_synqx_quarantine`` lies in the target's schema and holds one row for each bad source row: the row as a JSON object,
+the first column that breaks the contract, all reasons, the source's key, and the run. After a `replace` it holds just
+what that load refused, as the target holds just what it accepted; after an `append` it has grown.
 """
 
 from __future__ import annotations

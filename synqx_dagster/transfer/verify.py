@@ -86,14 +86,11 @@ def check_keys(
     columns = ", ".join(quoted)
     qualified = connector.qualify(table)
     nulls = int(str(session.fetch_all(f"SELECT count(*) FROM {qualified} WHERE {is_null}")[0][0]))
-    doubles = int(
-        str(
-            session.fetch_all(
-                f"SELECT count(*) FROM (SELECT 1 AS one FROM {qualified} GROUP BY {columns} HAVING count(*) > 1) AS doubles"
-            )[0][0]
-        )
-    )
+    repeated = f"SELECT 1 AS one FROM {qualified} GROUP BY {columns} HAVING count(*) > 1"
+    doubles = int(str(session.fetch_all(f"SELECT count(*) FROM ({repeated}) AS doubles")[0][0]))
     return (
         CheckOutcome("not_null_keys", nulls == 0, f"{names}: NULL in {nulls:,} rows", {"null_rows": nulls}),
-        CheckOutcome("unique_keys", doubles == 0, f"{names}: {doubles:,} keys occur twice", {"double_keys": doubles}),
+        CheckOutcome(
+            "unique_keys", doubles == 0, f"{names}: {doubles:,} keys occur more than once", {"double_keys": doubles}
+        ),
     )
