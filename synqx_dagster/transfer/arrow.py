@@ -129,7 +129,7 @@ class Transform:
         self._connection.register("source", reader)
         try:
             yield from self._connection.sql(self._sql).to_arrow_reader(BATCH_ROWS)
-        except (duckdb.Error, pa.ArrowException) as exc:
+        except (duckdb.Error, pa.ArrowException, OSError) as exc:
             if self._failure is not None:
                 # DuckDB wraps what the source raised; the source's own error says more.
                 raise self._failure from exc

@@ -1,0 +1,91 @@
+"""The pipe between two COPYs: whole streams pass, broken ones never look whole."""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Callable, Sequence
+from typing import BinaryIO
+
+import pytest
+
+from synqx_dagster.errors import DatabaseError, FatalError, RetryableError
+from synqx_dagster.model.table import Column, TableName
+from synqx_dagster.transfer.passthrough import COPY_TRAILER, Copied, copy_table
+
+TABLE = TableName("t")
+
+
+class Source:
+    """Sends what it is given, then fails if asked to."""
+
+    def __init__(self, chunks: Sequence[bytes], error: Exception | None = None) -> None:
+        self.chunks = chunks
+        self.error = error
+
+    def copy_out(self, sql: str, sink: BinaryIO) -> None:
+        for chunk in self.chunks:
+            sink.write(chunk)
+        if self.error is not None:
+            raise self.error
+
+
+class Target:
+    """Takes everything, or fails after some bytes."""
+
+    def __init__(self, fail_after_bytes: int | None = None, error: Exception | None = None) -> None:
+        self.received = b""
+        self.fail_after_bytes = fail_after_bytes
+        self.error = error
+
+    def copy_in(self, table: TableName, columns: Sequence[Column], source: BinaryIO) -> int:
+        while chunk := source.read(8192):
+            self.received += chunk
+            if self.fail_after_bytes is not None and len(self.received) >= self.fail_after_bytes:
+                assert self.error is not None
+                raise self.error
+        return 7
+
+
+def copy(source: Source, target: Target, on_bytes: Callable[[int], None] = lambda count: None) -> Copied:
+    return copy_table(source, target, "SELECT 1", TABLE, (), on_bytes)
+
+
+def test_a_whole_stream_arrives_byte_for_byte() -> None:
+    data = bytes(range(256)) * 40_000 + COPY_TRAILER
+    chunks = [data[at : at + 100_003] for at in range(0, len(data), 100_003)]
+    counts: list[int] = []
+    target = Target()
+    copied = copy(Source(chunks), target, counts.append)
+    assert target.received == data
+    assert copied == Copied(7, len(data), f"{zlib.crc32(data):08x}")
+    assert sum(counts) == len(data)
+
+
+def test_a_stream_without_its_trailer_is_refused() -> None:
+    with pytest.raises(FatalError, match="without its trailer"):
+        copy(Source([b"PGCOPY\n\xff\r\n\x00 rows"]), Target())
+
+
+def test_the_source_failing_in_mid_stream_is_the_error_that_is_raised() -> None:
+    error = RetryableError("the source went away")
+    with pytest.raises(RetryableError, match="the source went away"):
+        copy(Source([b"x" * 3_000_000], error), Target())
+
+
+def test_the_source_failing_is_raised_even_when_the_stream_looks_whole() -> None:
+    with pytest.raises(RetryableError):
+        copy(Source([b"row", COPY_TRAILER], RetryableError("no end of command")), Target())
+
+
+def test_the_target_failing_in_mid_stream_is_the_error_that_is_raised() -> None:
+    endless = [b"x" * 1_000_000] * 20
+    with pytest.raises(DatabaseError, match="disk full"):
+        copy(Source(endless), Target(5_000_000, DatabaseError("disk full")))
+
+
+def test_no_thread_is_left_behind() -> None:
+    before = threading.active_count()
+    with pytest.raises(DatabaseError):
+        copy(Source([b"x" * 1_000_000] * 20), Target(1, DatabaseError("refused")))
+    assert threading.active_count() == before
