@@ -1,0 +1,158 @@
+"""The SQLite connector: one file, read by snapshot and replaced in one transaction.
+
+SQLite does not enforce declared types, so nothing but text and blobs is trusted: every other column is read as
+text, and a value that is not of its declared type is a bad row, never a guess. See docs/connectors-sqlite.md.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+from synqx_dagster.connectors.protocol import (
+    Capabilities,
+    ConnectionConfig,
+    ConnectionReport,
+    ReadLimits,
+    TableDescription,
+)
+from synqx_dagster.connectors.sqlite_errors import wrap_error
+from synqx_dagster.connectors.sqlite_session import (
+    DIALECT,
+    SqliteReadSession,
+    SqliteWriteSession,
+    open_file,
+    qualify,
+    quote,
+    read_columns,
+)
+from synqx_dagster.connectors.sqlite_types import holds, native_type
+from synqx_dagster.errors import ConnectionFailedError, RetryableError
+from synqx_dagster.model.table import Column, TableName
+from synqx_dagster.model.types import DataType
+
+_TABLES_SQL = """
+SELECT name, type FROM pragma_table_list
+WHERE schema = 'main' AND type IN ('table', 'view', 'virtual') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
+ORDER BY name
+"""
+
+
+class SqliteConnector:
+    """A SQLite file; see `synqx_dagster.connectors.protocol.Connector`. ``database`` is its path."""
+
+    db_type: ClassVar[str] = "sqlite"
+    dialect: ClassVar[str] = DIALECT
+    capabilities: ClassVar[Capabilities] = Capabilities(concurrent_writers=False)
+
+    def __init__(self, config: ConnectionConfig) -> None:
+        self.config = config
+
+    @property
+    def path(self) -> Path:
+        """The file, absolute."""
+        return Path(self.config.database or "").expanduser().absolute()
+
+    @classmethod
+    def check_config(cls, config: ConnectionConfig) -> list[str]:
+        """What is wrong with a configuration."""
+        problems = []
+        if not config.database:
+            problems.append("database: give the path of the SQLite file")
+        elif config.database == ":memory:" or config.database.startswith("file:"):
+            problems.append("database: give a plain path; each session opens the file anew")
+        elif "\x00" in config.database:
+            problems.append("database: a path must not hold a NUL character")
+        problems.extend(
+            f"{name}: means nothing for a file"
+            for name in ("host", "port", "username", "password")
+            if getattr(config, name) is not None
+        )
+        problems.extend(f"options.{name}: sqlite has no options" for name in config.options)
+        return problems
+
+    def test(self, *, timeout_seconds: float = 5.0) -> ConnectionReport:
+        """Open the file and read its catalog."""
+        start = time.monotonic()
+        try:
+            connection = open_file(self.path, "ro", timeout_seconds)
+            try:
+                connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            except sqlite3.Error as exc:
+                raise wrap_error(exc, self.path, "reading") from exc
+            finally:
+                connection.close()
+        except ConnectionFailedError as exc:
+            return ConnectionReport(False, exc.message, reason=exc.reason, hint=exc.hint)
+        except RetryableError as exc:
+            return ConnectionReport(False, exc.message, reason="timeout", hint=exc.hint)
+        # A writer makes a journal beside the file.
+        can_write = os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK)
+        return ConnectionReport(
+            True,
+            f"{self.path} is a SQLite database",
+            server_version=f"SQLite {sqlite3.sqlite_version}",
+            latency_seconds=time.monotonic() - start,
+            can_read=True,
+            can_write=can_write,
+        )
+
+    def discover(self, schema: str | None = None) -> list[TableDescription]:
+        """Tables and views by name."""
+        if schema not in (None, "main"):
+            return []
+        connection = open_file(self.path, "ro", self.config.pool.timeout_seconds)
+        try:
+            tables = connection.execute(_TABLES_SQL).fetchall()
+            return [
+                TableDescription(TableName(name), read_columns(connection, name, "main") or (), kind == "view")
+                for name, kind in tables
+            ]
+        except sqlite3.Error as exc:
+            raise wrap_error(exc, self.path, "reading the tables of") from exc
+        finally:
+            connection.close()
+
+    def quote(self, identifier: str) -> str:
+        """An identifier in double quotes."""
+        return quote(identifier)
+
+    def qualify(self, table: TableName) -> str:
+        """A table's quoted name."""
+        return qualify(table)
+
+    def native_type(self, column: Column) -> str:
+        """How SQLite spells a column's type; there is a spelling for every type."""
+        if column.native_dialect == DIALECT and column.native_type is not None:
+            return column.native_type
+        return native_type(column.data_type)
+
+    def holds(self, data_type: DataType) -> str | None:
+        """What of a type SQLite can store."""
+        return holds(data_type)
+
+    @contextmanager
+    def read(self, limits: ReadLimits | None = None) -> Iterator[SqliteReadSession]:
+        """Open a read session."""
+        session = SqliteReadSession(self.path, limits or ReadLimits(), self.config.pool.timeout_seconds)
+        try:
+            yield session
+        finally:
+            session.close()
+
+    @contextmanager
+    def write(self) -> Iterator[SqliteWriteSession]:
+        """Open a write session; the file is opened, and made if need be, by its first statement."""
+        session = SqliteWriteSession(self.path, self.config.pool.timeout_seconds)
+        try:
+            yield session
+        finally:
+            session.close()
+
+    def close(self) -> None:
+        """Nothing is pooled: opening a file costs less than keeping it."""
