@@ -23,6 +23,7 @@ class Settings:
         master_password: Opens the vault's password keyslot.
         key_file: Opens the vault's key file keyslot.
         dagster_home: Dagster's own home; the CLI sets ``DAGSTER_HOME`` to it when that is unset.
+        executor: Runs the steps of jobs: ``in_process``, ``multiprocess``, or an executor as ``module:attribute``.
     """
 
     home: Path
@@ -30,6 +31,7 @@ class Settings:
     master_password: SecretStr | None = None
     key_file: Path | None = None
     dagster_home: Path = Path(".synqx")
+    executor: str = "in_process"
 
     @property
     def display_catalog_url(self) -> str:
@@ -67,6 +69,7 @@ def load_settings(environ: Mapping[str, str] | None = None, directory: Path | No
         master_password=SecretStr(password) if password else None,
         key_file=directory / Path(key_file).expanduser() if key_file else None,
         dagster_home=directory / Path(dagster_home).expanduser() if dagster_home else home,
+        executor=get("SYNQX_EXECUTOR") or "in_process",
     )
 
 
