@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dotenv import dotenv_values
@@ -21,7 +21,7 @@ class Settings:
         home: Directory of the default catalog and of what else SynqX writes; made by `synqx init`.
         catalog_url: SQLAlchemy URL of the catalog; may hold a password, so it does not show in `repr`.
         master_password: Opens the vault's password keyslot.
-        key_file: Opens the vault's key file keyslot.
+        key_file: Opens the vault's key file keyslot; without a setting, the home's ``vault.key`` if there is one.
         dagster_home: Dagster's own home; the CLI sets ``DAGSTER_HOME`` to it when that is unset.
         executor: Runs the steps of jobs: ``in_process``, ``multiprocess``, or an executor as ``module:attribute``.
     """
@@ -32,6 +32,11 @@ class Settings:
     key_file: Path | None = None
     dagster_home: Path = Path(".synqx")
     executor: str = "in_process"
+
+    @property
+    def generated_key_file(self) -> Path:
+        """Where `synqx init --generate-key-file` puts the key file, and where it is found without a setting."""
+        return self.home / "vault.key"
 
     @property
     def display_catalog_url(self) -> str:
@@ -63,7 +68,7 @@ def load_settings(environ: Mapping[str, str] | None = None, directory: Path | No
     home = home if home.is_absolute() else directory / home
     password = get("SYNQX_MASTER_PASSWORD")
     key_file = get("SYNQX_KEY_FILE")
-    return Settings(
+    settings = Settings(
         home=home,
         catalog_url=get("SYNQX_CATALOG_URL") or f"sqlite:///{home / 'catalog.db'}",
         master_password=SecretStr(password) if password else None,
@@ -71,6 +76,9 @@ def load_settings(environ: Mapping[str, str] | None = None, directory: Path | No
         dagster_home=directory / Path(dagster_home).expanduser() if dagster_home else home,
         executor=get("SYNQX_EXECUTOR") or "in_process",
     )
+    if settings.key_file is None and settings.generated_key_file.is_file():
+        return replace(settings, key_file=settings.generated_key_file)
+    return settings
 
 
 def _read_env_file(path: Path) -> dict[str, str]:
