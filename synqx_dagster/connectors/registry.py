@@ -1,7 +1,7 @@
 """Which connectors exist, found by entry point; nothing is imported before a connection of that kind is used.
 
 A connector is a class that keeps `synqx_dagster.connectors.protocol.Connector`, listed under the entry point
-group ``synqx_dagster.connectors``. The built-in ones are also found when the package runs from its source tree.
+group ``synqx_dagster.connectors``. The built-in ones are found without the package being installed too.
 """
 
 from __future__ import annotations

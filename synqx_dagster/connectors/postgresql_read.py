@@ -1,0 +1,177 @@
+"""Reads from PostgreSQL: one snapshot per session, rows as Arrow batches or as a binary COPY stream.
+
+Guarantee: every statement of a session sees the same rows; a query is one statement that cannot write, whatever its
+text holds, because the server itself prepares it as one statement in a read-only transaction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from synqx_dagster.connectors import postgresql_types
+from synqx_dagster.connectors.postgresql_columns import describe_cursor, find_columns
+from synqx_dagster.connectors.postgresql_connect import connect_adbc, settings_sql
+from synqx_dagster.connectors.postgresql_errors import wrap_errors
+from synqx_dagster.connectors.protocol import ConnectionConfig, Encoded, ReadLimits
+from synqx_dagster.connectors.query_guard import limit_batches
+from synqx_dagster.errors import DatabaseError
+from synqx_dagster.model.table import Column, TableName
+from synqx_dagster.model.types import DataType
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: What ADBC collects before it hands over a batch. Measured: 4 MiB is as fast as ADBC's default of 16 MiB, with a
+#: quarter of the memory.
+BATCH_BYTES = 4 * 1024 * 1024
+
+#: In a session with a byte limit, so that the limit is noticed soon.
+LIMITED_BATCH_BYTES = 64 * 1024
+
+_CURSOR = "synqx_query"
+
+#: Opens a cursor over the query in the setting ``synqx.query``. PL/pgSQL plans the text as exactly one statement
+#: that returns rows, and refuses stacked statements; psycopg2 on its own would send the text by the simple protocol,
+#: which runs them all (``select 1; commit; drop table t``).
+_OPEN_CURSOR = f"""
+do $synqx$
+declare
+    query refcursor := '{_CURSOR}';
+begin
+    open query no scroll for execute pg_catalog.current_setting('synqx.query');
+end
+$synqx$
+"""
+
+_SNAPSHOT_ID = re.compile(r"[0-9A-F-]+")
+
+
+class PostgresqlReadSession:
+    """A repeatable read, read only transaction; see `synqx_dagster.connectors.protocol.ReadSession`."""
+
+    def __init__(self, connection: Any, config: ConnectionConfig, limits: ReadLimits) -> None:
+        self._connection = connection
+        self._config = config
+        self._limits = limits
+        self._action = f"reading from {config.name!r}"
+        self._cursor = connection.cursor()
+        self._snapshot: str | None = None
+        with wrap_errors(self._action):
+            self._cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; " + self._settings())
+
+    def _settings(self) -> str:
+        timeout_seconds = self._limits.timeout_seconds or None
+        return settings_sql(self._config, local=True, statement_timeout_seconds=timeout_seconds)
+
+    def describe_query(self, sql: str) -> tuple[Column, ...]:
+        """Columns of a query's result; the query is planned, no row is computed."""
+        with self._open_cursor(sql):
+            self._cursor.execute(f"FETCH 0 FROM {_CURSOR}")
+            description = self._cursor.description
+        with wrap_errors(self._action):
+            return describe_cursor(self._cursor, description)
+
+    def find_columns(self, table: TableName) -> tuple[Column, ...] | None:
+        """Columns of a table or view in order; None if there is none."""
+        with wrap_errors(self._action):
+            return find_columns(self._cursor, table)
+
+    def encode(self, expression: str, data_type: DataType, native_type: str | None = None) -> Encoded:
+        """Wrap an expression so that its value arrives exactly."""
+        return postgresql_types.encode(expression, data_type, native_type)
+
+    def fetch_value(self, sql: str) -> object:
+        """The first column of the first row of a query; None without a row."""
+        with self._open_cursor(sql):
+            self._cursor.execute(f"FETCH 1 FROM {_CURSOR}")
+            row = self._cursor.fetchone()
+        return None if row is None else row[0]
+
+    def iter_batches(self, sql: str, schema: pa.Schema, *, batch_rows: int) -> Iterator[pa.RecordBatch]:
+        """Rows of a query as record batches of exactly `schema`, from the session's snapshot.
+
+        ADBC reads binary COPY straight into Arrow on a connection of its own that joins the snapshot. Against COPY
+        in CSV parsed by pyarrow (500,000 rows of 7 columns): 0.8 s to 1.05 s; and pyarrow's parser fails on a row
+        that is longer than its block, cannot read bytea, and takes a pipe and a thread.
+        """
+        batches = self._iter_batches(sql, schema, batch_rows)
+        return limit_batches(batches, self._limits)
+
+    def _iter_batches(self, sql: str, schema: pa.Schema, batch_rows: int) -> Iterator[pa.RecordBatch]:
+        import adbc_driver_postgresql
+        import pyarrow as pa
+
+        batch_bytes = LIMITED_BATCH_BYTES if self._limits.max_bytes else BATCH_BYTES
+        with wrap_errors(self._action), contextlib.closing(connect_adbc(self._config)) as connection:
+            cursor = connection.cursor()
+            try:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                cursor.execute(f"SET TRANSACTION SNAPSHOT '{self._export_snapshot()}'")
+                cursor.execute(self._settings())
+                cursor.fetchall()
+                hint = adbc_driver_postgresql.StatementOptions.BATCH_SIZE_HINT_BYTES.value
+                cursor.adbc_statement.set_options(**{hint: str(batch_bytes)})
+                cursor.execute(sql)
+                reader = cursor.fetch_record_batch()
+                _check_types(reader.schema, schema)
+                finished = False
+                try:
+                    for batch in reader:
+                        for start in range(0, batch.num_rows, batch_rows):
+                            part = batch.slice(start, batch_rows)
+                            yield pa.RecordBatch.from_arrays(part.columns, schema=schema)
+                    finished = True
+                finally:
+                    if not finished:
+                        # Closing a reader half way would first read all the rest.
+                        cursor.adbc_cancel()
+            finally:
+                with contextlib.suppress(Exception):
+                    # What ended the read is being raised already; after a cancel the driver complains here.
+                    cursor.close()
+
+    def copy_out(self, sql: str, sink: BinaryIO) -> None:
+        """Write a query's rows in binary COPY format."""
+        # COPY goes by the simple protocol, so the text is planned on its own first: what opens as a cursor is one
+        # statement, and as one it cannot close the parenthesis.
+        with self._open_cursor(sql):
+            pass
+        with wrap_errors(self._action):
+            self._cursor.copy_expert(f"COPY (\n{sql}\n) TO STDOUT (FORMAT binary)", sink)
+
+    def close(self) -> None:
+        """End the transaction; the connection itself belongs to the pool."""
+        self._cursor.close()
+
+    def _export_snapshot(self) -> str:
+        if self._snapshot is None:
+            # The exporter idles while others read; its snapshot must outlive the idle time-out.
+            self._cursor.execute(
+                "SELECT pg_catalog.pg_export_snapshot(),"
+                " pg_catalog.set_config('idle_in_transaction_session_timeout', '0', true)"
+            )
+            snapshot = str(self._cursor.fetchone()[0])
+            if not _SNAPSHOT_ID.fullmatch(snapshot):
+                raise DatabaseError(f"{self._action}: the server exported a snapshot with an unusable name")
+            self._snapshot = snapshot
+        return self._snapshot
+
+    @contextlib.contextmanager
+    def _open_cursor(self, sql: str) -> Iterator[None]:
+        with wrap_errors(self._action):
+            self._cursor.execute("SELECT pg_catalog.set_config('synqx.query', %s, true)", (sql,))
+            self._cursor.execute(_OPEN_CURSOR)
+            yield
+            self._cursor.execute(f"CLOSE {_CURSOR}")
+
+
+def _check_types(delivered: pa.Schema, wanted: pa.Schema) -> None:
+    if delivered.types == wanted.types:
+        return
+    for have, want in zip(delivered, wanted, strict=False):
+        if have.type != want.type:
+            raise DatabaseError(f"column {want.name!r} arrives as {have.type}, expected {want.type}")
+    raise DatabaseError(f"the query has {len(delivered)} columns, expected {len(wanted)}")
