@@ -1,0 +1,57 @@
+"""How Dagster's processes reach the catalog and its vault: once per process, and sealed means sealed."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from synqx_dagster.errors import SealedError
+from synqx_dagster.model import Connection, SealedSecret
+
+if TYPE_CHECKING:
+    from synqx_dagster.catalog.store import Catalog
+    from synqx_dagster.settings import Settings
+
+
+@lru_cache(maxsize=8)
+def open_catalog(settings: Settings) -> Catalog:
+    """The catalog of these settings; one object per process, so that the vault is unsealed once.
+
+    Raises:
+        NotInitialisedError, CatalogVersionError, ConfigurationError: As `Catalog.open`; failures are not kept.
+    """
+    from synqx_dagster.catalog.store import Catalog
+
+    return Catalog.open(settings)
+
+
+def needs_vault(connection: Connection) -> bool:
+    """Whether connecting takes a secret out of the vault; a reference to a variable or a file does not."""
+    return isinstance(connection.password, SealedSecret)
+
+
+def require_unsealed(catalog: Catalog, *, secrets_needed: bool) -> None:
+    """Unseal the vault for this process if that is needed.
+
+    A vault that an operator sealed stops everything; one that merely nobody opened stops only what needs a
+    secret from it.
+
+    Raises:
+        SealedError: Work must not start; says why.
+    """
+    vault = catalog.vault
+    if not vault.is_initialised:
+        return
+    if vault.status().sealed_by_operator:
+        raise SealedError("an operator sealed the vault", hint="run `synqx unlock`")
+    if secrets_needed and not vault.is_unsealed:
+        vault.unseal_from_settings(catalog.settings)
+
+
+def find_seal_reason(catalog: Catalog, *, secrets_needed: bool) -> str | None:
+    """Why work must not start now; None when it may."""
+    try:
+        require_unsealed(catalog, secrets_needed=secrets_needed)
+    except SealedError as exc:
+        return str(exc)
+    return None

@@ -1,0 +1,231 @@
+"""Mappings as assets: the op runs the load, reports its progress, and hands its figures to Dagster."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from synqx_dagster import model
+from synqx_dagster.defs.access import needs_vault, require_unsealed
+from synqx_dagster.defs.attempts import LOAD_ID_METADATA, find_load_id
+from synqx_dagster.defs.checks import check_results, check_specs
+from synqx_dagster.defs.failures import translate_error
+from synqx_dagster.defs.names import METADATA_PREFIX, REVISION_TAG, op_name, resource_key
+from synqx_dagster.defs.resources import ConnectionResource
+from synqx_dagster.defs.translator import Translator, loaded_columns
+from synqx_dagster.errors import RetryableError, SynqxError
+from synqx_dagster.transfer.result import LoadRequest, LoadResult, Progress
+
+if TYPE_CHECKING:
+    from synqx_dagster.catalog.store import Catalog
+
+#: Hears of progress in the process that runs a job by itself (`synqx run`), by the mapping's name.
+progress_listener: ContextVar[Callable[[str, Progress], None] | None] = ContextVar("progress_listener", default=None)
+
+#: The event log keeps every line for ever, so a long load writes one now and then.
+LOG_INTERVAL_SECONDS = 10.0
+
+# Dagster reads an op's signature a dozen times; given, it is not worked out a dozen times for each mapping.
+_SIGNATURE = inspect.Signature([inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD)])
+
+
+def build_asset(
+    translator: Translator,
+    mapping: model.Mapping,
+    get_catalog: Callable[[], Catalog],
+    *,
+    after: Sequence[dg.AssetKey] = (),
+) -> dg.AssetsDefinition:
+    """The asset of a mapping.
+
+    Args:
+        after: Assets that must be loaded first though no data comes from them (the edges of a pipeline).
+
+    Raises:
+        ConfigurationError: A record that it refers to is missing.
+        DriverMissingError: The kind of a connection is unknown here.
+    """
+    spec = translator.spec(mapping)
+    known = {dep.asset_key for dep in spec.deps}
+    if extra := [key for key in dict.fromkeys(after) if key not in known and key != spec.key]:
+        spec = spec.replace_attributes(deps=[*spec.deps, *extra])
+    checks = check_specs(mapping, translator.schema_of(mapping), spec.key)
+    load = _Load(translator, mapping, spec.key, tuple(checks), get_catalog)
+
+    def load_table(context):  # type: ignore[no-untyped-def]  # Dagster would resolve the annotations of each op
+        return load.run(context)
+
+    load_table.__signature__ = _SIGNATURE  # type: ignore[attr-defined]
+    inputs = {f"upstream_{number}": dep.asset_key for number, dep in enumerate(spec.deps)}
+    # `multi_asset` makes the same object in twice the time, which a catalog of a thousand mappings feels.
+    op = dg.op(
+        name=op_name(spec.key.path),
+        description=f"Load {mapping.target_table} by the mapping {mapping.name}",
+        ins={name: dg.In(dg.Nothing) for name in inputs},
+        out={
+            "result": dg.Out(dg.Nothing),
+            **{check.get_python_identifier(): dg.Out(dg.Nothing, is_required=False) for check in checks},
+        },
+        required_resource_keys={
+            resource_key(mapping.source_connection),
+            resource_key(mapping.target_connection),
+        },
+        pool=resource_key(mapping.target_connection),
+    )(load_table)
+    return dg.AssetsDefinition(
+        node_def=op,
+        keys_by_input_name=inputs,
+        keys_by_output_name={"result": spec.key},
+        specs=[spec],
+        check_specs_by_output_name={check.get_python_identifier(): check for check in checks},
+    )
+
+
+@dataclass(frozen=True)
+class _Load:
+    """What the op of one mapping does."""
+
+    translator: Translator
+    mapping: model.Mapping
+    key: dg.AssetKey
+    checks: tuple[dg.AssetCheckSpec, ...]
+    get_catalog: Callable[[], Catalog]
+
+    def run(self, context: dg.OpExecutionContext) -> dg.MaterializeResult[None]:
+        """Run the load.
+
+        Raises:
+            dagster.Failure: It failed for good.
+            dagster.RetryRequested: It may succeed later, and the mapping allows another attempt.
+        """
+        try:
+            return self._load(context)
+        except SynqxError as exc:
+            retry_number = context.retry_number
+            translated = translate_error(
+                exc,
+                mapping_name=self.mapping.name,
+                retry_number=retry_number,
+                max_retries=self.mapping.max_retries,
+            )
+            if isinstance(exc, RetryableError) and isinstance(translated, dg.RetryRequested):
+                context.log.warning(f"{exc}; attempt {retry_number + 2} of {self.mapping.max_retries + 1} follows")
+            # The cause is told in full by the description; its frames say nothing to who reads the log.
+            raise translated from None
+
+    def _load(self, context: dg.OpExecutionContext) -> dg.MaterializeResult[None]:
+        from synqx_dagster.transfer.load import run_load
+
+        self._tag_run(context)
+        self._require_unsealed()
+        load_id = find_load_id(context.instance, context.dagster_run, self.key)
+        if load_id != context.run_id:
+            context.log.info(f"this run is another attempt at the load that run {load_id} began")
+        result = run_load(
+            LoadRequest(
+                mapping=self.mapping,
+                schema=self.translator.schema_of(self.mapping),
+                source=self._connection(context, self.mapping.source_connection).connector,
+                target=self._connection(context, self.mapping.target_connection).connector,
+                run_id=context.run_id,
+                load_id=load_id,
+                progress=_ProgressLog(context, self.mapping.name, progress_listener.get()),
+            )
+        )
+        context.log.info(describe_result(self.mapping.name, result))
+        return dg.MaterializeResult(
+            asset_key=self.key,
+            metadata={**self._metadata(result), LOAD_ID_METADATA: load_id},
+            check_results=check_results(self.checks, result.checks),
+        )
+
+    def _tag_run(self, context: dg.OpExecutionContext) -> None:
+        """Say on the run which revision it is of; runs of jobs say so from the start, ad-hoc runs from here on."""
+        if REVISION_TAG not in context.dagster_run.tags:
+            revision = str(self.translator.snapshot.revision)
+            context.instance.add_run_tags(context.run_id, {REVISION_TAG: revision})
+
+    def _require_unsealed(self) -> None:
+        snapshot = self.translator.snapshot
+        names = (self.mapping.source_connection, self.mapping.target_connection)
+        needed = any(needs_vault(snapshot.get_connection(name)) for name in names)
+        require_unsealed(self.get_catalog(), secrets_needed=needed)
+
+    @staticmethod
+    def _connection(context: dg.OpExecutionContext, name: str) -> ConnectionResource:
+        resource = getattr(context.resources, resource_key(name))
+        if not isinstance(resource, ConnectionResource):
+            raise TypeError(f"the resource {resource_key(name)} is not a connection")
+        return resource
+
+    def _metadata(self, result: LoadResult) -> dict[str, Any]:
+        source = self.translator.snapshot.get_connection(self.mapping.source_connection)
+        figures: dict[str, Any] = {
+            "lane": result.lane,
+            "lane_reason": result.lane_reason,
+            "rows_in": result.rows_in,
+            "rows_out": result.rows_out,
+            "rows_quarantined": result.rows_quarantined,
+            "bytes": result.bytes,
+            "seconds": round(result.seconds, 3),
+            "phase_seconds": {name: round(seconds, 3) for name, seconds in result.phase_seconds.items()},
+            "rows_per_second": round(result.rows_in / result.seconds) if result.seconds else 0,
+            "peak_memory_bytes": result.peak_memory_bytes,
+            "epoch": result.epoch,
+            "already_committed": result.already_committed,
+            "revision": self.translator.snapshot.revision,
+            "mapping": self.mapping.name,
+        }
+        if result.checksum is not None:
+            figures["checksum"] = result.checksum
+        metadata: dict[str, Any] = {f"{METADATA_PREFIX}{name}": value for name, value in figures.items()}
+        metadata["dagster/row_count"] = result.target_row_count
+        metadata["dagster/column_schema"] = loaded_columns(result.columns)
+        lineage = self.translator.column_lineage(source, result.lineage)
+        if lineage is not None:
+            metadata["dagster/column_lineage"] = lineage
+        return metadata
+
+
+class _ProgressLog:
+    """Passes progress to the run's log at a bounded rate, and to this process's listener."""
+
+    def __init__(
+        self,
+        context: dg.OpExecutionContext,
+        mapping_name: str,
+        listener: Callable[[str, Progress], None] | None,
+    ) -> None:
+        self._log = context.log
+        self._name = mapping_name
+        self._listener = listener
+        self._last = time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        if self._listener is not None:
+            self._listener(self._name, progress)
+        now = time.monotonic()
+        if now - self._last >= LOG_INTERVAL_SECONDS:
+            self._last = now
+            total = f" of about {progress.total_rows:,}" if progress.total_rows else ""
+            self._log.info(
+                f"{self._name}: {progress.phase}: {progress.rows:,}{total} rows,"
+                f" {progress.bytes / 1e6:,.1f} MB in {progress.seconds:,.0f} s"
+            )
+
+
+def describe_result(mapping_name: str, result: LoadResult) -> str:
+    """A load in one line."""
+    if result.already_committed:
+        return f"{mapping_name}: an earlier attempt at this load had committed; nothing was loaded again"
+    quarantined = f", {result.rows_quarantined:,} in quarantine" if result.rows_quarantined else ""
+    return (
+        f"{mapping_name}: {result.rows_out:,} rows{quarantined} by the {result.lane} lane"
+        f" in {result.seconds:,.2f} s ({result.lane_reason})"
+    )

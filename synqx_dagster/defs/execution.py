@@ -1,0 +1,136 @@
+"""Running mappings, pipelines and schedules through Dagster in this process, for the command line.
+
+It is one Dagster run on the persistent instance, of one revision, and shows in the web UI like any other.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import reduce
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from synqx_dagster.catalog.snapshot import CatalogSnapshot
+from synqx_dagster.defs.access import needs_vault, require_unsealed
+from synqx_dagster.defs.assets import progress_listener
+from synqx_dagster.defs.instance import end_dead_runs, open_instance, own_process_tag, sync_pool_limits
+from synqx_dagster.defs.jobs import JobBuilder, JobPlan, plan_pipeline, plan_schedule
+from synqx_dagster.defs.names import REVISION_TAG
+from synqx_dagster.defs.runs import RunReport, read_report
+from synqx_dagster.defs.translator import Translator
+from synqx_dagster.errors import ConfigurationError, NotFoundError
+from synqx_dagster.transfer.result import Progress
+
+if TYPE_CHECKING:
+    from synqx_dagster.catalog.store import Catalog
+
+#: The job of a run that mixes what has no job of its own.
+MIXED_JOB = "synqx_run"
+
+_KINDS = ("mapping", "pipeline", "schedule")
+
+
+def run_targets(
+    catalog: Catalog,
+    names: Sequence[str],
+    *,
+    progress: Callable[[str, Progress], None] | None = None,
+) -> RunReport:
+    """Run mappings, pipelines and schedules of the latest revision as one Dagster run, here and now.
+
+    Loads that failed are in the report; nothing is raised for them.
+
+    Args:
+        names: Records by name; ``kind:name`` where two kinds share one.
+        progress: Called about twice a second with the name of a mapping and how far its load is.
+
+    Raises:
+        NotFoundError: There is no such record; the hint gives the nearest name.
+        ConfigurationError: A name is ambiguous, or Dagster's home cannot be used.
+        SealedError: A secret is needed, and the vault is sealed; no run was started.
+    """
+    snapshot = catalog.snapshot()
+    plan = plan_targets(snapshot, names)
+    mappings = [snapshot.get_mapping(name) for name in plan.mappings]
+    connections = {name for mapping in mappings for name in (mapping.source_connection, mapping.target_connection)}
+    require_unsealed(catalog, secrets_needed=any(needs_vault(snapshot.get_connection(name)) for name in connections))
+    translator = Translator(snapshot)
+    keys = [translator.target_key(mapping) for mapping in mappings]
+    builder = JobBuilder(translator, lambda: catalog, dg.in_process_executor)
+    is_job = plan.name != MIXED_JOB or bool(plan.edges)
+    job = builder.build(plan) if is_job else builder.build_ad_hoc(plan.mappings)
+    with open_instance(catalog.settings) as instance:
+        end_dead_runs(instance)
+        sync_pool_limits(instance, snapshot)
+        with _listening(progress):
+            result = job.execute_in_process(
+                instance=instance,
+                raise_on_error=False,
+                asset_selection=None if is_job else keys,
+                tags={REVISION_TAG: str(snapshot.revision), **own_process_tag()},
+                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            )
+        return read_report(instance, result.run_id)
+
+
+def plan_targets(snapshot: CatalogSnapshot, names: Sequence[str]) -> JobPlan:
+    """What these names run together. One pipeline or schedule keeps its job's name.
+
+    Raises:
+        NotFoundError, ConfigurationError: As `run_targets`.
+    """
+    if not names:
+        raise ConfigurationError("nothing to run", hint="name mappings, pipelines or schedules")
+    plans = [_plan_target(snapshot, name) for name in dict.fromkeys(names)]
+    if len(plans) == 1:
+        return plans[0]
+    return reduce(JobPlan.joined, plans, JobPlan(MIXED_JOB, ()))
+
+
+def _plan_target(snapshot: CatalogSnapshot, text: str) -> JobPlan:
+    kind, separator, name = text.partition(":")
+    if separator and kind in _KINDS:
+        kinds: Iterable[str] = (kind,)
+    else:
+        name, kinds = text, _KINDS
+    found = {
+        candidate: record
+        for candidate, records in (
+            ("mapping", snapshot.mappings),
+            ("pipeline", snapshot.pipelines),
+            ("schedule", snapshot.schedules),
+        )
+        if candidate in kinds and (record := records.get(name)) is not None
+    }
+    if len(found) > 1:
+        raise ConfigurationError(
+            f"{name!r} is the name of a {' and of a '.join(found)}", hint=f"write {next(iter(found))}:{name}"
+        )
+    if "mapping" in found:
+        return JobPlan(MIXED_JOB, (name,))
+    if "pipeline" in found:
+        return plan_pipeline(snapshot.get_pipeline(name))
+    if "schedule" in found:
+        return plan_schedule(snapshot.get_schedule(name), snapshot)
+    raise _not_found(snapshot, name)
+
+
+def _not_found(snapshot: CatalogSnapshot, name: str) -> NotFoundError:
+    known = [*snapshot.mappings, *snapshot.pipelines, *snapshot.schedules]
+    near = difflib.get_close_matches(name, known, n=1)
+    return NotFoundError(
+        f"there is no mapping, pipeline or schedule {name!r} in revision {snapshot.revision}",
+        hint=f"did you mean {near[0]!r}?" if near else None,
+    )
+
+
+@contextmanager
+def _listening(progress: Callable[[str, Progress], None] | None) -> Iterator[None]:
+    token = progress_listener.set(progress)
+    try:
+        yield
+    finally:
+        progress_listener.reset(token)

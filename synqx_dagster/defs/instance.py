@@ -1,0 +1,163 @@
+"""Dagster's home, ready to be used: configured, its storage created by one process before several open it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+
+from synqx_dagster.catalog.snapshot import CatalogSnapshot
+from synqx_dagster.defs.names import METADATA_PREFIX, resource_key
+from synqx_dagster.errors import ConfigurationError
+from synqx_dagster.settings import Settings
+
+CONFIG_FILE = "dagster.yaml"
+#: The process that runs a run by itself, as ``host:pid:start``.
+PROCESS_TAG = f"{METADATA_PREFIX}process"
+
+#: Where the instance keeps which limits came from a catalog.
+_LIMITS_KEY = f"{METADATA_PREFIX}pool_limits"
+
+_UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+
+
+def default_config() -> str:
+    """The ``dagster.yaml`` that a new home gets."""
+    return (Path(__file__).parent / CONFIG_FILE).read_text()
+
+
+def prepare_instance(settings: Settings) -> Path:
+    """Make Dagster's home usable; returns the directory. Idempotent, and safe when several processes do it.
+
+    An existing ``dagster.yaml`` is left as it is. SQLite storage is created here, because the webserver and the
+    daemon, started together on an empty home, would both create it and one would fail.
+
+    Raises:
+        ConfigurationError: The home cannot be written, or its ``dagster.yaml`` does not fit Dagster.
+    """
+    home = settings.dagster_home
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with _locked(home / ".instance.lock"):
+            config = home / CONFIG_FILE
+            if not config.exists():
+                draft = config.with_suffix(".yaml.new")
+                draft.write_text(default_config())
+                draft.replace(config)
+            with _from_config(home) as instance:
+                _create_storage(instance)
+    except OSError as exc:
+        raise ConfigurationError(f"Dagster's home {home} cannot be written: {exc.strerror}") from exc
+    return home
+
+
+@contextmanager
+def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
+    """The persistent instance of these settings, prepared.
+
+    Raises:
+        ConfigurationError: As `prepare_instance`.
+    """
+    home = prepare_instance(settings)
+    with _from_config(home) as instance:
+        yield instance
+
+
+def sync_pool_limits(instance: dg.DagsterInstance, snapshot: CatalogSnapshot) -> None:
+    """Give each connection's pool the limit that the catalog names. Idempotent.
+
+    A limit that was taken out of the catalog becomes the instance's default again; one that somebody set by
+    hand for a connection without a limit of its own stays.
+    """
+    storage = instance.event_log_storage
+    if not storage.supports_global_concurrency_limits:
+        return
+    ours: dict[str, int] = json.loads(
+        instance.daemon_cursor_storage.get_cursor_values({_LIMITS_KEY}).get(_LIMITS_KEY, "{}")
+    )
+    wanted = {
+        resource_key(connection.name): connection.max_concurrent_loads
+        for connection in snapshot.connections.values()
+        if connection.max_concurrent_loads is not None
+    }
+    for pool in ours.keys() - wanted.keys():
+        storage.delete_concurrency_limit(pool)
+    present = {limit.name: limit for limit in storage.get_pool_limits()}
+    for pool, limit in wanted.items():
+        if pool not in present or present[pool].limit != limit or present[pool].from_default:
+            storage.set_concurrency_slots(pool, limit)
+    if ours != wanted:
+        instance.daemon_cursor_storage.set_cursor_values({_LIMITS_KEY: json.dumps(wanted)})
+
+
+def own_process_tag() -> Mapping[str, str]:
+    """The tag by which a later process knows whether this one still lives."""
+    return {PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}:{_start_time(os.getpid())}"}
+
+
+def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
+    """End runs whose process on this machine was killed, and give back what they held in pools.
+
+    Only runs that carry `own_process_tag` are judged: those that a code server started are its monitor's to end.
+
+    Returns:
+        Ids of the runs that were ended.
+    """
+    ended = []
+    for run in instance.get_runs(filters=dg.RunsFilter(statuses=_UNFINISHED)):
+        host, _, process = run.tags.get(PROCESS_TAG, "").partition(":")
+        pid, _, start = process.partition(":")
+        if host != socket.gethostname() or not pid.isdigit() or _lives(int(pid), start):
+            continue
+        instance.report_run_failed(run, f"the process {pid} that ran this run is gone")
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+        ended.append(run.run_id)
+    return ended
+
+
+def _lives(pid: int, start: str) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    # A process id is used again one day; the start time is not.
+    return _start_time(pid) == start
+
+
+def _start_time(pid: int) -> str:
+    """When a process started, in the kernel's own count; empty where the system does not tell."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    # The command stands in brackets and may hold anything; the fields after it are numbers.
+    return stat.rpartition(")")[2].split()[19]
+
+
+def _from_config(home: Path) -> dg.DagsterInstance:
+    try:
+        return dg.DagsterInstance.from_config(str(home))
+    except dg.DagsterError as exc:
+        raise ConfigurationError(f"{home / CONFIG_FILE} does not fit Dagster: {exc}") from exc
+
+
+def _create_storage(instance: dg.DagsterInstance) -> None:
+    """Touch each store once: they are created when they are first read."""
+    instance.get_runs_count()
+    instance.all_instigator_state()
+    instance.fetch_materializations(dg.AssetKey("none"), limit=1)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,318 @@
+"""One revision of the catalog as a Dagster repository that builds only what it is asked for.
+
+A process that runs a job asks for that job, and pays for that job's records alone; a code server asks for
+everything. A record that cannot be built is logged and left out; the others are there.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import dagster as dg
+
+from synqx_dagster import model
+from synqx_dagster.catalog.snapshot import CatalogSnapshot
+from synqx_dagster.defs.assets import build_asset
+from synqx_dagster.defs.jobs import ASSET_JOB, JobBuilder, JobPlan, build_executor, plan_pipeline, plan_schedule
+from synqx_dagster.defs.schedules import build_schedule
+from synqx_dagster.defs.sensors import build_catalog_sensor
+from synqx_dagster.defs.translator import Translator
+from synqx_dagster.errors import NotFoundError, SynqxError
+from synqx_dagster.model.pipeline import find_cycle
+
+if TYPE_CHECKING:
+    from synqx_dagster.catalog.store import Catalog
+    from synqx_dagster.settings import Settings
+
+logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+#: What a record that does not fit may raise while it is built; anything else is a bug and should be seen.
+_BUILD_ERRORS = (SynqxError, dg.DagsterError)
+
+
+@dataclass
+class _Built:
+    """Everything a code server shows."""
+
+    jobs: dict[str, dg.JobDefinition] = field(default_factory=dict)
+    schedules: list[dg.ScheduleDefinition] = field(default_factory=list)
+    assets: dict[dg.AssetKey, dg.AssetsDefinition] = field(default_factory=dict)
+    resources: dict[str, dg.ResourceDefinition] = field(default_factory=dict)
+
+
+class CatalogRepositoryData(dg.RepositoryData):
+    """The definitions of one revision; thread-safe.
+
+    Args:
+        revision: The revision; None when there is no catalog, and so nothing to define.
+    """
+
+    def __init__(self, settings: Settings, revision: int | None, get_catalog: Callable[[], Catalog]) -> None:
+        self.revision = revision
+        self._settings = settings
+        self._get_catalog = get_catalog
+        self._lock = threading.RLock()
+        self._built: _Built | None = None
+        self._jobs: dict[str, dg.JobDefinition] = {}
+        self._problems: dict[str, str] = {}
+
+    # --- what Dagster asks for --------------------------------------------------------------------------------
+
+    def get_job_names(self) -> Sequence[str]:
+        """Names of all jobs; builds none of them."""
+        if self._built is not None:
+            return list(self._built.jobs)
+        return [*self._plans, *([ASSET_JOB] if self._snapshot.mappings else [])]
+
+    def has_job(self, job_name: str) -> bool:
+        """Whether there is a job of this name; builds none."""
+        return job_name in self.get_job_names()
+
+    def get_job(self, job_name: str) -> dg.JobDefinition:
+        """One job; only this one is built, unless it is the job over all assets."""
+        with self._lock:
+            if self._built is not None or job_name == ASSET_JOB:
+                return self._get_from(self._everything.jobs, job_name)
+            if job_name not in self._jobs:
+                snapshot = self._snapshot_for_job(job_name)
+                plan = self._get_from(self._plans_of(snapshot), job_name)
+                self._jobs[job_name] = self._builder(snapshot).build(plan)
+            return self._jobs[job_name]
+
+    def get_ad_hoc_job(self, keys: Iterable[dg.AssetKey], checks: Iterable[dg.AssetCheckKey] = ()) -> dg.JobDefinition:
+        """A job that can materialize these assets; over these alone while not everything is built."""
+        with self._lock:
+            if self._built is not None:
+                return self.get_job(ASSET_JOB)
+            wanted = {*keys, *(check.asset_key for check in checks)}
+            names = tuple(self._mapping_by_key[key] for key in wanted if key in self._mapping_by_key)
+            return self._builder(self._snapshot).build_ad_hoc(names)
+
+    def get_all_jobs(self) -> Sequence[dg.JobDefinition]:
+        """Every job."""
+        return list(self._everything.jobs.values())
+
+    def get_all_schedules(self) -> Sequence[dg.ScheduleDefinition]:
+        """Every schedule."""
+        return self._everything.schedules
+
+    def get_all_sensors(self) -> Sequence[dg.SensorDefinition]:
+        """The sensor that follows the catalog."""
+        return [self._sensor]
+
+    def get_top_level_resources(self) -> Mapping[str, dg.ResourceDefinition]:
+        """The connections."""
+        return self._everything.resources
+
+    def get_env_vars_by_top_level_resource(self) -> Mapping[str, AbstractSet[str]]:
+        """Nothing: which variables hold secrets is not Dagster's to know."""
+        return {}
+
+    def get_assets_defs_by_key(self) -> Mapping[dg.AssetKey, dg.AssetsDefinition]:
+        """Mappings and the tables that they read."""
+        return self._everything.assets
+
+    # --- one job ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _snapshot(self) -> CatalogSnapshot:
+        if self.revision is None:
+            return CatalogSnapshot(0)
+        return self._get_catalog().snapshot(self.revision)
+
+    def _snapshot_for_job(self, job_name: str) -> CatalogSnapshot:
+        """Records enough for one job: a job mostly has its record's own name."""
+        if self.revision is None or "_snapshot" in self.__dict__:
+            return self._snapshot
+        catalog = self._get_catalog()
+        for kind in ("pipelines", "schedules"):
+            try:
+                return catalog.snapshot_for(self.revision, **{kind: [job_name]})
+            except NotFoundError:
+                continue
+        return self._snapshot
+
+    @cached_property
+    def _plans(self) -> dict[str, JobPlan]:
+        return self._plans_of(self._snapshot)
+
+    def _plans_of(self, snapshot: CatalogSnapshot) -> dict[str, JobPlan]:
+        """Jobs by name; pipelines come first, and a schedule that has a pipeline's name runs the same or is refused."""
+        plans = {plan.name: plan for plan in map(plan_pipeline, snapshot.pipelines.values())}
+        for schedule in snapshot.schedules.values():
+            with self._kept_apart(f"schedule {schedule.name}"):
+                plan = plan_schedule(schedule, snapshot)
+                taken = plans.setdefault(plan.name, plan)
+                if (taken.mappings, taken.edges) != (plan.mappings, plan.edges):
+                    raise dg.DagsterInvalidDefinitionError(f"another job has the name {plan.name}")
+        return plans
+
+    @cached_property
+    def _mapping_by_key(self) -> dict[dg.AssetKey, str]:
+        translator = Translator(self._snapshot)
+        names: dict[dg.AssetKey, str] = {}
+        for name, mapping in self._snapshot.mappings.items():
+            with self._kept_apart(f"mapping {name}"):
+                names.setdefault(translator.target_key(mapping), name)
+        return names
+
+    def _builder(self, snapshot: CatalogSnapshot) -> JobBuilder:
+        return JobBuilder(Translator(snapshot), self._get_catalog, build_executor(self._settings.executor))
+
+    def _get_from(self, found: Mapping[str, _T], name: str) -> _T:
+        if name not in found:
+            reason = self._problems.get(f"job {name}")
+            raise dg.DagsterInvariantViolationError(
+                f"revision {self.revision} of the catalog has no job {name}" + (f": {reason}" if reason else "")
+            )
+        return found[name]
+
+    # --- everything -------------------------------------------------------------------------------------------
+
+    @property
+    def _everything(self) -> _Built:
+        with self._lock:
+            if self._built is None:
+                with _without_collector():
+                    self._built = self._build()
+            return self._built
+
+    def _build(self) -> _Built:
+        builder = self._builder(self._snapshot)
+        translator = builder.translator
+        built = _Built(resources=builder.resources())
+        mappings = self._usable_mappings(translator)
+        for mapping in mappings:
+            with self._kept_apart(f"mapping {mapping.name}"):
+                asset = build_asset(translator, mapping, self._get_catalog)
+                built.assets[asset.key] = asset
+        specs = [spec for asset in built.assets.values() for spec in asset.specs]
+        if specs:
+            definitions = dg.Definitions(
+                assets=[*built.assets.values(), *translator.external_specs(specs)],
+                resources=built.resources,
+                executor=builder.executor,
+            )
+            repository = definitions.get_repository_def()
+            built.jobs[ASSET_JOB] = repository.get_job(ASSET_JOB)
+            built.assets = dict(repository.assets_defs_by_key)
+        for plan in self._plans.values():
+            with self._kept_apart(f"job {plan.name}"):
+                built.jobs[plan.name] = self._jobs.get(plan.name) or builder.build(plan)
+        for schedule in self._snapshot.schedules.values():
+            with self._kept_apart(f"schedule {schedule.name}"):
+                plan = plan_schedule(schedule, self._snapshot)
+                if plan.name in built.jobs:
+                    built.schedules.append(build_schedule(schedule, plan, self._snapshot, self._get_catalog))
+        return built
+
+    def _usable_mappings(self, translator: Translator) -> list[model.Mapping]:
+        """Mappings without those that would take the others down: second ones of a table, and cycles."""
+        upstream: dict[dg.AssetKey, list[dg.AssetKey]] = {}
+        by_key: dict[dg.AssetKey, model.Mapping] = {}
+        for mapping in self._snapshot.mappings.values():
+            with self._kept_apart(f"mapping {mapping.name}"):
+                key = translator.target_key(mapping)
+                if key in by_key:
+                    raise dg.DagsterInvalidDefinitionError(
+                        f"{key.to_user_string()} is loaded by {by_key[key].name} already"
+                    )
+                source = self._snapshot.get_connection(mapping.source_connection)
+                upstream[key] = [
+                    up for up in translator.upstream_keys(source, translator.lineage(mapping)) if up != key
+                ]
+                by_key[key] = mapping
+        while cycle := find_cycle({_text(key): [_text(up) for up in ups] for key, ups in upstream.items()}):
+            broken = next(key for key in upstream if _text(key) in cycle)
+            path = " -> ".join(reversed(cycle))
+            self._report(f"mapping {by_key[broken].name}", f"its tables form a cycle: {path}")
+            del upstream[broken], by_key[broken]
+        return list(by_key.values())
+
+    @cached_property
+    def _sensor(self) -> dg.SensorDefinition:
+        built = self._everything
+        del built  # what it could not build is in the problems now
+        problems = [f"{what} could not be loaded: {why}" for what, why in self._problems.items()]
+        return build_catalog_sensor(self.revision, problems, self._get_catalog)
+
+    # --- records that do not fit --------------------------------------------------------------------------------
+
+    @contextmanager
+    def _kept_apart(self, what: str) -> Iterator[None]:
+        """Keep a record that cannot be built from taking the others down."""
+        try:
+            yield
+        except _BUILD_ERRORS as exc:
+            self._report(what, str(exc))
+
+    def _report(self, what: str, why: str) -> None:
+        if what not in self._problems:
+            logger.error("%s of revision %s could not be loaded: %s", what, self.revision, why)
+        self._problems[what] = why
+
+
+class CatalogRepository(dg.RepositoryDefinition):
+    """A repository over `CatalogRepositoryData` that also builds an ad-hoc run's job from its own assets alone."""
+
+    def __init__(self, name: str, *, repository_data: CatalogRepositoryData, **rest: Any) -> None:
+        super().__init__(name, repository_data=repository_data, **rest)
+        self.data = repository_data
+
+    def get_maybe_subset_job_def(
+        self,
+        job_name: str,
+        op_selection: Iterable[str] | None = None,
+        asset_selection: AbstractSet[dg.AssetKey] | None = None,
+        asset_check_selection: AbstractSet[dg.AssetCheckKey] | None = None,
+    ) -> dg.JobDefinition:
+        """The job a run executes, restricted to its selection."""
+        if job_name != ASSET_JOB or not (asset_selection or asset_check_selection):
+            job = self.get_job(job_name)
+        else:
+            job = self.data.get_ad_hoc_job(asset_selection or (), asset_check_selection or ())
+        return job.get_subset(
+            op_selection=op_selection,
+            asset_selection=asset_selection,
+            asset_check_selection=asset_check_selection,
+        )
+
+    def replace_repository_load_data(
+        self, reconstruction_metadata: Mapping[str, str], defs_state_info: Any
+    ) -> CatalogRepository:
+        """The same repository with what a run's process needs to find this revision again."""
+        replaced = super().replace_repository_load_data(reconstruction_metadata, defs_state_info)
+        if replaced is self:
+            return self
+        return CatalogRepository(
+            self.name,
+            repository_data=self.data,
+            description=self.description,
+            metadata=self.metadata,
+            repository_load_data=replaced.repository_load_data,
+        )
+
+
+def _text(key: dg.AssetKey) -> str:
+    return key.to_user_string()
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Building a thousand assets allocates millions of objects that all stay; collecting between them finds nothing."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

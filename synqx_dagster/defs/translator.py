@@ -1,0 +1,214 @@
+"""What a mapping looks like as a Dagster asset: its key, metadata and lineage, all read off one snapshot."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+from urllib.parse import quote
+
+import dagster as dg
+
+from synqx_dagster import model
+from synqx_dagster.catalog.snapshot import CatalogSnapshot
+from synqx_dagster.connectors.registry import connector_class, dialect_of
+from synqx_dagster.defs.names import METADATA_PREFIX, dagster_kind, dagster_owner, is_dagster_tag
+from synqx_dagster.mapping.lineage import Lineage, trace_lineage
+from synqx_dagster.model import Column, Connection, Schema, TableName, dagster_name
+
+logger = logging.getLogger(__name__)
+
+
+class Translator:
+    """Translates the mappings of one snapshot."""
+
+    def __init__(self, snapshot: CatalogSnapshot) -> None:
+        self.snapshot = snapshot
+        self._default_schemas: dict[str, str | None] = {}
+        self._lineages: dict[str, Lineage] = {}
+        self._declared: dict[str, dg.TableSchema] = {}
+
+    # --- keys -----------------------------------------------------------------------------------------------
+
+    def asset_key(self, connection: Connection, table: TableName) -> dg.AssetKey:
+        """Connection, schema, table; without the schema where the database has none.
+
+        Raises:
+            ConfigurationError, DriverMissingError: The kind of the connection is unknown here.
+        """
+        schema = table.schema or self._default_schema(connection.db_type)
+        return dg.AssetKey([connection.name, *([schema] if schema else []), table.name])
+
+    def target_key(self, mapping: model.Mapping) -> dg.AssetKey:
+        """The asset that a mapping loads."""
+        return self.asset_key(self.snapshot.get_connection(mapping.target_connection), mapping.target)
+
+    def _default_schema(self, db_type: str) -> str | None:
+        if db_type not in self._default_schemas:
+            self._default_schemas[db_type] = connector_class(db_type).capabilities.default_schema
+        return self._default_schemas[db_type]
+
+    # --- assets ---------------------------------------------------------------------------------------------
+
+    def lineage(self, mapping: model.Mapping) -> Lineage:
+        """Lineage as far as it is known without connecting."""
+        if mapping.name not in self._lineages:
+            source = self.snapshot.get_connection(mapping.source_connection)
+            self._lineages[mapping.name] = trace_lineage(
+                mapping, self.schema_of(mapping), None, dialect=dialect_of(source.db_type)
+            )
+        return self._lineages[mapping.name]
+
+    def schema_of(self, mapping: model.Mapping) -> Schema | None:
+        """The target schema of a mapping; None when it mirrors the source."""
+        return None if mapping.target_schema is None else self.snapshot.get_schema(mapping.target_schema)
+
+    def spec(self, mapping: model.Mapping) -> dg.AssetSpec:
+        """The asset of a mapping.
+
+        Raises:
+            ConfigurationError: A record that it refers to is missing.
+            DriverMissingError: The kind of a connection is unknown here.
+        """
+        source = self.snapshot.get_connection(mapping.source_connection)
+        target = self.snapshot.get_connection(mapping.target_connection)
+        key = self.asset_key(target, mapping.target)
+        schema = self.schema_of(mapping)
+        lineage = self.lineage(mapping)
+        return dg.AssetSpec(
+            key,
+            # A mapping that reads its own target depends on what it was, which Dagster has no edge for.
+            deps=[up for up in self.upstream_keys(source, lineage) if up != key],
+            description=mapping.description or (schema.description if schema else None),
+            group_name=dagster_name(mapping.group or mapping.target_connection),
+            owners=[dagster_owner(owner) for owner in mapping.owners],
+            tags={name: value for name, value in mapping.tags.items() if is_dagster_tag(name, value)},
+            kinds={"synqx", dagster_kind(target.db_type)},
+            metadata=self._spec_metadata(mapping, source, target, key, schema, lineage),
+            freshness_policy=(
+                dg.FreshnessPolicy.time_window(timedelta(seconds=mapping.freshness.maximum_age_seconds))
+                if mapping.freshness
+                else None
+            ),
+        )
+
+    def _spec_metadata(
+        self,
+        mapping: model.Mapping,
+        source: Connection,
+        target: Connection,
+        key: dg.AssetKey,
+        schema: Schema | None,
+        lineage: Lineage,
+    ) -> dict[str, Any]:
+        metadata: dict[str, Any] = {
+            "dagster/table_name": qualified_name(target, key),
+            "dagster/uri": connection_uri(target, key.path[1:]),
+            f"{METADATA_PREFIX}mapping": mapping.name,
+            f"{METADATA_PREFIX}source": f"{source.name}: {mapping.source_table or 'query'}",
+            f"{METADATA_PREFIX}mode": mapping.mode,
+            f"{METADATA_PREFIX}on_bad_row": mapping.on_bad_row,
+            f"{METADATA_PREFIX}revision": self.snapshot.revision,
+        }
+        refused = {name: value for name, value in mapping.tags.items() if not is_dagster_tag(name, value)}
+        if refused:
+            metadata[f"{METADATA_PREFIX}tags"] = refused
+        if mapping.source_query is not None:
+            metadata[f"{METADATA_PREFIX}query"] = dg.MetadataValue.md(f"```sql\n{mapping.source_query}\n```")
+        if schema is not None:
+            if schema.name not in self._declared:
+                self._declared[schema.name] = declared_columns(schema)
+            metadata["dagster/column_schema"] = self._declared[schema.name]
+        columns = self.column_lineage(source, lineage)
+        if columns is not None:
+            metadata["dagster/column_lineage"] = columns
+        return metadata
+
+    def upstream_keys(self, source: Connection, lineage: Lineage) -> list[dg.AssetKey]:
+        """The source tables as assets, each once, in the lineage's order."""
+        return list(dict.fromkeys(self.asset_key(source, table) for table in lineage.tables))
+
+    def column_lineage(self, source: Connection, lineage: Lineage) -> dg.TableColumnLineage | None:
+        """Column lineage as Dagster takes it; None when no column can be traced to a table."""
+        deps = {
+            field: [
+                dg.TableColumnDep(asset_key=self.asset_key(source, table), column_name=column)
+                for table, column in origins
+                if table is not None
+            ]
+            for field, origins in lineage.columns.items()
+        }
+        return dg.TableColumnLineage(deps_by_column=deps) if any(deps.values()) else None
+
+    def external_specs(self, specs: Iterable[dg.AssetSpec]) -> list[dg.AssetSpec]:
+        """The tables that these assets read and none of them loads, one group for each connection."""
+        specs = list(specs)
+        loaded = {spec.key for spec in specs}
+        external: dict[dg.AssetKey, dg.AssetSpec] = {}
+        for key in (dep.asset_key for spec in specs for dep in spec.deps):
+            if key in loaded or key in external:
+                continue
+            connection = self.snapshot.get_connection(key.path[0])
+            external[key] = dg.AssetSpec(
+                key,
+                group_name=dagster_name(connection.name),
+                kinds={dagster_kind(connection.db_type)},
+                description=f"A table of the connection {connection.name}",
+                metadata={
+                    "dagster/table_name": qualified_name(connection, key),
+                    "dagster/uri": connection_uri(connection, key.path[1:]),
+                },
+            )
+        return list(external.values())
+
+
+def qualified_name(connection: Connection, key: dg.AssetKey) -> str:
+    """``database.schema.table`` as far as the connection has them; a file is not part of it."""
+    is_server = connection.host is not None and connection.database is not None
+    return ".".join([*([str(connection.database)] if is_server else []), *key.path[1:]])
+
+
+def connection_uri(connection: Connection, path: Sequence[str]) -> str:
+    """Where a table lies: scheme, host, port, database and path; never a user, a password or an option."""
+    parts = [quote(part, safe="") for part in path]
+    if connection.host is None:
+        database = quote(connection.database or "", safe="/:")
+        return f"{connection.db_type}:{database}#{'/'.join(parts)}"
+    host = f"[{connection.host}]" if ":" in connection.host else quote(connection.host, safe="/.-_")
+    port = f":{connection.port}" if connection.port is not None else ""
+    if connection.database:
+        parts.insert(0, quote(connection.database, safe=""))
+    return f"{connection.db_type}://{host}{port}/{'/'.join(parts)}"
+
+
+def declared_columns(schema: Schema) -> dg.TableSchema:
+    """A target schema as Dagster shows it."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                name=column.name,
+                type=str(column.data_type),
+                description=column.description,
+                constraints=dg.TableColumnConstraints(
+                    nullable=schema.is_nullable(column), unique=schema.primary_key == (column.name,)
+                ),
+            )
+            for column in schema.columns
+        ]
+    )
+
+
+def loaded_columns(columns: Sequence[Column]) -> dg.TableSchema:
+    """The target's columns after a load, in the database's own spelling where it is known."""
+    keyed = [column for column in columns if column.key_position is not None]
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                name=column.name,
+                type=column.native_type or str(column.data_type),
+                constraints=dg.TableColumnConstraints(nullable=column.nullable, unique=keyed == [column]),
+            )
+            for column in columns
+        ]
+    )
