@@ -1,0 +1,314 @@
+"""`synqx connections`: what is declared, whether it can be reached, and what is there."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from synqx_dagster.cli.figures import format_age, format_count, format_seconds, plural
+from synqx_dagster.cli.options import SynqxSubgroup, json_option, pass_output
+from synqx_dagster.cli.output import Output, printable
+from synqx_dagster.cli.session import open_catalog
+from synqx_dagster.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from synqx_dagster.catalog.store import Catalog
+    from synqx_dagster.connectors.protocol import ConnectionReport, Connector, TableDescription
+    from synqx_dagster.model.connection import Connection
+
+
+@click.group(cls=SynqxSubgroup)
+def connections() -> None:
+    """List, test and discover connections."""
+
+
+def make_connector_of(catalog: Catalog, connection: Connection) -> Connector:
+    """A connector with its secrets resolved; nothing is opened yet.
+
+    Raises:
+        SealedError: A secret lies in the vault, which is sealed.
+        ConfigurationError: A secret's environment variable or file is missing.
+    """
+    from synqx_dagster.connectors.registry import make_connector
+
+    return make_connector(connection, catalog.resolve_secret)
+
+
+def describe_address(connection: Connection) -> str:
+    """Where a connection leads, without credentials: ``shop.example:5432/shop``, or a path."""
+    host = connection.host or ""
+    if connection.port is not None:
+        host += f":{connection.port}"
+    address = "/".join(part for part in (host, connection.database) if part)
+    return printable(address) or "-"
+
+
+# --- list ------------------------------------------------------------------------------------------------------
+
+
+@connections.command("list")
+@json_option
+@pass_output
+def list_connections(output: Output) -> None:
+    """List the connections and how their last test went."""
+    catalog = open_catalog()
+    records = list(catalog.snapshot().connections.values())
+    tests = {record.name: catalog.find_test(record.name) for record in records}
+    document = [
+        {
+            "name": record.name,
+            "db_type": record.db_type,
+            "host": record.host,
+            "port": record.port,
+            "database": record.database,
+            "username": record.username,
+            "last_tested_at": test.last_tested_at if (test := tests[record.name]) else None,
+            "last_test_status": test.last_test_status if test else None,
+        }
+        for record in records
+    ]
+
+    def draw() -> None:
+        if not records:
+            output.print("No connections yet: declare one in YAML (`kind: connection`), then run `synqx apply`.")
+            return
+        output.table(
+            ["name", "type", "address", "user", "last test"],
+            [
+                [
+                    printable(record.name),
+                    record.db_type,
+                    describe_address(record),
+                    printable(record.username or "-"),
+                    _describe_last_test(tests[record.name]),
+                ]
+                for record in records
+            ],
+        )
+
+    output.result(document, draw)
+
+
+def _describe_last_test(test: Any) -> str:
+    if test is None or test.last_tested_at is None:
+        return "never"
+    return f"{test.last_test_status}, {format_age(test.last_tested_at)}"
+
+
+# --- test ------------------------------------------------------------------------------------------------------
+
+
+@connections.command("test")
+@click.argument("names", nargs=-1)
+@click.option("--all", "all_of_them", is_flag=True, help="Test every connection.")
+@json_option
+@pass_output
+def test_connections(output: Output, names: tuple[str, ...], all_of_them: bool) -> None:
+    """Connect within five seconds and say what was found, or why it failed.
+
+    Shows the server's version, the latency, whether the user may read and write, and whether TLS is on. The outcome
+    is kept for `synqx connections list`. Exits 1 when a connection fails.
+    """
+    catalog = open_catalog()
+    snapshot = catalog.snapshot()
+    if all_of_them:
+        records = list(snapshot.connections.values())
+    elif names:
+        records = [snapshot.get_connection(name) for name in dict.fromkeys(names)]
+    else:
+        raise click.UsageError("name a connection, or give --all")
+    outcomes: list[tuple[Connection, dict[str, Any]]] = []
+    for record in records:
+        if not output.as_json:
+            output.note(f"testing {printable(record.name)} ...") if len(records) > 1 else None
+        outcome = _test(catalog, record)
+        catalog.save_test(record.name, outcome)
+        outcomes.append((record, outcome))
+    document: Any = [{"name": record.name, **outcome} for record, outcome in outcomes]
+
+    def draw() -> None:
+        if not outcomes:
+            output.print("No connections yet: declare one in YAML (`kind: connection`), then run `synqx apply`.")
+        for record, outcome in outcomes:
+            _draw_outcome(output, record, outcome)
+
+    output.result(document, draw)
+    if not all(outcome["ok"] for _, outcome in outcomes):
+        raise click.exceptions.Exit(1)
+
+
+def _test(catalog: Catalog, connection: Connection) -> dict[str, Any]:
+    """Test one connection; a missing secret fails that test, not those of the others. A sealed vault ends all."""
+    from synqx_dagster.connectors.protocol import ConnectionReport
+
+    report: ConnectionReport
+    try:
+        connector = make_connector_of(catalog, connection)
+    except ConfigurationError as exc:
+        report = ConnectionReport(ok=False, message=exc.message, reason="configuration", hint=exc.hint)
+    else:
+        try:
+            report = connector.test()
+        finally:
+            connector.close()
+    return dataclasses.asdict(report)
+
+
+def _draw_outcome(output: Output, connection: Connection, outcome: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    ok = outcome["ok"]
+    heading = Text()
+    heading.append(printable(connection.name), style="bold")
+    heading.append(f"  {connection.db_type}  {describe_address(connection)}  ", style="dim")
+    heading.append("ok" if ok else "failed", style="green" if ok else "bold red")
+    output.print(heading)
+    facts: list[tuple[str, str]] = []
+    if ok:
+        facts = [
+            ("server", printable(outcome["server_version"] or "-")),
+            ("latency", format_seconds(outcome["latency_seconds"])),
+            ("read", _yes_or_no(outcome["can_read"])),
+            ("write", _yes_or_no(outcome["can_write"])),
+            ("TLS", outcome["tls"] or "-"),
+        ]
+    else:
+        facts = [("reason", f"{outcome['reason'] or 'unknown'}: {printable(outcome['message'])}")]
+        if outcome["hint"]:
+            facts.append(("do", printable(outcome["hint"])))
+    output.facts(facts, indent=2)
+
+
+def _yes_or_no(value: bool | None) -> str:
+    return "not known" if value is None else "yes" if value else "no"
+
+
+# --- discover --------------------------------------------------------------------------------------------------
+
+
+@connections.command("discover")
+@click.argument("name")
+@click.argument("tables", nargs=-1, metavar="[TABLE]...")
+@click.option("--schema", metavar="SCHEMA", help="Only this schema.")
+@click.option("--columns", is_flag=True, help="Show the columns of every table.")
+@json_option
+@pass_output
+def discover_connection(output: Output, name: str, tables: tuple[str, ...], schema: str | None, columns: bool) -> None:
+    """Show the tables and views at a connection.
+
+    With TABLE (`orders` or `public.orders`), its columns, types and key.
+    """
+    catalog = open_catalog()
+    connector = make_connector_of(catalog, catalog.snapshot_for(connections=[name]).get_connection(name))
+    try:
+        found = connector.discover(schema)
+    finally:
+        connector.close()
+    if tables:
+        found = _select_tables(found, tables, name)
+    document = [_table_document(description) for description in found]
+
+    def draw() -> None:
+        if not found:
+            place = f" in schema {printable(schema)}" if schema else ""
+            output.print(f"No tables or views at {printable(name)}{place} that this user can see.")
+        elif columns or tables:
+            for description in found:
+                _draw_columns(output, description)
+        else:
+            _draw_tables(output, found)
+
+    output.result(document, draw)
+
+
+def _select_tables(
+    found: Sequence[TableDescription], wanted: Sequence[str], connection_name: str
+) -> list[TableDescription]:
+    import difflib
+
+    from synqx_dagster.errors import NotFoundError
+    from synqx_dagster.model.table import TableName
+
+    selected: list[TableDescription] = []
+    for text in dict.fromkeys(wanted):
+        try:
+            table = TableName.parse(text)
+        except ValueError as exc:
+            raise ConfigurationError(str(exc)) from exc
+        matches = [
+            description
+            for description in found
+            if description.table.name == table.name and table.schema in (None, description.table.schema)
+        ]
+        if not matches:
+            names = [description.table.name for description in found]
+            near = difflib.get_close_matches(table.name, names, n=1)
+            raise NotFoundError(
+                f"there is no table {text!r} at {connection_name!r}",
+                hint=f"did you mean {near[0]!r}?" if near else None,
+            )
+        selected.extend(matches)
+    return selected
+
+
+def _draw_tables(output: Output, found: Sequence[TableDescription]) -> None:
+    output.table(
+        ["table", "kind", "columns", "rows (about)"],
+        [
+            [
+                printable(str(description.table)),
+                "view" if description.is_view else "table",
+                format_count(len(description.columns)),
+                format_count(description.estimated_rows),
+            ]
+            for description in found
+        ],
+        right=["columns", "rows (about)"],
+        fold=["table"],
+    )
+    output.print()
+    output.print(f"{plural(len(found), 'table')} and views. Columns: add a table's name, or --columns.", style="dim")
+
+
+def _draw_columns(output: Output, description: TableDescription) -> None:
+    kind = "view" if description.is_view else "table"
+    output.table(
+        ["column", "type", "database type", "nullable", "key"],
+        [
+            [
+                printable(column.name),
+                str(column.data_type),
+                printable(column.native_type or "-"),
+                "yes" if column.nullable else "no",
+                str(column.key_position or ""),
+            ]
+            for column in description.columns
+        ],
+        right=["key"],
+        title=f"{kind} {printable(str(description.table))}",
+    )
+    output.print()
+
+
+def _table_document(description: TableDescription) -> dict[str, Any]:
+    return {
+        "table": str(description.table),
+        "schema": description.table.schema,
+        "name": description.table.name,
+        "is_view": description.is_view,
+        "estimated_rows": description.estimated_rows,
+        "columns": [
+            {
+                "name": column.name,
+                "data_type": str(column.data_type),
+                "native_type": column.native_type,
+                "nullable": column.nullable,
+                "key_position": column.key_position,
+                "generated": column.generated,
+            }
+            for column in description.columns
+        ],
+    }

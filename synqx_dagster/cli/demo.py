@@ -1,0 +1,3 @@
+"""`synqx demo`: the example project on a PostgreSQL of its own."""
+
+from __future__ import annotations

@@ -1,0 +1,86 @@
+"""`synqx run`: loads through Dagster, in this process, with progress and a table at the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from synqx_dagster.cli.figures import format_bytes, format_count, format_rate, format_seconds
+from synqx_dagster.cli.options import SynqxCommand, json_option, pass_output
+from synqx_dagster.cli.output import Output, printable
+from synqx_dagster.cli.progress import make_progress_display
+from synqx_dagster.cli.session import open_catalog
+
+
+@click.command(cls=SynqxCommand)
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@json_option
+@pass_output
+def run(output: Output, names: tuple[str, ...]) -> None:
+    """Run mappings, pipelines or schedules through Dagster, here and now.
+
+    All NAMEs become one Dagster run, which the web UI and `synqx runs` show. Where a mapping, a pipeline and a
+    schedule share a name, write `mapping:NAME`, `pipeline:NAME` or `schedule:NAME`. Exits 1 when the run fails.
+    """
+    catalog = open_catalog()
+    with make_progress_display(output) as progress:
+        from synqx_dagster.defs.execution import run_targets
+
+        report = run_targets(catalog, list(names), progress=progress)
+    document = report.to_dict()
+    output.result(document, lambda: draw_run(output, document))
+    if document["status"] != "SUCCESS":
+        raise click.exceptions.Exit(1)
+
+
+def draw_run(output: Output, document: dict[str, Any]) -> None:
+    """Draw a run's assets as a table, and below it what went wrong."""
+    from rich.text import Text
+
+    assets = document["assets"]
+    narrow = output.console().width < 110
+    headings = ["asset", "lane", "rows in", "rows out", "quarantined", "bytes", "time", "rows/s", "checks"]
+    if narrow:
+        headings[4] = "bad"
+    rows = [
+        [
+            printable(asset["name"] if narrow else asset["asset_key"]),
+            asset["lane"],
+            format_count(asset["rows_in"]),
+            format_count(asset["rows_out"]),
+            _count_cell(asset["rows_quarantined"]),
+            format_bytes(asset["bytes"]),
+            format_seconds(asset["seconds"]),
+            format_rate(asset["rows_out"], asset["seconds"]),
+            _checks_cell(asset),
+        ]
+        for asset in assets
+    ]
+    if assets:
+        output.table(headings, rows, right=headings[2:8], fold=["asset"])
+        output.print()
+    for failure in document["failures"]:
+        output.note(f"{printable(failure['name'])}: {printable(failure['message'], keep_lines=True)}", style="red")
+    ok = document["status"] == "SUCCESS"
+    line = Text("Done" if ok else "Failed", style="green" if ok else "bold red")
+    line.append(f": run {document['run_id']}, revision {document['revision']}.", style="default")
+    if not ok:
+        line.append(f" `synqx logs {document['run_id'][:8]}` shows what happened.")
+    output.print(line)
+
+
+def _count_cell(count: int | None) -> Any:
+    from rich.text import Text
+
+    return Text(format_count(count), style="yellow" if count else "")
+
+
+def _checks_cell(asset: dict[str, Any]) -> Any:
+    from rich.text import Text
+
+    checks: dict[str, bool] = asset["checks"]
+    failed = [name for name, passed in checks.items() if not passed]
+    if failed:
+        return Text(f"failed: {', '.join(failed)}", style="red")
+    return Text(f"{len(checks)} ok", style="green") if checks else Text("-")
