@@ -84,25 +84,32 @@ def read_private_file(path: Path, *, what: str, directory: int | None = None) ->
                 f"The {what} {path} is a symbolic link", hint="give the path of the file itself"
             ) from exc
         raise ConfigurationError(f"The {what} {path} cannot be read: {exc.strerror}") from exc
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ConfigurationError(f"The {what} {path} is not a regular file")
-        if status.st_uid != os.geteuid():
-            raise ConfigurationError(
-                f"The {what} {path} belongs to user {status.st_uid}, not to the user of this process",
-                hint=f"chown it to user {os.geteuid()}",
-            )
-        mode = stat.S_IMODE(status.st_mode)
-        if mode not in _ALLOWED_MODES:
-            raise ConfigurationError(
-                f"The {what} {path} has mode {mode:04o}; others must not be able to read it",
-                hint=f"chmod 600 {path}",
-            )
-        content = file.read(_MAX_BYTES + 1)
+    try:
+        _judge(os.fstat(descriptor), path, what)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            content = file.read(_MAX_BYTES + 1)
+    except OSError as exc:
+        raise ConfigurationError(f"The {what} {path} cannot be read: {exc.strerror}") from exc
+    finally:
+        os.close(descriptor)
     if len(content) > _MAX_BYTES:
         raise ConfigurationError(f"The {what} {path} is longer than {_MAX_BYTES} bytes")
     return content
+
+
+def _judge(status: os.stat_result, path: Path, what: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigurationError(f"The {what} {path} is not a regular file")
+    if status.st_uid != os.geteuid():
+        raise ConfigurationError(
+            f"The {what} {path} belongs to user {status.st_uid}, not to the user of this process",
+            hint=f"chown it to user {os.geteuid()}",
+        )
+    mode = stat.S_IMODE(status.st_mode)
+    if mode not in _ALLOWED_MODES:
+        raise ConfigurationError(
+            f"The {what} {path} has mode {mode:04o}; only 0600 and 0400 keep others out", hint=f"chmod 600 {path}"
+        )
 
 
 def _sync_directory(path: Path) -> None:

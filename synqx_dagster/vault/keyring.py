@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from datetime import datetime
+from typing import NoReturn
 
 from synqx_dagster.errors import IntegrityError, SealedError
 from synqx_dagster.vault.envelope import Purpose, join_parts, open_bytes, seal_bytes
@@ -24,6 +25,9 @@ class Keyring:
         self._vault_id = vault_id
         self._seal_epoch = seal_epoch
         self._data_keys: dict[bytes, bytes] = {}
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("the keys of a vault do not leave their process")
 
     @property
     def root_key(self) -> bytes:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
 from pydantic import SecretStr
 
@@ -65,6 +66,10 @@ class Vault:
         # One at a time: each try takes the memory that its keyslot asks for.
         self._unseal_lock = threading.RLock()
         self._opener = Opener(storage, policy=self._policy, now=self._now)
+
+    def __reduce__(self) -> NoReturn:
+        # A pickled vault would carry its keys into another process, or into a file.
+        raise TypeError("a vault does not leave its process; open the catalog there")
 
     # --- looking ---------------------------------------------------------------------------------------
 
