@@ -14,10 +14,10 @@ help: ## Say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
 
 demo: $(VENV)/.demo ## Fill a shop database, load the warehouse through Dagster, show the result
-	@$(BIN)/python -m synqx_dagster.demo run
+	@$(BIN)/synqx demo
 
 dev: $(VENV)/.demo ## The demo project with Dagster's web UI and daemon; Ctrl-C stops everything
-	@$(BIN)/python -m synqx_dagster.demo dev
+	@$(BIN)/synqx demo --dev
 
 test: $(VENV)/.dev ## Run the tests
 	@$(PYTEST) -m "not slow"
@@ -39,7 +39,7 @@ bench: $(VENV)/.bench ## Compare the engine with psql, in the same run
 	@$(BIN)/python -m benchmarks.lineitem
 
 clean: ## Remove the virtual environment, the demo and the caches
-	@if [ -x $(BIN)/python ]; then $(BIN)/python -m synqx_dagster.demo stop || true; fi
+	@if [ -x $(BIN)/python ]; then $(BIN)/synqx demo --stop || true; fi
 	rm -rf $(VENV) .synqx/demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # One environment, filled as far as the command needs it. Each stamp is newer than what it was made from, so the

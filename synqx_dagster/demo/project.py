@@ -1,0 +1,133 @@
+"""The example project in a demo home: its YAML files, its catalog and its vault, made or brought up to date."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING
+
+from synqx_dagster.demo.server import DemoServer
+from synqx_dagster.errors import ConfigurationError, InvalidInputError
+from synqx_dagster.settings import load_settings
+
+if TYPE_CHECKING:
+    from synqx_dagster.catalog.store import Catalog
+
+#: Where the demo lives, in the working directory.
+DEMO_HOME = Path(".synqx/demo")
+#: What the demo runs.
+MAIN_PIPELINE = "load_warehouse"
+
+
+@dataclass(frozen=True)
+class AppliedProject:
+    """The example project as the catalog has it now. ``changes`` counts records of the new revision, 0 without one."""
+
+    catalog: Catalog
+    directory: Path
+    revision: int
+    changes: int
+
+
+def demo_environment(home: Path) -> dict[str, str]:
+    """Environment variables with which every command and every process of Dagster works on the demo alone.
+
+    An empty variable counts as unset and wins over ``.env``, so that the user's own catalog is out of reach.
+    """
+    return {
+        "SYNQX_HOME": str(home),
+        "DAGSTER_HOME": str(home),
+        "SYNQX_CATALOG_URL": "",
+        "SYNQX_MASTER_PASSWORD": "",
+        "SYNQX_KEY_FILE": "",
+        "SYNQX_EXECUTOR": "",
+    }
+
+
+def enter_demo(home: Path) -> None:
+    """Make this process and its children work on the demo's home."""
+    os.environ.update(demo_environment(home))
+
+
+def project_files() -> dict[str, str]:
+    """The shipped YAML files by name; ``connections.yaml`` still has its placeholders."""
+    directory = files("synqx_dagster.demo") / "project"
+    return {
+        entry.name: entry.read_text(encoding="utf-8")
+        for entry in sorted(directory.iterdir(), key=lambda entry: entry.name)
+        if entry.name.endswith(".yaml")
+    }
+
+
+def write_project(server: DemoServer) -> Path:
+    """Write the project's YAML files into the home; a file that says something else is written again.
+
+    Returns:
+        Their directory. Only this user may read it: a password is among them, in the clear.
+    """
+    directory = server.home / "project"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    values = {
+        "home": str(server.home),
+        "secrets": str(server.password_file("x").parent),
+        "socket_directory": str(server.socket_directory),
+        "warehouse_password": server.password_file("warehouse_writer").read_text(encoding="utf-8").strip(),
+    }
+    # The placeholders stand in double quotes, where YAML reads what JSON writes.
+    quoted = {name: json.dumps(value, ensure_ascii=False)[1:-1] for name, value in values.items()}
+    for name, text in project_files().items():
+        path = directory / name
+        if name == "connections.yaml":
+            text = Template(text).substitute(quoted)
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+    return directory
+
+
+def apply_project(server: DemoServer) -> AppliedProject:
+    """Make the catalog, its vault and its key file unless they are there, and apply the project. Idempotent.
+
+    `enter_demo` must have been called.
+
+    Raises:
+        InvalidInputError: The project's files do not fit this version.
+        SealedError: Somebody sealed the demo's vault.
+    """
+    from synqx_dagster.catalog.apply import apply_changes, plan_changes
+    from synqx_dagster.catalog.check import check_definitions
+    from synqx_dagster.catalog.documents import read_documents
+    from synqx_dagster.catalog.store import Catalog
+
+    settings = load_settings()
+    if settings.home != server.home:
+        raise ConfigurationError(f"SYNQX_HOME is {settings.home}, not the demo's {server.home}")
+    directory = write_project(server)
+    catalog = Catalog.initialise(settings)
+    if not catalog.vault.is_initialised:
+        catalog.vault.initialise(key_file=_ensure_key_file(settings.generated_key_file))
+        # The settings were read when there was no key file yet.
+        catalog.settings = settings = load_settings()
+    catalog.vault.unseal_from_settings(settings)
+    definitions = read_documents([directory])
+    if problems := check_definitions(definitions, known=None):
+        raise InvalidInputError(problems)
+    plan = plan_changes(catalog, definitions, prune=True)
+    revision = plan.base_revision
+    if not plan.is_empty:
+        revision = apply_changes(catalog, plan, author="demo", reason="The example project")
+    return AppliedProject(catalog, directory, revision, len(plan.changes))
+
+
+def _ensure_key_file(path: Path) -> Path:
+    from synqx_dagster.vault import create_key_file
+
+    if not path.exists():
+        create_key_file(path)
+    return path
