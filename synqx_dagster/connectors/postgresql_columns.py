@@ -75,8 +75,7 @@ def describe_cursor(cursor: Any, description: Sequence[Any]) -> tuple[Column, ..
 
 def _type_modifier(item: Any) -> int:
     if item.type_code == NUMERIC_OID and item.precision is not None and 0 < item.precision <= 1000:
-        return ((item.precision << 16) | (item.scale & 0x7FF)) + 4
+        return int((item.precision << 16) | (item.scale & 0x7FF)) + 4
     if item.type_code in _LENGTH_OIDS and item.internal_size is not None and item.internal_size > 0:
-        length: int = item.internal_size
-        return length + 4
+        return int(item.internal_size) + 4
     return -1

@@ -167,9 +167,7 @@ def connect(config: ConnectionConfig) -> Any:
         with connection.cursor() as cursor:
             cursor.execute(settings_sql(config, local=False))
     except psycopg2.Error as error:
-        raise connection_failed(
-            config.name, str(error), database=config.database, username=config.username
-        ) from None
+        raise connection_failed(config.name, str(error), database=config.database, username=config.username) from None
     return connection
 
 
@@ -196,7 +194,7 @@ def make_pool(config: ConnectionConfig) -> Any:
     from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
     from sqlalchemy.pool import QueuePool
 
-    dialect: Any = PGDialect_psycopg2(dbapi=psycopg2)
+    make_dialect: Any = PGDialect_psycopg2
     return QueuePool(
         lambda: connect(config),
         pool_size=config.pool.size,
@@ -205,6 +203,6 @@ def make_pool(config: ConnectionConfig) -> Any:
         recycle=config.pool.recycle_seconds,
         # Without it the first statement after a server's restart fails; with it the pool replaces the connection.
         pre_ping=True,
-        dialect=dialect,
+        dialect=make_dialect(dbapi=psycopg2),
         reset_on_return=None,
     )

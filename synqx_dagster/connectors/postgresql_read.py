@@ -17,7 +17,7 @@ from synqx_dagster.connectors.postgresql_connect import connect_adbc, settings_s
 from synqx_dagster.connectors.postgresql_errors import wrap_errors
 from synqx_dagster.connectors.protocol import ConnectionConfig, Encoded, ReadLimits
 from synqx_dagster.connectors.query_guard import limit_batches
-from synqx_dagster.errors import DatabaseError
+from synqx_dagster.errors import DatabaseError, QueryRefusedError
 from synqx_dagster.model.table import Column, TableName
 from synqx_dagster.model.types import DataType
 
@@ -45,6 +45,9 @@ begin
 end
 $synqx$
 """
+
+#: Invalid cursor definition, read-only transaction, several commands in one prepared statement.
+_NOT_ONE_QUERY = ("42P11", "25006", "42601")
 
 _SNAPSHOT_ID = re.compile(r"[0-9A-F-]+")
 
@@ -105,7 +108,7 @@ class PostgresqlReadSession:
         import pyarrow as pa
 
         batch_bytes = LIMITED_BATCH_BYTES if self._limits.max_bytes else BATCH_BYTES
-        with wrap_errors(self._action), contextlib.closing(connect_adbc(self._config)) as connection:
+        with _refuse_writes(self._action), contextlib.closing(connect_adbc(self._config)) as connection:
             cursor = connection.cursor()
             try:
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -161,11 +164,23 @@ class PostgresqlReadSession:
 
     @contextlib.contextmanager
     def _open_cursor(self, sql: str) -> Iterator[None]:
-        with wrap_errors(self._action):
+        with _refuse_writes(self._action):
             self._cursor.execute("SELECT pg_catalog.set_config('synqx.query', %s, true)", (sql,))
             self._cursor.execute(_OPEN_CURSOR)
             yield
             self._cursor.execute(f"CLOSE {_CURSOR}")
+
+
+@contextlib.contextmanager
+def _refuse_writes(action: str) -> Iterator[None]:
+    """Errors as `wrap_errors` makes them; what the server refused for not being one read-only query is named so."""
+    try:
+        with wrap_errors(action):
+            yield
+    except DatabaseError as error:
+        if error.context.get("sqlstate") not in _NOT_ONE_QUERY:
+            raise
+        raise QueryRefusedError(error.message, hint="a source is read by exactly one SELECT") from None
 
 
 def _check_types(delivered: pa.Schema, wanted: pa.Schema) -> None:

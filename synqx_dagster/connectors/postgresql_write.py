@@ -1,0 +1,303 @@
+"""Writes to PostgreSQL: one connection, explicit transactions, COPY for rows, one publication for a whole load.
+
+Guarantee: until `commit` nobody else sees anything; after it readers see the new rows, never an empty or half-loaded
+table, and what belongs to the target or depends on it is still there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from synqx_dagster.connectors.postgresql_columns import DEFAULT_SCHEMA, find_columns
+from synqx_dagster.connectors.postgresql_connect import settings_sql
+from synqx_dagster.connectors.postgresql_csv import stream_batches
+from synqx_dagster.connectors.postgresql_errors import sqlstate_of, translate, wrap_errors
+from synqx_dagster.connectors.postgresql_names import qualify, quote, quote_names, to_pyformat
+from synqx_dagster.connectors.postgresql_replace import find_obstacles, find_oid, swap
+from synqx_dagster.connectors.postgresql_rows import advance_sequences, append_rows, replace_rows
+from synqx_dagster.connectors.postgresql_types import native_type
+from synqx_dagster.connectors.protocol import ConnectionConfig
+from synqx_dagster.errors import BadRowsError, CommitUnknownError, FatalError, PlanError
+from synqx_dagster.model.table import Column, TableName
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: How much of a binary COPY stream is sent at a time; psycopg2's own 8 KiB costs a third of the speed.
+COPY_BYTES = 1024 * 1024
+
+_TRAILER_BYTES = 2
+_TRAILER = b"\xff\xff"
+
+#: LIKE copies these onto a staging table that can take its target's place. NOT NULL comes without being named.
+_LIKE = "INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING GENERATED INCLUDING STORAGE INCLUDING COMMENTS"
+
+#: The states after which a transaction is certainly rolled back, although COMMIT failed.
+_ROLLED_BACK_CLASSES = ("23", "40")
+
+
+class PostgresqlWriteSession:
+    """One connection to a target; see `synqx_dagster.connectors.protocol.WriteSession`."""
+
+    def __init__(self, connection: Any, config: ConnectionConfig) -> None:
+        self._connection = connection
+        self._config = config
+        self._action = f"writing to {config.name!r}"
+        self._cursor = connection.cursor()
+        #: Staging tables made in this transaction: to be copied into with FREEZE; the value says if they may swap.
+        self._staged: dict[TableName, bool] = {}
+
+    # --- transactions ---------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Start a read committed transaction, so that a row lock is followed by a look at what it waited for."""
+        with wrap_errors(self._action):
+            self._staged.clear()
+            # A policy would hide rows from a DELETE in silence; with row_security off the server refuses instead.
+            self._cursor.execute(
+                "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL row_security = off; "
+                + settings_sql(self._config, local=True)
+            )
+
+    def commit(self) -> None:
+        """Make the transaction durable."""
+        import psycopg2
+
+        try:
+            self._cursor.execute("COMMIT")
+        except psycopg2.Error as error:
+            state = sqlstate_of(error)
+            if state is not None and state[:2] in _ROLLED_BACK_CLASSES:
+                # A deferred constraint, or a conflict with another transaction.
+                raise translate(error, self._action, rows_at=self._config.name) from None
+            raise CommitUnknownError(
+                f"{self._action}: the reply to COMMIT was lost",
+                hint="the next attempt finds out from the ledger",
+                sqlstate=state,
+            ) from None
+        if self._cursor.statusmessage != "COMMIT":
+            # The server answers COMMIT of a failed transaction with ROLLBACK and no error.
+            raise FatalError(f"{self._action}: the transaction had failed and was rolled back")
+
+    def rollback(self) -> None:
+        """Undo the transaction; silent when none is open or the connection is gone."""
+        import psycopg2
+
+        with contextlib.suppress(psycopg2.Error):
+            if not self._connection.closed and self.in_transaction:
+                self._cursor.execute("ROLLBACK")
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open, failed or not."""
+        from psycopg2.extensions import TRANSACTION_STATUS_IDLE
+
+        return bool(self._connection.info.transaction_status != TRANSACTION_STATUS_IDLE)
+
+    # --- statements -----------------------------------------------------------------------------------------
+
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> int:
+        """Run one statement; returns the affected rows, -1 if unknown."""
+        self._run(sql, parameters)
+        affected: int = self._cursor.rowcount
+        return affected
+
+    def fetch_all(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
+        """Run one query."""
+        self._run(sql, parameters)
+        with wrap_errors(self._action):
+            return [
+                tuple(bytes(value) if isinstance(value, memoryview) else value for value in row)
+                for row in self._cursor.fetchall()
+            ]
+
+    def _run(self, sql: str, parameters: Sequence[object]) -> None:
+        if any(isinstance(value, str) and "\x00" in value for value in parameters):
+            raise BadRowsError(f"{self._action}: text holds a NUL character, which PostgreSQL cannot store")
+        with wrap_errors(self._action):
+            if parameters:
+                self._cursor.execute(to_pyformat(sql), tuple(parameters))
+            else:
+                self._cursor.execute(sql)
+
+    def lock_row_suffix(self) -> str:
+        """FOR UPDATE."""
+        return "for update"
+
+    def find_columns(self, table: TableName) -> tuple[Column, ...] | None:
+        """Columns of a table in order; None if there is none."""
+        with wrap_errors(self._action):
+            return find_columns(self._cursor, table)
+
+    # --- tables ---------------------------------------------------------------------------------------------
+
+    def ensure_schema(self, table: TableName) -> None:
+        """Create the table's schema if it is missing; needs no privilege when it is there."""
+        schema = table.schema or DEFAULT_SCHEMA
+        with wrap_errors(self._action):
+            self._cursor.execute("SELECT FROM pg_catalog.pg_namespace WHERE nspname = %s", (schema,))
+            if not self._cursor.rowcount:
+                self._cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quote(schema)}")
+
+    def create_table(self, table: TableName, columns: Sequence[Column], primary_key: Sequence[str]) -> None:
+        """Create an empty table.
+
+        Raises:
+            PlanError: A column's type (an enum, a domain, an extension's) is not there.
+        """
+        definitions = self._define(table, columns)
+        if primary_key:
+            definitions.append(f"PRIMARY KEY ({quote_names(primary_key)})")
+        with wrap_errors(self._action):
+            self._cursor.execute(f"CREATE TABLE {qualify(table)} ({', '.join(definitions)})")
+
+    def _define(self, table: TableName, columns: Sequence[Column]) -> list[str]:
+        spellings = [native_type(column) for column in columns]
+        with wrap_errors(self._action):
+            self._cursor.execute(
+                "SELECT t.position::int FROM unnest(%s::text[]) WITH ORDINALITY AS t (spelling, position)"
+                " WHERE pg_catalog.to_regtype(t.spelling) IS NULL ORDER BY 1",
+                (spellings,),
+            )
+            missing = [position - 1 for (position,) in self._cursor.fetchall()]
+        if missing:
+            names = ", ".join(f"{columns[at].name!r} ({spellings[at]})" for at in missing)
+            raise PlanError(
+                f"{table}: the target database has no type for {names}",
+                hint="create the type there, or give the column another type by target_schema",
+                table=str(table),
+            )
+        return [
+            f"{quote(column.name)} {spelling}{'' if column.nullable else ' NOT NULL'}"
+            for column, spelling in zip(columns, spellings, strict=True)
+        ]
+
+    def create_staging(self, target: TableName, columns: Sequence[Column], *, epoch: int) -> TableName:
+        """Create an empty table beside the target, within the transaction.
+
+        A target that can be swapped gets a full copy of its own columns. Else the staged rows are going to be
+        inserted, and an unlogged table spares writing them to the log twice; nor can logical replication see it.
+        """
+        staging = TableName(f"_synqx_staging_{epoch}_{uuid.uuid4().hex[:12]}", target.schema or DEFAULT_SCHEMA)
+        with wrap_errors(self._action):
+            oid = find_oid(self._cursor, target)
+            may_swap = oid is not None and not find_obstacles(self._cursor, oid)
+            if may_swap:
+                compression = " INCLUDING COMPRESSION" if self._connection.server_version >= 140000 else ""
+                source = f"(LIKE {qualify(target)} {_LIKE}{compression})"
+                self._cursor.execute(f"CREATE TABLE {qualify(staging)} {source}")
+            elif oid is not None:
+                names = quote_names([column.name for column in columns])
+                self._cursor.execute(
+                    f"CREATE UNLOGGED TABLE {qualify(staging)} AS SELECT {names} FROM {qualify(target)} WITH NO DATA"
+                )
+            else:
+                definitions = ", ".join(self._define(staging, columns))
+                self._cursor.execute(f"CREATE UNLOGGED TABLE {qualify(staging)} ({definitions})")
+        if self.in_transaction:
+            self._staged[staging] = may_swap
+        return staging
+
+    def drop_staging(self, staging: TableName) -> None:
+        """Drop a staging table if it is still there."""
+        with wrap_errors(self._action):
+            self._cursor.execute(f"DROP TABLE IF EXISTS {qualify(staging)}")
+
+    # --- rows -----------------------------------------------------------------------------------------------
+
+    def write_batches(
+        self, table: TableName, columns: Sequence[Column], batches: Iterable[pa.RecordBatch]
+    ) -> tuple[int, int]:
+        """Insert record batches of carriers by COPY; returns rows and bytes sent."""
+        sql = self._copy_sql(table, columns, "csv")
+        names = [column.name for column in columns]
+
+        def copy(source: Any) -> None:
+            with wrap_errors(self._action, rows_at=str(table), columns=names):
+                self._cursor.copy_expert(sql, source, COPY_BYTES)
+
+        rows, size_bytes = stream_batches(batches, columns, str(table), copy)
+        if self._cursor.rowcount != rows:
+            raise FatalError(f"{table}: {rows:,} rows were sent, the server took {self._cursor.rowcount:,}")
+        return rows, size_bytes
+
+    def copy_in(self, table: TableName, columns: Sequence[Column], source: BinaryIO) -> int:
+        """Load binary COPY data until its end; returns the rows. A cut stream raises."""
+        stream = _WithoutTrailer(source)
+        with wrap_errors(self._action, rows_at=str(table), columns=[column.name for column in columns]):
+            self._cursor.copy_expert(self._copy_sql(table, columns, "binary"), stream, COPY_BYTES)
+        rows: int = self._cursor.rowcount
+        return rows
+
+    def _copy_sql(self, table: TableName, columns: Sequence[Column], file_format: str) -> str:
+        # Allowed for a table made in this transaction only. See postgresql_replace for what it is needed for.
+        freeze = ", FREEZE true" if table in self._staged else ""
+        names = quote_names([column.name for column in columns])
+        return f"COPY {qualify(table)} ({names}) FROM STDIN (FORMAT {file_format}{freeze})"
+
+    # --- publishing -----------------------------------------------------------------------------------------
+
+    def publish_replace(
+        self, staging: TableName, target: TableName, columns: Sequence[Column], primary_key: Sequence[str]
+    ) -> None:
+        """Make the staged rows the target's only rows.
+
+        The staging table takes the target's place when nothing depends on the target and nobody reads it for long;
+        else the target's rows are deleted and the staged ones inserted, which keeps the table itself.
+        """
+        names = [column.name for column in columns]
+        with wrap_errors(self._action, rows_at=str(target), columns=names):
+            oid = find_oid(self._cursor, target)
+            if oid is None:
+                raise FatalError(f"{target} vanished while it was being loaded", table=str(target))
+            advance_sequences(self._cursor, staging, oid, names)
+            if self._staged.get(staging) and swap(self._cursor, staging, target, oid):
+                return
+            replace_rows(self._cursor, staging, target, oid, names)
+            self.drop_staging(staging)
+
+    def publish_append(self, staging: TableName, target: TableName, columns: Sequence[Column]) -> None:
+        """Add the staged rows to the target."""
+        names = [column.name for column in columns]
+        with wrap_errors(self._action, rows_at=str(target), columns=names):
+            oid = find_oid(self._cursor, target)
+            if oid is None:
+                raise FatalError(f"{target} vanished while it was being loaded", table=str(target))
+            advance_sequences(self._cursor, staging, oid, names)
+            append_rows(self._cursor, staging, target, names)
+            self.drop_staging(staging)
+
+    def close(self) -> None:
+        """Roll back what is open; the connection itself belongs to the pool."""
+        self.rollback()
+        if not self._connection.closed:
+            self._cursor.close()
+
+
+class _WithoutTrailer:
+    """Passes a binary COPY stream on, all but its trailer.
+
+    The server takes an end between two rows for the end of the data, trailer or not, so a stream that was cut there
+    would pass for a short table. What is held back is compared with the trailer; if rows happen to end in the same two
+    bytes and the trailer is missing, the server finds the last row incomplete.
+    """
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._source = source
+        self._held = b""
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes; empty at the end."""
+        while True:
+            chunk = self._source.read(size)
+            if not chunk:
+                if self._held != _TRAILER:
+                    raise FatalError("the COPY stream was cut short: it ends without its trailer")
+                return b""
+            whole = self._held + chunk
+            self._held = whole[-_TRAILER_BYTES:]
+            if len(whole) > _TRAILER_BYTES:
+                return whole[:-_TRAILER_BYTES]
