@@ -135,6 +135,7 @@ def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) 
 
 
 @click.group(
+    "synqx",
     cls=SynqxGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Settings come from the environment and from a .env file: SYNQX_HOME, SYNQX_CATALOG_URL, "

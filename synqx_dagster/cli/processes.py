@@ -34,9 +34,11 @@ class ManagedProcess:
     last_lines: deque[str] = field(default_factory=lambda: deque(maxlen=_LAST_LINES))
     _rest: bytes = b""
 
-    def take(self, data: bytes) -> list[str]:
-        """Whole lines out of newly read output."""
+    def take(self, data: bytes, *, at_end: bool) -> list[str]:
+        """Whole lines out of newly read output; at its end, also a last one without a newline."""
         *lines, self._rest = (self._rest + data).split(b"\n")
+        if at_end and self._rest:
+            lines, self._rest = [*lines, self._rest], b""
         texts = [line.decode("utf-8", "replace").rstrip() for line in lines]
         self.last_lines.extend(texts)
         return texts
@@ -132,17 +134,17 @@ class ProcessGroup:
                 self._drain(key.data)
 
     def _pump(self, managed: ManagedProcess) -> None:
-        for line in managed.take(self._read(managed)):
+        for line in self._read(managed):
             self._listener(managed.name, line)
 
     def _drain(self, managed: ManagedProcess) -> None:
         """Read and forget, so that a process that ends talking does not block on a full pipe."""
-        managed.take(self._read(managed))
+        self._read(managed)
 
-    def _read(self, managed: ManagedProcess) -> bytes:
+    def _read(self, managed: ManagedProcess) -> list[str]:
         stream = managed.process.stdout
         if stream is None or stream.closed:
-            return b""
+            return []
         chunks: list[bytes] = []
         while True:
             try:
@@ -154,7 +156,7 @@ class ProcessGroup:
                 stream.close()
                 break
             chunks.append(chunk)
-        return b"".join(chunks)
+        return managed.take(b"".join(chunks), at_end=stream.closed)
 
     def _die_with_parent(self) -> None:
         assert self._libc is not None
