@@ -107,9 +107,7 @@ class _Scanner:
     def refuse(self, message: str, hint: str | None = None) -> QueryRefusedError:
         line = self.sql.count("\n", 0, self.position) + 1
         column = self.position - (self.sql.rfind("\n", 0, self.position) + 1) + 1
-        return QueryRefusedError(
-            f"line {line}, column {column}: {message}", hint=hint, line=line, column=column
-        )
+        return QueryRefusedError(f"line {line}, column {column}: {message}", hint=hint, line=line, column=column)
 
     def run(self) -> Scanned:
         while self.position < len(self.sql):
