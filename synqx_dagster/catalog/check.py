@@ -1,0 +1,183 @@
+"""Checks of what is declared, together with what the catalog already has; nothing is connected to.
+
+Guarantee: what passes can be built into Dagster definitions: every reference leads somewhere, no two things share a
+name or a table there, and nothing waits for itself.
+"""
+
+from __future__ import annotations
+
+import keyword
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+from synqx_dagster.catalog.check_graph import check_graph
+from synqx_dagster.catalog.check_records import check_connection, check_mapping_record, check_schedule
+from synqx_dagster.catalog.documents import Definitions
+from synqx_dagster.catalog.snapshot import CatalogSnapshot, nearest, secrets_of
+from synqx_dagster.catalog.union import RecordUnion
+from synqx_dagster.catalog.yaml_tree import FieldPath
+from synqx_dagster.errors import Problem
+from synqx_dagster.model import (
+    RECORD_KINDS,
+    Connection,
+    FileSecret,
+    LiteralSecret,
+    Mapping,
+    Pipeline,
+    Record,
+    RecordKind,
+    Schedule,
+    SealedSecret,
+    dagster_name,
+)
+
+#: Names that Dagster does not give to a job (dagster 1.13, `_core/definitions/utils.py`), and those that are taken.
+_RESERVED_JOB_NAMES = {
+    *keyword.kwlist,
+    *("context", "conf", "config", "meta", "arg_dict", "dict", "input_arg_dict", "output_arg_dict"),
+    *("int", "str", "float", "bool", "input", "output", "type"),
+    "synqx_follow_catalog",
+}
+
+
+def check_definitions(definitions: Definitions, *, known: CatalogSnapshot | None, prune: bool = False) -> list[Problem]:
+    """Everything that is wrong with what is declared.
+
+    Args:
+        definitions: What is declared.
+        known: The catalog that it will be applied to; None when there is none yet.
+        prune: What is not declared will be removed, so a reference to it is a problem.
+
+    Returns:
+        The problems, each with its place; empty when all is well.
+    """
+    union = RecordUnion.of(definitions, known, prune=prune)
+    problems = [*_check_duplicates(definitions), *_check_names(union)]
+    broken = set()
+    for record, wrong in _check_references(union, prune=prune):
+        broken.add((record.kind, record.name))
+        problems.append(wrong)
+    problems.extend(_check_secrets(union))
+    for connection in union.iter_new(Connection):
+        problems.extend(check_connection(union, connection))
+    for schedule in union.iter_new(Schedule):
+        problems.extend(check_schedule(union, schedule))
+    for mapping in union.records.mappings.values():
+        if (mapping.kind, mapping.name) not in broken:
+            problems.extend(check_mapping_record(union, mapping))
+    if not broken:
+        problems.extend(check_graph(union))
+    return problems
+
+
+def _check_duplicates(definitions: Definitions) -> Iterator[Problem]:
+    first: dict[tuple[RecordKind, str], int] = {}
+    for index, record in enumerate(definitions.records):
+        earlier = first.setdefault((record.kind, record.name), index)
+        if earlier != index:
+            yield Problem(
+                f"there are two {record.kind}s {record.name!r}",
+                definitions.locate_at(index, ("name",)),
+                f"the other one is in {definitions.locate_at(earlier)}",
+            )
+
+
+def _check_names(union: RecordUnion) -> Iterator[Problem]:
+    """Names that are different here and the same in Dagster; the jobs of pipelines and schedules share theirs."""
+    for kind in RECORD_KINDS:
+        yield from _check_collisions(union, union.records.of_kind(kind).values())
+    pipelines = {dagster_name(name): name for name in union.records.pipelines}
+    for schedule in union.records.schedules.values():
+        pipeline = pipelines.get(dagster_name(schedule.name))
+        runs_it = schedule.pipeline_names == (pipeline,) and not schedule.mapping_names
+        if pipeline is not None and not runs_it:
+            yield union.problem(
+                schedule,
+                ("name",),
+                f"the pipeline {pipeline!r} makes a job of this name, too",
+                "give the schedule another name, or let it run this pipeline and nothing else",
+            )
+    for record in [*union.records.pipelines.values(), *union.records.schedules.values()]:
+        name = dagster_name(record.name)
+        if name in _RESERVED_JOB_NAMES or name.startswith("__"):
+            yield union.problem(record, ("name",), f"{record.name!r} is reserved: Dagster allows no job of this name")
+
+
+def _check_collisions(union: RecordUnion, records: Iterable[Record]) -> Iterator[Problem]:
+    by_name: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        by_name[dagster_name(record.name)].append(record)
+    for name, sharing in by_name.items():
+        for record in sharing[1:]:
+            yield union.problem(
+                record,
+                ("name",),
+                f"{record.name!r} and {sharing[0].name!r} have one name in Dagster: {name}",
+                "let them differ in more than blanks and punctuation",
+            )
+
+
+# --- references ---------------------------------------------------------------------------------------------------
+
+
+def _check_references(union: RecordUnion, *, prune: bool) -> Iterator[tuple[Record, Problem]]:
+    names = {kind: union.records.of_kind(kind) for kind in RECORD_KINDS}
+    for record in union.records.iter_records():
+        for kind, name, path in _references_of(record):
+            if name in names[kind]:
+                continue
+            removed = prune and union.known is not None and union.known.find(kind, name) is not None
+            near = nearest(name, names[kind])
+            hint = f"did you mean {near!r}?" if near else f"declare a {kind} of this name"
+            if removed:
+                hint = "it is in the catalog and would be removed: declare it, or apply without pruning"
+            yield record, union.problem(record, path, f"there is no {kind} {name!r}", hint)
+
+
+def _references_of(record: Record) -> Iterator[tuple[RecordKind, str, FieldPath]]:
+    """Kind, name and place of what a record refers to."""
+    match record:
+        case Mapping():
+            yield "connection", record.source_connection, ("source_connection",)
+            yield "connection", record.target_connection, ("target_connection",)
+            if record.target_schema is not None:
+                yield "schema", record.target_schema, ("target_schema",)
+        case Pipeline():
+            for index, node in enumerate(record.nodes):
+                yield "mapping", node.config.mapping, ("nodes", index, "config", "mapping")
+        case Schedule():
+            for name in record.mapping_names:
+                yield "mapping", name, ("mapping",)
+            for name in record.pipeline_names:
+                yield "pipeline", name, ("pipeline",)
+
+
+# --- secrets ------------------------------------------------------------------------------------------------------
+
+
+def _check_secrets(union: RecordUnion) -> Iterator[Problem]:
+    for record in union.definitions.records:
+        for field, secret in secrets_of(record).items():
+            match secret:
+                case SealedSecret():
+                    if not _is_sealed(union.known, record, field):
+                        yield union.problem(
+                            record,
+                            (field,),
+                            "the catalog has no sealed value to keep",
+                            "give {env: NAME}, {file: PATH}, or the value itself",
+                        )
+                case FileSecret() if not secret.file.startswith(("/", "~")):
+                    yield union.problem(
+                        record,
+                        (field, "file"),
+                        "the file of a secret needs an absolute path",
+                        "the process that connects may run in another directory",
+                    )
+                case LiteralSecret() if not secret.value.get_secret_value():
+                    yield union.problem(record, (field,), "must not be empty", "leave it out if there is none")
+
+
+def _is_sealed(known: CatalogSnapshot | None, record: Record, field: str) -> bool:
+    before = known.find(record.kind, record.name) if known is not None else None
+    return before is not None and isinstance(secrets_of(before).get(field), SealedSecret)

@@ -1,0 +1,141 @@
+"""Checks of how mappings hang together: one mapping for each table, and no mapping that waits for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from synqx_dagster.catalog.union import RecordUnion
+from synqx_dagster.errors import ConfigurationError, DriverMissingError, Problem
+from synqx_dagster.model import Connection, Mapping, Pipeline, Schedule, TableName
+from synqx_dagster.model.pipeline import find_cycle
+
+#: A table as the graph knows it: connection, schema (the connector's own where none is written), name.
+_TableKey = tuple[str, str | None, str]
+_Graph = dict[str, list[str]]
+
+_MAX_CYCLES = 10
+
+
+def check_graph(union: RecordUnion) -> Iterator[Problem]:
+    """Tables with two mappings, and cycles through tables and the edges of pipelines.
+
+    Every reference must lead somewhere.
+    """
+    tables = _Tables(union)
+    producers: dict[_TableKey, Mapping] = {}
+    for mapping in union.records.mappings.values():
+        target = tables.target_of(mapping)
+        other = producers.setdefault(target, mapping)
+        if other is not mapping:
+            yield union.problem(
+                *_declared_first(union, mapping, other),
+                f"the mappings {other.name!r} and {mapping.name!r} load one table: "
+                f"{mapping.target_table} at {mapping.target_connection}",
+                "give one of them another target_table",
+            )
+    graph: _Graph = {name: [] for name in union.records.mappings}
+    for mapping in union.records.mappings.values():
+        for table in tables.sources_of(mapping):
+            producer = producers.get(table)
+            if producer is not None and producer.name != mapping.name:
+                graph[producer.name].append(mapping.name)
+    cycles = list(_iter_cycles(graph))
+    for cycle in cycles:
+        yield union.problem(
+            *_declared_first(union, *(union.records.mappings[name] for name in cycle[:-1]), path=()),
+            f"the mappings wait for each other: {' -> '.join(cycle)}",
+            "each one reads a table that the one before it loads",
+        )
+    if not cycles:
+        yield from _check_jobs(union, graph)
+
+
+def _check_jobs(union: RecordUnion, graph: _Graph) -> Iterator[Problem]:
+    """Jobs whose edges go against the tables, or against each other."""
+    jobs: list[tuple[Pipeline | Schedule, list[Pipeline]]] = [
+        *((pipeline, [pipeline]) for pipeline in union.records.pipelines.values()),
+        *(
+            (schedule, [union.records.pipelines[name] for name in schedule.pipeline_names])
+            for schedule in union.records.schedules.values()
+            if len(schedule.pipeline_names) > 1 or (schedule.pipeline_names and schedule.mapping_names)
+        ),
+    ]
+    for record, pipelines in jobs:
+        names = {name for pipeline in pipelines for name in pipeline.mapping_names}
+        if isinstance(record, Schedule):
+            names |= set(record.mapping_names)
+        job: _Graph = {name: [other for other in graph[name] if other in names] for name in sorted(names)}
+        for pipeline in pipelines:
+            for first, second in pipeline.mapping_edges:
+                job[first].append(second)
+        for cycle in _iter_cycles(job):
+            path = ("edges",) if isinstance(record, Pipeline) else ("pipeline",)
+            yield union.problem(
+                record,
+                path,
+                f"edges and tables together form a cycle: {' -> '.join(cycle)}",
+                "an edge makes a mapping wait for one that reads its table",
+            )
+
+
+def _iter_cycles(graph: _Graph) -> Iterator[tuple[str, ...]]:
+    """Cycles as closed paths, until none is left when each is cut once; at most `_MAX_CYCLES`."""
+    graph = {name: list(successors) for name, successors in graph.items()}
+    for _ in range(_MAX_CYCLES):
+        cycle = find_cycle(graph)
+        if not cycle:
+            return
+        yield cycle
+        graph[cycle[0]] = [name for name in graph[cycle[0]] if name != cycle[1]]
+
+
+def _declared_first(
+    union: RecordUnion, *mappings: Mapping, path: tuple[str, ...] = ("target_table",)
+) -> tuple[Mapping, tuple[str, ...]]:
+    """The first of these mappings that the user has just written, and where to point."""
+    declared = (mapping for mapping in mappings if (mapping.kind, mapping.name) in union.positions)
+    return next(declared, mappings[0]), path
+
+
+class _Tables:
+    """The tables that mappings read and load."""
+
+    def __init__(self, union: RecordUnion) -> None:
+        self._union = union
+        self._default_schemas: dict[str, str | None] = {}
+
+    def target_of(self, mapping: Mapping) -> _TableKey:
+        return self._key(self._union.records.connections[mapping.target_connection], mapping.target)
+
+    def sources_of(self, mapping: Mapping) -> list[_TableKey]:
+        from synqx_dagster.connectors.registry import dialect_of
+
+        try:  # TEMPORARY until mapping.lineage is there
+            from synqx_dagster.mapping.lineage import trace_lineage
+        except ModuleNotFoundError:
+            return [self._key(self._union.records.connections[mapping.source_connection], mapping.source)] if mapping.source else []
+
+        connection = self._union.records.connections[mapping.source_connection]
+        if mapping.source is not None:
+            return [self._key(connection, mapping.source)]
+        try:
+            dialect = dialect_of(connection.db_type)
+        except (ConfigurationError, DriverMissingError):
+            return []  # The problem stands at the connection.
+        schema = self._union.records.schemas.get(mapping.target_schema or "")
+        lineage = trace_lineage(mapping, schema, None, dialect=dialect)
+        return [self._key(connection, table) for table in lineage.tables]
+
+    def _key(self, connection: Connection, table: TableName) -> _TableKey:
+        schema = table.schema or self._default_schema(connection.db_type)
+        return connection.name, schema, table.name
+
+    def _default_schema(self, db_type: str) -> str | None:
+        from synqx_dagster.connectors.registry import connector_class
+
+        if db_type not in self._default_schemas:
+            try:
+                self._default_schemas[db_type] = connector_class(db_type).capabilities.default_schema
+            except (ConfigurationError, DriverMissingError):
+                self._default_schemas[db_type] = None  # The problem stands at the connection.
+        return self._default_schemas[db_type]

@@ -1,0 +1,112 @@
+"""Checks of single records that need more than the record: a connector, a schema, a calendar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from synqx_dagster.catalog.snapshot import secrets_of
+from synqx_dagster.catalog.union import RecordUnion
+from synqx_dagster.catalog.yaml_tree import parse_path
+from synqx_dagster.connectors.protocol import ConnectionConfig, Connector
+from synqx_dagster.errors import ConfigurationError, DriverMissingError, Problem
+from synqx_dagster.model import Connection, Mapping, Schedule
+
+#: Stands for a password that is set: checks may ask whether there is one, not what it is.
+_SOME_PASSWORD = "set"  # noqa: S105
+
+
+def check_connection(union: RecordUnion, connection: Connection) -> Iterator[Problem]:
+    """Whether a connector exists, and what it says of the configuration."""
+    from synqx_dagster.connectors.registry import connector_class
+
+    try:
+        found = connector_class(connection.db_type)
+    except (ConfigurationError, DriverMissingError) as exc:
+        yield union.problem(connection, ("db_type",), exc.message, exc.hint)
+        return
+    config = ConnectionConfig(
+        name=connection.name,
+        db_type=connection.db_type,
+        host=connection.host,
+        port=connection.port,
+        database=connection.database,
+        username=connection.username,
+        password=_SOME_PASSWORD if "password" in secrets_of(connection) else None,
+        options=dict(connection.options),
+        pool=connection.pool,
+    )
+    for text in found.check_config(config):
+        # "field: what is wrong with it", as connectors say it.
+        field, separator, message = text.partition(": ")
+        path = parse_path(field)
+        if separator and path and path[0] in Connection.model_fields:
+            yield union.problem(connection, path, message)
+        else:
+            yield union.problem(connection, (), text)
+
+
+def check_schedule(union: RecordUnion, schedule: Schedule) -> Iterator[Problem]:
+    """Whether the cron expression is one that Dagster runs, and ever comes true."""
+    reason = _why_not_cron(schedule.cron_expression)
+    if reason is not None:
+        yield union.problem(
+            schedule,
+            ("cron_expression",),
+            reason,
+            'five fields: minute, hour, day, month, weekday, such as "0 2 * * *"',
+        )
+
+
+def _why_not_cron(expression: str) -> str | None:
+    from croniter import CroniterBadDateError, CroniterError, croniter
+
+    try:
+        fields = croniter.expand(expression)[0]
+        if len(fields) != 5:
+            return f"a cron expression has five fields, not {len(fields)}"
+        croniter(expression, datetime.now(UTC)).get_next(datetime)
+    except CroniterBadDateError:
+        return "the cron expression names a day that never comes"
+    except (CroniterError, ValueError, KeyError, AttributeError, TypeError):
+        return f"{expression!r} is not a cron expression"
+    return None
+
+
+def check_mapping_record(union: RecordUnion, mapping: Mapping) -> Iterator[Problem]:
+    """Whether the connections can do what the mapping asks, and what the mapping compiler can tell by itself.
+
+    A mapping that the catalog already has, with the same schema and the same kind of source, has been checked.
+    """
+    from synqx_dagster.connectors.registry import dialect_of
+    try:  # TEMPORARY until mapping.check is there
+        from synqx_dagster.mapping.check import check_mapping
+    except ModuleNotFoundError:
+        return
+
+    source = union.records.connections[mapping.source_connection]
+    target = union.records.connections[mapping.target_connection]
+    schema = union.records.schemas[mapping.target_schema] if mapping.target_schema is not None else None
+    if all(union.is_unchanged(record) for record in (mapping, source, target, schema) if record is not None):
+        return
+    reader, writer = _find_connector(source), _find_connector(target)
+    if reader is None or writer is None:
+        return  # The problem stands at the connection.
+    if not reader.capabilities.reads:
+        yield union.problem(mapping, ("source_connection",), f"{source.db_type} cannot be read from")
+    if not writer.capabilities.writes:
+        yield union.problem(mapping, ("target_connection",), f"{target.db_type} cannot be written to")
+    if mapping.source is not None and (source.name, mapping.source) == (target.name, mapping.target):
+        yield union.problem(mapping, ("target_table",), "the mapping loads the table that it reads")
+    for problem in check_mapping(mapping, schema, source_dialect=dialect_of(source.db_type)):
+        field = problem.location.field if problem.location else None
+        yield union.problem(mapping, parse_path(field or ""), problem.message, problem.hint)
+
+
+def _find_connector(connection: Connection) -> type[Connector] | None:
+    from synqx_dagster.connectors.registry import connector_class
+
+    try:
+        return connector_class(connection.db_type)
+    except (ConfigurationError, DriverMissingError):
+        return None

@@ -1,0 +1,189 @@
+"""YAML documents to records and back: what users keep under version control.
+
+Guarantee: all problems of all files are reported at once, each with its place; what `write_documents` writes,
+`read_documents` reads as the same records.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from synqx_dagster.catalog.snapshot import nearest
+from synqx_dagster.catalog.validation import InvalidRecordError, build_record
+from synqx_dagster.catalog.yaml_tree import Document, FieldPath, format_path, parse_documents
+from synqx_dagster.catalog.yaml_writer import write_documents
+from synqx_dagster.errors import InvalidInputError, Problem, SourceLocation
+from synqx_dagster.model import RECORD_KINDS, Record, RecordKind
+
+__all__ = ["MAX_FILE_BYTES", "Definitions", "read_documents", "write_documents"]
+
+MAX_FILE_BYTES = 10 * 1024 * 1024
+_SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Definitions:
+    """Records that a user declared, in the order of the files; two may have one name until they are checked.
+
+    Attributes:
+        records: The records.
+        documents: Where each of them is written, in the same order; empty for records that are in no file.
+    """
+
+    records: tuple[Record, ...]
+    documents: tuple[Document, ...] = field(default=(), repr=False)
+
+    def locate(self, kind: RecordKind, name: str, field_path: FieldPath = ()) -> SourceLocation:
+        """The place of a record, or of a field of it; the first one where a name is given twice."""
+        for index, record in enumerate(self.records):
+            if record.kind == kind and record.name == name:
+                return self.locate_at(index, field_path)
+        return locate_unwritten(kind, name, field_path)
+
+    def locate_at(self, index: int, field_path: FieldPath = ()) -> SourceLocation:
+        """The place of the record at a position."""
+        if index < len(self.documents):
+            return self.documents[index].locate(field_path)
+        record = self.records[index]
+        return locate_unwritten(record.kind, record.name, field_path)
+
+
+def locate_unwritten(kind: RecordKind, name: str, field_path: FieldPath = ()) -> SourceLocation:
+    """The place of a record that is in no file."""
+    path = f" {format_path(field_path)}" if field_path else ""
+    return SourceLocation(field=f"{kind} {name!r}{path}")
+
+
+def read_documents(paths: Sequence[Path]) -> Definitions:
+    """Read YAML files, and those of directories: ``*.yaml`` and ``*.yml``, recursive, sorted, without hidden ones.
+
+    Raises:
+        InvalidInputError: Something is wrong with them; has every problem of every file.
+    """
+    problems: list[Problem] = []
+    records: list[Record] = []
+    documents: list[Document] = []
+    for file in _iter_files(paths, problems):
+        text = _read_text(file, problems)
+        if text is None:
+            continue
+        found, wrong = parse_documents(text, str(file))
+        file_problems = list(wrong)
+        for document in found:
+            record = _read_record(document, file_problems)
+            if record is not None:
+                records.append(record)
+                documents.append(document)
+        problems.extend(sorted(file_problems, key=_line_of))
+    if problems:
+        raise InvalidInputError(problems)
+    return Definitions(tuple(records), tuple(documents))
+
+
+def _line_of(problem: Problem) -> int:
+    return (problem.location.line if problem.location else None) or 0
+
+
+def _read_record(document: Document, problems: list[Problem]) -> Record | None:
+    values = document.value
+    if not isinstance(values, dict):
+        problems.append(
+            Problem(
+                "a document must be keys with values",
+                document.locate(),
+                "it begins with kind: and name:",
+            )
+        )
+        return None
+    kind = next((known for known in RECORD_KINDS if known == values.get("kind")), None)
+    if kind is None:
+        problems.append(_unknown_kind(document, values))
+        return None
+    try:
+        return build_record(kind, {key: value for key, value in values.items() if key != "kind"})
+    except InvalidRecordError as exc:
+        problems.extend(
+            Problem(problem.message, document.locate(problem.path), problem.hint) for problem in exc.problems
+        )
+        return None
+
+
+def _unknown_kind(document: Document, values: dict[str, object]) -> Problem:
+    kinds = f"kinds: {', '.join(RECORD_KINDS)}"
+    if "kind" not in values:
+        return Problem("kind is missing", document.locate(("kind",)), kinds)
+    kind = values["kind"]
+    near = nearest(kind, RECORD_KINDS) if isinstance(kind, str) else None
+    hint = f"did you mean {near!r}?" if near else kinds
+    return Problem("there is no such kind of record", document.locate(("kind",)), hint)
+
+
+# --- files ------------------------------------------------------------------------------------------------------
+
+
+def _iter_files(paths: Iterable[Path], problems: list[Problem]) -> Iterator[Path]:
+    seen: set[Path] = set()
+    for path in paths:
+        if path.is_dir():
+            files = sorted(_walk(path))
+            if not files:
+                problems.append(Problem("there is no YAML file here (*.yaml, *.yml)", SourceLocation(str(path))))
+        elif path.exists():
+            files = [path]
+        else:
+            problems.append(Problem("there is no such file or directory", SourceLocation(str(path))))
+            continue
+        for file in files:
+            resolved = file.resolve()
+            if resolved not in seen:
+                seen.add(resolved)
+                yield file
+
+
+def _walk(directory: Path) -> Iterator[Path]:
+    for parent, directories, files in os.walk(directory):
+        directories[:] = [name for name in directories if not name.startswith(".")]
+        for name in files:
+            if name.endswith(_SUFFIXES) and not name.startswith("."):
+                yield Path(parent, name)
+
+
+def _read_text(file: Path, problems: list[Problem]) -> str | None:
+    place = SourceLocation(str(file))
+    try:
+        status = file.stat()
+        if stat.S_ISREG(status.st_mode) and status.st_size > MAX_FILE_BYTES:
+            problems.append(_too_large(place))
+            return None
+        with file.open("rb") as stream:
+            # A pipe does not say how much will come.
+            data = stream.read(MAX_FILE_BYTES + 1)
+    except OSError as exc:
+        problems.append(Problem(f"the file cannot be read: {exc.strerror}", place))
+        return None
+    if len(data) > MAX_FILE_BYTES:
+        problems.append(_too_large(place))
+        return None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        # `exc.object` has no byte order mark any more.
+        offset = exc.start + len(data) - len(exc.object)
+        line = data.count(b"\n", 0, offset) + 1
+        problems.append(
+            Problem(
+                f"the file is not UTF-8: the byte at offset {offset} does not fit",
+                SourceLocation(str(file), line),
+                "save it as UTF-8",
+            )
+        )
+        return None
+
+
+def _too_large(place: SourceLocation) -> Problem:
+    limit = MAX_FILE_BYTES // (1024 * 1024)
+    return Problem(f"the file is larger than {limit} MiB", place, "split it into several files")

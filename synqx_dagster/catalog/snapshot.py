@@ -1,0 +1,154 @@
+"""Snapshots: the records of one revision as frozen values.
+
+Guarantee: a snapshot holds no secret. A sealed secret is the number of its version, and a literal never gets here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import pydantic
+
+from synqx_dagster import model
+from synqx_dagster.errors import CatalogVersionError, NotFoundError
+from synqx_dagster.model import (
+    RECORD_KINDS,
+    RECORD_TYPES,
+    Connection,
+    EnvSecret,
+    FileSecret,
+    LiteralSecret,
+    Pipeline,
+    Record,
+    RecordKind,
+    Schedule,
+    Schema,
+    SealedSecret,
+)
+
+AnySecret = EnvSecret | FileSecret | SealedSecret | LiteralSecret
+
+_RecordT = TypeVar("_RecordT", bound=Record)
+
+
+@dataclass(frozen=True)
+class CatalogSnapshot:
+    """The records of one revision by kind and name, in the order of their names.
+
+    Attributes:
+        revision: Number of the revision; 0 is the empty catalog.
+    """
+
+    revision: int
+    connections: Mapping[str, Connection] = field(default_factory=dict)
+    schemas: Mapping[str, Schema] = field(default_factory=dict)
+    mappings: Mapping[str, model.Mapping] = field(default_factory=dict)
+    pipelines: Mapping[str, Pipeline] = field(default_factory=dict)
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
+
+    @classmethod
+    def from_records(cls, revision: int, records: Iterable[Record]) -> CatalogSnapshot:
+        """Sort records into a snapshot. Of two records of one kind and name the later one stays."""
+        by_kind: dict[RecordKind, dict[str, Any]] = {kind: {} for kind in RECORD_KINDS}
+        for record in records:
+            by_kind[record.kind][record.name] = record
+        ordered = {f"{kind}s": MappingProxyType(dict(sorted(by_name.items()))) for kind, by_name in by_kind.items()}
+        return cls(revision, **ordered)
+
+    def of_kind(self, kind: RecordKind) -> Mapping[str, Record]:
+        """The records of one kind by name."""
+        by_name: Mapping[str, Record] = getattr(self, f"{kind}s")
+        return by_name
+
+    def iter_records(self) -> Iterator[Record]:
+        """Every record; what is referred to comes before what refers to it, then by name."""
+        for kind in RECORD_KINDS:
+            yield from self.of_kind(kind).values()
+
+    def __len__(self) -> int:
+        return sum(len(self.of_kind(kind)) for kind in RECORD_KINDS)
+
+    def find(self, kind: RecordKind, name: str) -> Record | None:
+        """The record of this kind and name, or None."""
+        return self.of_kind(kind).get(name)
+
+    def get_connection(self, name: str) -> Connection:
+        """The connection of this name.
+
+        Raises:
+            NotFoundError: There is none; the hint gives the nearest name. The same holds for the other getters.
+        """
+        return self._get(self.connections, "connection", name)
+
+    def get_schema(self, name: str) -> Schema:
+        """The schema of this name."""
+        return self._get(self.schemas, "schema", name)
+
+    def get_mapping(self, name: str) -> model.Mapping:
+        """The mapping of this name."""
+        return self._get(self.mappings, "mapping", name)
+
+    def get_pipeline(self, name: str) -> Pipeline:
+        """The pipeline of this name."""
+        return self._get(self.pipelines, "pipeline", name)
+
+    def get_schedule(self, name: str) -> Schedule:
+        """The schedule of this name."""
+        return self._get(self.schedules, "schedule", name)
+
+    def _get(self, records: Mapping[str, _RecordT], kind: str, name: str) -> _RecordT:
+        record = records.get(name)
+        if record is None:
+            raise not_found(kind, name, records, revision=self.revision)
+        return record
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; `from_dict` reads them back."""
+        return {
+            "revision": self.revision,
+            **{
+                f"{kind}s": [record.model_dump(mode="json") for record in self.of_kind(kind).values()]
+                for kind in RECORD_KINDS
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CatalogSnapshot:
+        """Read what `to_dict` gave.
+
+        Raises:
+            CatalogVersionError: The values are not of this version.
+        """
+        try:
+            records = [RECORD_TYPES[kind].model_validate(body) for kind in RECORD_KINDS for body in values[f"{kind}s"]]
+            return cls.from_records(int(values["revision"]), records)
+        except (KeyError, TypeError, pydantic.ValidationError) as exc:
+            raise CatalogVersionError("This snapshot was written by another version of SynqX") from exc
+
+
+def not_found(kind: str, name: str, names: Iterable[str], *, revision: int | None = None) -> NotFoundError:
+    """The error that says that there is no record of a name, and which name is nearest."""
+    near = nearest(name, names)
+    return NotFoundError(
+        f"There is no {kind} {name!r}",
+        hint=f"did you mean {near!r}?" if near else None,
+        kind=kind,
+        revision=revision,
+    )
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The name most like a mistyped one; None when none is like it."""
+    by_folded = {candidate.casefold(): candidate for candidate in names}
+    close = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.6)
+    return by_folded[close[0]] if close else None
+
+
+def secrets_of(record: Record) -> dict[str, AnySecret]:
+    """The secret fields of a record that are set."""
+    values = ((name, getattr(record, name)) for name in type(record).model_fields)
+    return {name: value for name, value in values if isinstance(value, AnySecret)}

@@ -1,0 +1,352 @@
+"""The catalog: one database with every revision of every record, its secrets and its vault.
+
+Guarantee: opening reads and never creates or migrates; every read is of one revision as a whole; what is read back
+is what was written, or the read fails.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection as DatabaseConnection
+
+from synqx_dagster.catalog import migrate, revisions, tables
+from synqx_dagster.catalog.engine import (
+    Address,
+    make_engine,
+    make_file,
+    parse_address,
+    read_transaction,
+    require_file,
+    translate_errors,
+    write_transaction,
+)
+from synqx_dagster.catalog.revisions import RevisionInfo
+from synqx_dagster.catalog.snapshot import CatalogSnapshot, not_found, secrets_of
+from synqx_dagster.errors import ConfigurationError, NotInitialisedError, SynqxError
+from synqx_dagster.model import (
+    Connection,
+    EnvSecret,
+    FileSecret,
+    LiteralSecret,
+    Pipeline,
+    Record,
+    RecordKind,
+    Schedule,
+    SealedSecret,
+)
+from synqx_dagster.model import Mapping as MappingRecord
+from synqx_dagster.settings import Settings
+
+if TYPE_CHECKING:
+    from synqx_dagster.vault import Vault
+
+_log = logging.getLogger(__name__)
+_RecordT = TypeVar("_RecordT", bound=Record)
+
+
+@dataclass(frozen=True)
+class ConnectionTestRecord:
+    """The last test of a connection. ``report`` is what was saved with it."""
+
+    connection_name: str
+    last_tested_at: datetime
+    last_test_status: str
+    message: str
+    report: Mapping[str, Any]
+
+
+class Catalog:
+    """An open catalog. Safe to share between threads; each call is a transaction of its own.
+
+    Attributes:
+        settings: What it was opened with.
+        catalog_id: Random UUID that was made with the catalog.
+        after_commit: Called with the number of each revision that this process writes, after it is durable.
+    """
+
+    def __init__(self, settings: Settings, address: Address, engine: sa.Engine) -> None:
+        """Use `open` or `initialise`."""
+        self.settings = settings
+        self.after_commit: list[Callable[[int], None]] = []
+        self._address = address
+        self._engine = engine
+        with self.read() as connection:
+            catalog_id = connection.execute(sa.select(tables.catalog.c.catalog_id)).scalar()
+        if catalog_id is None:
+            raise NotInitialisedError(f"There is no catalog at {address.display}")
+        self.catalog_id: str = catalog_id
+
+    @classmethod
+    def open(cls, settings: Settings) -> Catalog:
+        """Open a catalog that is there; creates and changes nothing.
+
+        Raises:
+            NotInitialisedError: There is none.
+            CatalogVersionError: It is of another version.
+            ConfigurationError: ``SYNQX_CATALOG_URL`` is wrong, or does not lead to a database.
+        """
+        address = parse_address(settings)
+        require_file(address)
+        engine = make_engine(address)
+        try:
+            with translate_errors(address, first_contact=True), engine.connect() as connection:
+                migrate.check_version(connection, address)
+            return cls(settings, address, engine)
+        except SynqxError:
+            engine.dispose()
+            raise
+
+    @classmethod
+    def initialise(cls, settings: Settings) -> Catalog:
+        """Make the catalog, or bring it to this version, and open it. Idempotent, also in two processes at once.
+
+        Raises:
+            CatalogVersionError: It is of a newer version; nothing was changed.
+            ConfigurationError: ``SYNQX_CATALOG_URL`` is wrong, or does not lead to a database.
+        """
+        address = parse_address(settings)
+        make_file(address)
+        engine = make_engine(address)
+        try:
+            migrate.upgrade(engine, address)
+            with write_transaction(engine, address) as connection:
+                _identify(connection, address)
+            return cls(settings, address, engine)
+        except SynqxError:
+            engine.dispose()
+            raise
+
+    def close(self) -> None:
+        """Close pooled connections. The catalog may be used again."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Catalog:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- transactions: for the modules of this package ------------------------------------------------------
+
+    def read(self) -> AbstractContextManager[DatabaseConnection]:
+        """A context manager: a transaction that only reads."""
+        return read_transaction(self._engine, self._address)
+
+    def write(self) -> AbstractContextManager[DatabaseConnection]:
+        """A context manager: a transaction that may write."""
+        return write_transaction(self._engine, self._address)
+
+    def announce(self, revision: int) -> None:
+        """Call what waits for new revisions. The revision is durable: a failing callback is logged, not raised."""
+        for callback in tuple(self.after_commit):
+            try:
+                callback(revision)
+            except Exception:  # noqa: BLE001 # The caller must learn that the revision is there, whatever fails now.
+                _log.warning("Revision %d is applied, but a callback failed", revision, exc_info=True)
+
+    # --- reading ----------------------------------------------------------------------------------------------
+
+    def latest_revision(self) -> int:
+        """Number of the latest revision, 0 before the first; one indexed read."""
+        with self.read() as connection:
+            return revisions.read_latest(connection)
+
+    def snapshot(self, revision: int | None = None) -> CatalogSnapshot:
+        """Every record of a revision (None: the latest).
+
+        Raises:
+            NotFoundError: There is no such revision.
+        """
+        with self.read() as connection:
+            number = revisions.resolve_revision(connection, revision)
+            return CatalogSnapshot.from_records(number, revisions.iter_records(connection, number))
+
+    def snapshot_for(
+        self,
+        revision: int | None = None,
+        *,
+        mappings: Iterable[str] = (),
+        pipelines: Iterable[str] = (),
+        schedules: Iterable[str] = (),
+        connections: Iterable[str] = (),
+    ) -> CatalogSnapshot:
+        """The named records of a revision and what they refer to, by at most six indexed queries.
+
+        Raises:
+            NotFoundError: There is no such revision, or no record of a name; the hint gives the nearest name.
+        """
+        with self.read() as connection:
+            number = revisions.resolve_revision(connection, revision)
+            reader = _PartialReader(connection, number)
+            found_schedules = reader.read(Schedule, schedules)
+            found_pipelines = reader.read(
+                Pipeline, [*pipelines, *(name for item in found_schedules for name in item.pipeline_names)]
+            )
+            found_mappings = reader.read(
+                MappingRecord,
+                [
+                    *mappings,
+                    *(name for schedule in found_schedules for name in schedule.mapping_names),
+                    *(name for pipeline in found_pipelines for name in pipeline.mapping_names),
+                ],
+            )
+            ends = [(item.source_connection, item.target_connection) for item in found_mappings]
+            reader.read(Connection, [*connections, *(name for pair in ends for name in pair)])
+            reader.read_names("schema", [item.target_schema for item in found_mappings if item.target_schema])
+            return CatalogSnapshot.from_records(number, reader.records)
+
+    def history(self, limit: int = 50) -> list[RevisionInfo]:
+        """The latest revisions, newest first."""
+        with self.read() as connection:
+            return revisions.read_history(connection, limit)
+
+    # --- secrets ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def vault(self) -> Vault:
+        """The vault whose envelopes this catalog keeps; sealed until somebody unseals it."""
+        from synqx_dagster.catalog.secrets import CatalogVaultStorage
+        from synqx_dagster.vault import Vault
+
+        return Vault(CatalogVaultStorage(self._engine, self._address))
+
+    def unseal(self) -> Vault:
+        """The vault, unsealed from the settings if it is not yet.
+
+        Raises:
+            SealedError: Nothing in the settings opens it, or an operator has sealed it.
+        """
+        if not self.vault.is_unsealed:
+            self.vault.unseal_from_settings(self.settings)
+        return self.vault
+
+    def resolve_secret(self, connection: Connection, field: str) -> str | None:
+        """The text of a connection's secret field; None when it is not set.
+
+        A sealed secret is looked up by the connection's name and the version in the record, so that a run that
+        keeps an old revision keeps its password, too.
+
+        Raises:
+            SealedError: It is in the vault, and the vault is sealed.
+            ConfigurationError: The environment variable or the file is missing.
+            IntegrityError: What is stored is not what was written.
+        """
+        from synqx_dagster.catalog import secrets
+
+        value = secrets_of(connection).get(field)
+        place = f"connection {connection.name!r}, {field}"
+        match value:
+            case None:
+                return None
+            case LiteralSecret():
+                return value.value.get_secret_value()
+            case EnvSecret():
+                return secrets.read_env_secret(value, place)
+            case FileSecret():
+                return secrets.read_file_secret(value, place)
+            case SealedSecret(version=None):
+                raise ConfigurationError(f"{place}: the record does not say which version of the secret it means")
+            case SealedSecret(version=int(version)):
+                with self.read() as database:
+                    stored = secrets.read_envelope(database, connection, field, version)
+                return self.unseal().open_secret(stored.address, stored.envelope)
+        raise AssertionError(value)
+
+    # --- operational: no part of any revision -----------------------------------------------------------------
+
+    def save_test(self, connection_name: str, report: Mapping[str, object]) -> None:
+        """Keep the result of a connection's test in place of the one before.
+
+        Args:
+            connection_name: A connection of the latest revision.
+            report: The fields of a `ConnectionReport`: ``ok``, ``message`` and more; plain values.
+
+        Raises:
+            NotFoundError: There is no such connection.
+        """
+        row = {
+            "tested_at": datetime.now(UTC),
+            "status": "ok" if report.get("ok") else "failed",
+            "report": json.dumps(dict(report), sort_keys=True),
+        }
+        table = tables.connection_test
+        with self.write() as connection:
+            record_id = self._find_connection_id(connection, connection_name)
+            connection.execute(sa.delete(table).where(table.c.record_id == record_id))
+            connection.execute(sa.insert(table), {"record_id": record_id, **row})
+
+    def find_test(self, connection_name: str) -> ConnectionTestRecord | None:
+        """The last test of a connection; None when it has not been tested."""
+        table = tables.connection_test
+        query = (
+            sa.select(table)
+            .join_from(table, tables.record, table.c.record_id == tables.record.c.record_id)
+            .where(tables.record.c.kind == "connection", tables.record.c.name == connection_name)
+        )
+        with self.read() as connection:
+            row = connection.execute(query).first()
+        if row is None:
+            return None
+        report = json.loads(row.report)
+        return ConnectionTestRecord(connection_name, row.tested_at, row.status, str(report.get("message", "")), report)
+
+    def _find_connection_id(self, connection: DatabaseConnection, name: str) -> int:
+        record, version = tables.record, tables.record_version
+        query = (
+            sa.select(record.c.record_id)
+            .join_from(record, version, record.c.record_id == version.c.record_id)
+            .where(record.c.kind == "connection", record.c.name == name, version.c.valid_to.is_(None))
+        )
+        record_id = connection.execute(query).scalar()
+        if record_id is None:
+            latest = revisions.read_latest(connection)
+            raise not_found("connection", name, revisions.read_names(connection, latest, "connection"))
+        return int(record_id)
+
+
+class _PartialReader:
+    """Reads named records of one revision and keeps them."""
+
+    def __init__(self, connection: DatabaseConnection, revision: int) -> None:
+        self.records: list[Record] = []
+        self._connection = connection
+        self._revision = revision
+
+    def read(self, record_type: type[_RecordT], names: Iterable[str]) -> list[_RecordT]:
+        found = self.read_names(record_type.kind, names)
+        return [record for record in found if isinstance(record, record_type)]
+
+    def read_names(self, kind: RecordKind, names: Iterable[str]) -> list[Record]:
+        wanted = set(names)
+        if not wanted:
+            return []
+        found = list(revisions.iter_records(self._connection, self._revision, kind, wanted))
+        for name in sorted(wanted - {record.name for record in found}):
+            known = revisions.read_names(self._connection, self._revision, kind)
+            raise not_found(kind, name, known, revision=self._revision)
+        self.records.extend(found)
+        return found
+
+
+def _identify(connection: DatabaseConnection, address: Address) -> None:
+    if address.path is None:
+        # Two processes may be here at once; the second one waits and then finds the row.
+        connection.exec_driver_sql(f"lock table {tables.catalog.name} in share row exclusive mode")
+    if connection.execute(sa.select(tables.catalog.c.catalog_id)).first() is None:
+        connection.execute(
+            sa.insert(tables.catalog),
+            {"singleton": 1, "catalog_id": str(uuid.uuid4()), "created_at": datetime.now(UTC)},
+        )
