@@ -70,7 +70,7 @@ def build_asset(
         ins={name: dg.In(dg.Nothing) for name in inputs},
         out={
             "result": dg.Out(dg.Nothing),
-            **{check.get_python_identifier(): dg.Out(dg.Nothing, is_required=False) for check in checks},
+            **{f"check_{check.name}": dg.Out(dg.Nothing, is_required=False) for check in checks},
         },
         required_resource_keys={
             resource_key(mapping.source_connection),
@@ -83,7 +83,7 @@ def build_asset(
         keys_by_input_name=inputs,
         keys_by_output_name={"result": spec.key},
         specs=[spec],
-        check_specs_by_output_name={check.get_python_identifier(): check for check in checks},
+        check_specs_by_output_name={f"check_{check.name}": check for check in checks},
     )
 
 

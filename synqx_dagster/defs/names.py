@@ -43,6 +43,8 @@ def dagster_owner(owner: str) -> str:
 
 def is_dagster_tag(key: str, value: str) -> bool:
     """Whether Dagster accepts a tag; what it does not accept is kept as metadata."""
+    if key.startswith("dagster/"):  # Dagster's own; some of them change how a run is treated
+        return False
     return _TAG_KEY.fullmatch(key) is not None and _TAG_VALUE.fullmatch(value) is not None
 
 

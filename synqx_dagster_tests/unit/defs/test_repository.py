@@ -1,0 +1,198 @@
+"""One revision as a repository."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from synqx_dagster import model
+from synqx_dagster.catalog.snapshot import CatalogSnapshot
+from synqx_dagster.defs.jobs import ASSET_JOB, build_executor
+from synqx_dagster.defs.repository import CatalogRepository, CatalogRepositoryData
+from synqx_dagster.defs.sensors import SENSOR_NAME
+from synqx_dagster.errors import ConfigurationError
+from synqx_dagster.settings import load_settings
+from synqx_dagster_tests.unit.defs.fakes import (
+    FakeCatalog,
+    connection,
+    mapping,
+    pipeline,
+    schema,
+    snapshot_of,
+)
+
+
+def repository_of(*records: model.Record, snapshot: CatalogSnapshot | None = None) -> CatalogRepository:
+    snapshot = snapshot or snapshot_of(*records)
+    catalog: Any = FakeCatalog({snapshot.revision: snapshot})
+    data = CatalogRepositoryData(load_settings({}), snapshot.revision, lambda: catalog)
+    return CatalogRepository("__repository__", repository_data=data)
+
+
+def schedule(name: str, **fields: Any) -> model.Schedule:
+    return model.Schedule(name=name, **{"cron_expression": "0 2 * * *", **fields})
+
+
+def catalog_of(repository: CatalogRepository) -> FakeCatalog:
+    catalog: Any = repository.data._get_catalog()
+    assert isinstance(catalog, FakeCatalog)
+    return catalog
+
+
+def order(job: dg.JobDefinition) -> list[str]:
+    return [node.name for node in job.nodes_in_topological_order]
+
+
+A, B, C = mapping("a"), mapping("b"), mapping("c")
+OPS = {name: f"warehouse__public__{name}" for name in "abc"}
+
+
+def test_everything_that_a_catalog_declares_is_there():
+    repository = repository_of(
+        A, B, pipeline("p", "a", "b"), schedule("nightly", mapping="a", timezone="Europe/Berlin"), schema()
+    )
+    repository.load_all_definitions()
+    assert set(repository.job_names) == {ASSET_JOB, "p", "nightly"}
+    assert [item.name for item in repository.schedule_defs] == ["nightly"]
+    assert [item.name for item in repository.sensor_defs] == [SENSOR_NAME]
+    assert set(repository.get_top_level_resources()) == {"conn_shop", "conn_warehouse"}
+    executable = {key.to_user_string() for key in repository.asset_graph.executable_asset_keys}
+    assert executable == {"warehouse/public/a", "warehouse/public/b"}
+    external = {key.to_user_string() for key in repository.asset_graph.external_asset_keys}
+    assert external == {"shop/public/src_a", "shop/public/src_b"}
+
+
+@pytest.mark.parametrize("edges", [[("a", "b"), ("b", "c")], [("c", "b"), ("b", "a")]])
+def test_edges_order_mappings_that_share_no_data(edges):
+    repository = repository_of(A, B, C, pipeline("p", "a", "b", "c", edges=edges))
+    names = [OPS[edges[0][0]], OPS[edges[0][1]], OPS[edges[1][1]]]
+    assert order(repository.get_job("p")) == names
+    repository.load_all_definitions()
+    assert order(repository.get_job("p")) == names
+
+
+def test_two_pipelines_may_order_the_same_mappings_differently():
+    repository = repository_of(
+        A, B, pipeline("p", "a", "b", edges=[("a", "b")]), pipeline("q", "a", "b", edges=[("b", "a")])
+    )
+    repository.load_all_definitions()
+    assert order(repository.get_job("p")) == [OPS["a"], OPS["b"]]
+    assert order(repository.get_job("q")) == [OPS["b"], OPS["a"]]
+
+
+def test_an_edge_does_not_show_as_lineage():
+    repository = repository_of(A, B, pipeline("p", "a", "b", edges=[("a", "b")]))
+    key = dg.AssetKey(["warehouse", "public", "b"])
+    parents = {parent.to_user_string() for parent in repository.asset_graph.get(key).parent_keys}
+    assert parents == {"shop/public/src_b"}
+
+
+def test_data_orders_mappings_without_edges():
+    first = mapping("first", target_table="staging")
+    second = mapping("second", source_connection="warehouse", source_table="staging", target_table="final")
+    repository = repository_of(second, first, schedule("nightly", mapping=("second", "first")))
+    assert order(repository.get_job("nightly")) == ["warehouse__public__staging", "warehouse__public__final"]
+
+
+def test_a_schedule_over_a_pipeline_keeps_its_edges():
+    repository = repository_of(
+        A, B, C, pipeline("p", "a", "b", edges=[("b", "a")]), schedule("s", pipeline="p", mapping="c")
+    )
+    names = order(repository.get_job("s"))
+    assert set(names) == set(OPS.values())
+    assert names.index(OPS["b"]) < names.index(OPS["a"])
+
+
+def test_one_job_is_built_from_its_own_records_alone():
+    repository = repository_of(A, B, pipeline("p", "a"), schedule("s", mapping="b"))
+    job = repository.get_job("s")
+    assert order(job) == [OPS["b"]]
+    assert catalog_of(repository).reads == ["snapshot_for", "snapshot_for"]
+    assert job.run_tags["synqx/revision"] == "1"
+
+
+def test_a_job_whose_record_has_another_name_is_found():
+    repository = repository_of(A, schedule("every night!", mapping="a"))
+    assert order(repository.get_job("every_night_")) == [OPS["a"]]
+
+
+def test_an_ad_hoc_job_is_built_from_the_selected_assets_alone():
+    repository = repository_of(A, B, C)
+    key = dg.AssetKey(["warehouse", "public", "b"])
+    job = repository.get_maybe_subset_job_def(ASSET_JOB, asset_selection={key})
+    assert order(job) == [OPS["b"]]
+    assert job.asset_selection == {key}
+    repository.load_all_definitions()
+    again = repository.get_maybe_subset_job_def(ASSET_JOB, asset_selection={key})
+    assert order(again) == [OPS["b"]]
+
+
+def test_a_job_that_is_not_there_is_named():
+    with pytest.raises(dg.DagsterInvariantViolationError, match="no job nowhere"):
+        repository_of(A).get_job("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (mapping("bad", source_connection="nowhere"), "nowhere"),
+        (mapping("bad", target_schema="nowhere"), "nowhere"),
+        (mapping("bad", target_table="a"), "loaded by a already"),
+        (mapping("bad", source_connection="odd"), "orakel"),
+        (pipeline("bad", "a", "gone"), "gone"),
+        (schedule("bad", mapping="gone"), "gone"),
+        (schedule("bad", pipeline="gone"), "gone"),
+        (schedule("p", mapping="b"), "another job"),
+    ],
+)
+def test_a_broken_record_does_not_take_the_others_down(broken, reason, caplog):
+    repository = repository_of(A, B, pipeline("p", "a"), connection("odd", "orakel"), broken)
+    with caplog.at_level(logging.ERROR, "synqx_dagster"):
+        repository.load_all_definitions()
+    assert reason in caplog.text
+    keys = {key.to_user_string() for key in repository.asset_graph.executable_asset_keys}
+    assert keys == {"warehouse/public/a", "warehouse/public/b"}
+    assert order(repository.get_job("p")) == [OPS["a"]]
+    assert any(reason in problem for problem in repository.data._problems.values())
+
+
+def test_mappings_in_a_cycle_do_not_take_the_others_down(caplog):
+    one = mapping("one", source_connection="warehouse", source_table="two", target_table="one")
+    two = mapping("two", source_connection="warehouse", source_table="one", target_table="two")
+    repository = repository_of(A, one, two)
+    repository.load_all_definitions()
+    assert "cycle" in caplog.text
+    assert OPS["a"] in order(repository.get_job(ASSET_JOB))
+
+
+def test_without_a_catalog_only_the_sensor_is_there():
+    catalog: Any = FakeCatalog({})
+    repository = CatalogRepository(
+        "__repository__", repository_data=CatalogRepositoryData(load_settings({}), None, lambda: catalog)
+    )
+    repository.load_all_definitions()
+    assert list(repository.job_names) == []
+    assert [item.name for item in repository.sensor_defs] == [SENSOR_NAME]
+    assert catalog.reads == []
+
+
+def test_names_with_anything_in_them_load():
+    odd = mapping("Größe & 'Co'", target_table='"we.ird"."ta ""ble"', group="a/b c", owners=("Ä Ö",))
+    repository = repository_of(odd, schedule("jede Nacht", mapping=odd.name))
+    repository.load_all_definitions()
+    (key,) = repository.asset_graph.executable_asset_keys
+    assert list(key.path) == ["warehouse", "we.ird", 'ta "ble']
+
+
+@pytest.mark.parametrize("name", ["in_process", "multiprocess", "dagster:multi_or_in_process_executor"])
+def test_executors_are_a_setting(name):
+    assert isinstance(build_executor(name), dg.ExecutorDefinition)
+
+
+@pytest.mark.parametrize("name", ["celery", "nowhere:executor", "dagster:asset", "dagster:nothing"])
+def test_an_executor_that_is_none_is_refused(name):
+    with pytest.raises(ConfigurationError, match="executor"):
+        build_executor(name)
