@@ -9,19 +9,26 @@ from synqx_dagster.errors import PlanError, SourceChangedError
 from synqx_dagster.model.table import Column
 
 #: Dialects whose column names differ only in more than case.
-_CASELESS = frozenset({"mysql", "sqlite", "duckdb"})
+CASELESS = frozenset({"mysql", "sqlite", "duckdb"})
 
 
 def find_name(name: str, known: Iterable[str], dialect: str, *, quoted: bool) -> str | None:
     """The stored name that a name in SQL stands for in a dialect; None where there is none."""
     names = list(known)
-    if dialect in _CASELESS:
+    if dialect in CASELESS:
         if name in names:
             return name
         return next((candidate for candidate in names if candidate.lower() == name.lower()), None)
-    # PostgreSQL folds ASCII letters only
-    wanted = name if quoted else "".join(c.lower() if c.isascii() else c for c in name)
+    wanted = fold(name, dialect, quoted=quoted)
     return wanted if wanted in names else None
+
+
+def fold(name: str, dialect: str, *, quoted: bool) -> str:
+    """A name in SQL as its server stores it; unchanged where the server keeps the case."""
+    if quoted or dialect in CASELESS:
+        return name
+    # PostgreSQL folds ASCII letters only
+    return "".join(character.lower() if character.isascii() else character for character in name)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
