@@ -3,4 +3,5 @@
 pytest_plugins = [
     "synqx_dagster_tests.fix_postgresql",
     "synqx_dagster_tests.fix_mysql",
+    "synqx_dagster_tests.fix_catalog",
 ]

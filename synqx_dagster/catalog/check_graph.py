@@ -109,11 +109,7 @@ class _Tables:
 
     def sources_of(self, mapping: Mapping) -> list[_TableKey]:
         from synqx_dagster.connectors.registry import dialect_of
-
-        try:  # TEMPORARY until mapping.lineage is there
-            from synqx_dagster.mapping.lineage import trace_lineage
-        except ModuleNotFoundError:
-            return [self._key(self._union.records.connections[mapping.source_connection], mapping.source)] if mapping.source else []
+        from synqx_dagster.mapping.lineage import trace_lineage
 
         connection = self._union.records.connections[mapping.source_connection]
         if mapping.source is not None:

@@ -87,7 +87,8 @@ def check_mapping_record(union: RecordUnion, mapping: Mapping) -> Iterator[Probl
     source = union.records.connections[mapping.source_connection]
     target = union.records.connections[mapping.target_connection]
     schema = union.records.schemas[mapping.target_schema] if mapping.target_schema is not None else None
-    if all(union.is_unchanged(record) for record in (mapping, source, target, schema) if record is not None):
+    ends_unchanged = all(_has_same_type(union, connection) for connection in (source, target))
+    if ends_unchanged and all(union.is_unchanged(record) for record in (mapping, schema) if record is not None):
         return
     reader, writer = _find_connector(source), _find_connector(target)
     if reader is None or writer is None:
@@ -101,6 +102,11 @@ def check_mapping_record(union: RecordUnion, mapping: Mapping) -> Iterator[Probl
     for problem in check_mapping(mapping, schema, source_dialect=dialect_of(source.db_type)):
         field = problem.location.field if problem.location else None
         yield union.problem(mapping, parse_path(field or ""), problem.message, problem.hint)
+
+
+def _has_same_type(union: RecordUnion, connection: Connection) -> bool:
+    before = union.known.connections.get(connection.name) if union.known is not None else None
+    return before is not None and before.db_type == connection.db_type
 
 
 def _find_connector(connection: Connection) -> type[Connector] | None:

@@ -22,6 +22,7 @@ from synqx_dagster.model import RECORD_KINDS, Record, RecordKind
 __all__ = ["MAX_FILE_BYTES", "Definitions", "read_documents", "write_documents"]
 
 MAX_FILE_BYTES = 10 * 1024 * 1024
+MAX_PROBLEMS = 1000
 _SUFFIXES = (".yaml", ".yml")
 
 
@@ -80,8 +81,14 @@ def read_documents(paths: Sequence[Path]) -> Definitions:
                 documents.append(document)
         problems.extend(sorted(file_problems, key=_line_of))
     if problems:
-        raise InvalidInputError(problems)
+        raise InvalidInputError(_cap(problems))
     return Definitions(tuple(records), tuple(documents))
+
+
+def _cap(problems: list[Problem]) -> list[Problem]:
+    """A file that is no SynqX file at all would otherwise fill the screen for minutes."""
+    left_out = len(problems) - MAX_PROBLEMS
+    return [*problems[:MAX_PROBLEMS], Problem(f"and {left_out} more problems")] if left_out > 0 else problems
 
 
 def _line_of(problem: Problem) -> int:

@@ -305,7 +305,7 @@ def _describe(alternatives: tuple[Any, ...]) -> str:
         "tuple" if get_origin(alternative) is tuple else getattr(_strip(alternative), "__name__", "")
         for alternative in alternatives
     ]
-    words = [(forms | models)[name] for name in names]
+    words = [(forms | models).get(name, "another value") for name in names]
     return f"{', '.join(words[:-1])} or {words[-1]}"
 
 

@@ -18,6 +18,8 @@ import yaml
 from synqx_dagster.errors import Problem, SourceLocation
 
 MAX_DEPTH = 32
+#: Each value costs some 200 bytes of memory with its place; a file of the largest size needs fewer.
+MAX_VALUES = 1_000_000
 #: Longer numbers are text, or a mistake.
 _MAX_NUMBER_CHARACTERS = 40
 
@@ -129,8 +131,10 @@ def _iter_documents(text: str, file: str, problems: list[Problem]) -> Iterator[D
     stack: list[_Collection] = []
     root: Any = None
     lines: dict[FieldPath, int] = {}
-    for event in yaml.parse(text, Loader=_LOADER):
+    for count, event in enumerate(yaml.parse(text, Loader=_LOADER)):
         line = event.start_mark.line + 1
+        if count > MAX_VALUES:
+            raise _refused(f"the file holds more than {MAX_VALUES} values", file, line, "split it")
         match event:
             case yaml.DocumentStartEvent():
                 root, lines = None, {}
