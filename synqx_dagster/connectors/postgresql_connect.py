@@ -160,8 +160,13 @@ def connect(config: ConnectionConfig) -> Any:
     """
     import psycopg2
 
+    parameters = connection_parameters(config)
     try:
-        connection = psycopg2.connect(**connection_parameters(config))
+        connection = psycopg2.connect(**parameters)
+        if connection.info.parameter_status("standard_conforming_strings") == "off":
+            # psycopg2 decides on connecting how it quotes, and would go on so after the setting is changed below.
+            connection.close()
+            connection = psycopg2.connect(**parameters, options="-c standard_conforming_strings=on")
         # Transactions are begun by statements of our own, which set isolation and settings in one round trip.
         connection.autocommit = True
         with connection.cursor() as cursor:

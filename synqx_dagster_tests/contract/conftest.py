@@ -1,0 +1,59 @@
+"""One connector of each kind, over an empty database of the test's own.
+
+A new connector gets a fixture ``<db_type>_connector`` and a line in `CONNECTORS`; every contract test then covers it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from synqx_dagster.connectors.protocol import ConnectionConfig, Connector
+from synqx_dagster.connectors.registry import connector_class
+from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
+
+CONNECTORS = ["postgresql", "sqlite", "duckdb"]
+
+
+def open_connector(config: ConnectionConfig) -> Iterator[Connector]:
+    """A connector of the config's kind, closed at the test's end."""
+    connector: Connector = connector_class(config.db_type)(config)  # type: ignore[call-arg]  # a protocol has no init
+    try:
+        yield connector
+    finally:
+        connector.close()
+
+
+@pytest.fixture
+def postgresql_connector(postgresql: PostgresqlDatabase) -> Iterator[Connector]:
+    # What a server may be set to must not change a value.
+    for setting in (
+        "TimeZone = 'America/St_Johns'",
+        "DateStyle = 'SQL, DMY'",
+        "IntervalStyle = sql_standard",
+        "bytea_output = escape",
+        "extra_float_digits = 0",
+        "standard_conforming_strings = off",
+        "client_encoding = LATIN1",
+    ):
+        postgresql.execute(f'alter database "{postgresql.name}" set {setting}')
+    yield from open_connector(postgresql.config())
+
+
+@pytest.fixture
+def sqlite_connector(tmp_path: Path) -> Iterator[Connector]:
+    yield from open_connector(ConnectionConfig("warehouse", "sqlite", database=str(tmp_path / "warehouse.db")))
+
+
+@pytest.fixture
+def duckdb_connector(tmp_path: Path) -> Iterator[Connector]:
+    yield from open_connector(ConnectionConfig("warehouse", "duckdb", database=str(tmp_path / "warehouse.duckdb")))
+
+
+@pytest.fixture(params=CONNECTORS)
+def connector(request: pytest.FixtureRequest) -> Connector:
+    """Every kind of connector in turn."""
+    found: Connector = request.getfixturevalue(f"{request.param}_connector")
+    return found
