@@ -126,6 +126,11 @@ class CompiledMapping:
     _planned: tuple[PlannedField, ...] = field(repr=False)
     _arriving: tuple[Arriving, ...] = field(repr=False)
 
+    @property
+    def row_labels(self) -> tuple[str, ...]:
+        """What a bad row's JSON calls the values of `used_columns` and then of `source_expressions`."""
+        return tuple(arriving.label for arriving in self._arriving)
+
     def pushdown(self, dialect: str) -> Pushdown | None:
         """The mapping in the source's SQL; None where that would not mean the same (`why_not_pushdown`)."""
         if self.why_not_pushdown(dialect) is not None:

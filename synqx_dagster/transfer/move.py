@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,11 +61,16 @@ def _stream(
     spool: BadRowSpool,
     meter: ProgressMeter,
 ) -> Moved:
-    if plan.transform_sql is None or plan.read_schema is None:
-        raise FatalError("the plan has no transform for the arrow lane")
+    if plan.read_schema is None:
+        raise FatalError("the plan does not say what the batches of the arrow lane look like")
     batches = read.iter_batches(plan.read_sql, plan.read_schema, batch_rows=BATCH_ROWS)
-    with Prefetch(batches) as prefetch, Transform(plan.transform_sql, plan.read_schema) as transform:
-        good = split_bad_rows(transform.run(iter(prefetch)), spool, plan.key_columns)
+    with ExitStack() as stack:
+        prefetch = stack.enter_context(Prefetch(batches))
+        if plan.transform_sql is None:
+            good = _renamed(iter(prefetch), plan)
+        else:
+            transform = stack.enter_context(Transform(plan.transform_sql, plan.read_schema))
+            good = split_bad_rows(transform.run(iter(prefetch)), spool, plan.key_columns)
         rows, size_bytes = write.write_batches(staging, plan.columns, _metered(good, meter))
         rows_in = prefetch.rows
     reach("mid_copy")
@@ -76,6 +82,14 @@ def _stream(
     return Moved(rows_in, size_bytes, None)
 
 
+def _renamed(batches: Iterator[pa.RecordBatch], plan: LoadPlan) -> Iterator[pa.RecordBatch]:
+    """The source's columns under the names and in the order of the target's fields."""
+    sources = [compiled_field.source_columns[0] for compiled_field in plan.compiled.fields]
+    names = [column.name for column in plan.columns]
+    for batch in batches:
+        yield batch.select(sources).rename_columns(names)
+
+
 def _metered(batches: Iterator[pa.RecordBatch], meter: ProgressMeter) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         yield batch
@@ -84,10 +98,9 @@ def _metered(batches: Iterator[pa.RecordBatch], meter: ProgressMeter) -> Iterato
 
 def _spool_violations(bad_rows: BadRowsRead, key_columns: Sequence[str], read: ReadSession, spool: BadRowSpool) -> None:
     """Fetch the rows that the COPY left out, from the snapshot that it read."""
-    names = bad_rows.schema.names[:-1]
     for batch in read.iter_batches(bad_rows.sql, bad_rows.schema, batch_rows=BATCH_ROWS):
         for *values, flags in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            row = row_as_json(names, values)
+            row = row_as_json(bad_rows.labels, values)
             breaches = tuple(
                 Breach(*violation) for violation, flag in zip(bad_rows.violations, flags, strict=True) if flag == "1"
             )

@@ -37,11 +37,12 @@ class BadRowsRead:
     """The query that fetches the rows which the passthrough lane leaves out, in the same snapshot.
 
     Its columns are those of `schema`: the source's used columns in their carriers, then `VIOLATIONS_COLUMN`, a text of
-    one ``1`` or ``0`` for each of `violations`, in order.
+    one ``1`` or ``0`` for each of `violations`, in order. ``labels`` are the keys of the row's JSON.
     """
 
     sql: str
     schema: pa.Schema
+    labels: tuple[str, ...]
     violations: tuple[tuple[str, str], ...]
 
 
@@ -52,7 +53,7 @@ class LoadPlan:
     Attributes:
         read_sql: What the source is asked: COPY's query in passthrough, the batches' query in the arrow lane.
         read_schema: Arrow schema of the batches; None in passthrough.
-        transform_sql: DuckDB's query over the batches; None in passthrough.
+        transform_sql: DuckDB's query over the batches; None where they may go to the target as they arrive.
         columns: The target's columns that are filled, in the order of the mapping.
         strategy: How the rows become visible, in one sentence.
         differences: How the target differs from the mapping's output without keeping it from running.
@@ -80,8 +81,8 @@ class LoadPlan:
     count_sql: str | None
     key_columns: tuple[str, ...]
     source_columns: tuple[Column, ...]
+    compiled: CompiledMapping = field(repr=False, compare=False)
     differences: tuple[str, ...] = ()
-    compiled: CompiledMapping | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain values, for people and for JSON."""
@@ -160,6 +161,19 @@ def relation_sql(mapping: Mapping, source: Connector) -> str:
     return f"(\n{(mapping.source_query or '').strip().rstrip(';')}\n) AS {SOURCE_ALIAS}"
 
 
+def _compile(
+    mapping: Mapping, schema: Schema | None, source: Connector, read: ReadSession, source_columns: Sequence[Column]
+) -> CompiledMapping:
+    relation = relation_sql(mapping, source)
+    return compile_mapping(
+        mapping,
+        schema,
+        source_columns,
+        source_dialect=source.dialect,
+        describe=lambda items: read.describe_query(f"SELECT {items} FROM {relation}"),
+    )
+
+
 def make_plan(
     mapping: Mapping,
     schema: Schema | None,
@@ -168,8 +182,8 @@ def make_plan(
     read: ReadSession,
     facts: Facts,
 ) -> LoadPlan:
-    """Decide how a load runs. `read` only spells expressions here; nothing is read."""
-    compiled = compile_mapping(mapping, schema, facts.source_columns, source_dialect=source.dialect)
+    """Decide how a load runs. `read` spells expressions, and describes those that only the source can compute."""
+    compiled = _compile(mapping, schema, source, read, facts.source_columns)
     columns, differences = _target_columns(mapping, compiled, facts, target)
     relation = relation_sql(mapping, source)
     lane, reason, pushdown = _choose_lane(mapping, compiled, columns, source, target, read)
@@ -210,11 +224,12 @@ def make_plan(
         if (predicate := target.holds(_by_name(compiled, column.name).column.data_type)) is not None
     }
     arrow_types = {item.name: item.type for item in read_schema}
+    needs_transform = compiled.needs_transform(arrow_types, holds=holds)
     return LoadPlan(
         **shared,
         read_sql=read_sql,
         read_schema=read_schema,
-        transform_sql=compiled.duckdb(arrow_types, holds=holds),
+        transform_sql=compiled.duckdb(arrow_types, holds=holds) if needs_transform else None,
         bad_rows=None,
     )
 
@@ -236,7 +251,7 @@ def plan_preview(mapping: Mapping, schema: Schema | None, source: Connector, rea
         PlanError, SourceChangedError, QueryRefusedError: As for a load.
     """
     source_columns = describe_source(mapping, source, read)
-    compiled = compile_mapping(mapping, schema, source_columns, source_dialect=source.dialect)
+    compiled = _compile(mapping, schema, source, read, source_columns)
     sql, arrow_schema = _read_carriers(compiled, source_columns, relation_sql(mapping, source), source, read)
     return PreviewPlan(
         sql,
@@ -390,7 +405,7 @@ def _read_carriers(
         expressions.append(f"{encoded.sql} AS {source.quote(name)}")
         fields.append(pa.field(name, encoded.arrow_type))
     for computed in compiled.source_expressions:
-        encoded = read.encode(computed.sql, computed.data_type, None)
+        encoded = read.encode(computed.sql, computed.data_type, computed.native_type)
         expressions.append(f"{encoded.sql} AS {source.quote(computed.alias)}")
         fields.append(pa.field(computed.alias, encoded.arrow_type))
     if not expressions:
@@ -418,6 +433,7 @@ def _bad_rows_read(
     return BadRowsRead(
         f"{sql}\nWHERE {where}",
         schema.append(pa.field(VIOLATIONS_COLUMN, pa.string())),
+        compiled.row_labels,
         tuple((violation.field, violation.reason) for violation in pushdown.violations),
     )
 

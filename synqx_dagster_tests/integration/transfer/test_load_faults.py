@@ -122,7 +122,7 @@ class DroppedReply:
         recorded = False
         while data := _receive(client):
             recorded = recorded or (b"INSERT INTO" in data and self.armed_after in data)
-            if recorded and b"COMMIT" in data.upper() and not self.dropped.is_set():
+            if recorded and data.upper().endswith(b"COMMIT\x00") and not self.dropped.is_set():
                 drop_replies.set()
             try:
                 server.sendall(data)
@@ -168,7 +168,7 @@ def test_a_terminated_backend_ends_the_attempt_and_a_retry_is_exact(
     pair: tuple[PostgresqlDatabase, PostgresqlDatabase], end: str
 ) -> None:
     source, target = pair
-    source.execute("create view slow as select id, body from orders, lateral (select pg_sleep(0.0005)) as s")
+    source.execute("create view slow as select id, body || coalesce(pg_sleep(0.0005)::text, '') as body from orders")
     mapping = make_mapping(source_query="select id, body from slow", target_table="orders")
     connectors = (connect(source.config("source")), connect(target.config("target")))
     victim = source if end == "source" else target
