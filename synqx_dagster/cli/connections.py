@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from synqx_dagster.cli.figures import format_age, format_count, format_seconds, plural
+from synqx_dagster.cli.figures import format_age, format_count, format_latency, plural
 from synqx_dagster.cli.options import SynqxSubgroup, json_option, pass_output
 from synqx_dagster.cli.output import Output, printable
 from synqx_dagster.cli.session import open_catalog
@@ -122,8 +122,8 @@ def test_connections(output: Output, names: tuple[str, ...], all_of_them: bool) 
         raise click.UsageError("name a connection, or give --all")
     outcomes: list[tuple[Connection, dict[str, Any]]] = []
     for record in records:
-        if not output.as_json:
-            output.note(f"testing {printable(record.name)} ...") if len(records) > 1 else None
+        if len(records) > 1:
+            output.note(f"testing {printable(record.name)} ...")
         outcome = _test(catalog, record)
         catalog.save_test(record.name, outcome)
         outcomes.append((record, outcome))
@@ -132,7 +132,9 @@ def test_connections(output: Output, names: tuple[str, ...], all_of_them: bool) 
     def draw() -> None:
         if not outcomes:
             output.print("No connections yet: declare one in YAML (`kind: connection`), then run `synqx apply`.")
-        for record, outcome in outcomes:
+        for index, (record, outcome) in enumerate(outcomes):
+            if index:
+                output.print()
             _draw_outcome(output, record, outcome)
 
     output.result(document, draw)
@@ -170,7 +172,7 @@ def _draw_outcome(output: Output, connection: Connection, outcome: dict[str, Any
     if ok:
         facts = [
             ("server", printable(outcome["server_version"] or "-")),
-            ("latency", format_seconds(outcome["latency_seconds"])),
+            ("latency", format_latency(outcome["latency_seconds"])),
             ("read", _yes_or_no(outcome["can_read"])),
             ("write", _yes_or_no(outcome["can_write"])),
             ("TLS", outcome["tls"] or "-"),
@@ -270,7 +272,9 @@ def _draw_tables(output: Output, found: Sequence[TableDescription]) -> None:
         fold=["table"],
     )
     output.print()
-    output.print(f"{plural(len(found), 'table')} and views. Columns: add a table's name, or --columns.", style="dim")
+    views = sum(description.is_view for description in found)
+    counts = [plural(len(found) - views, "table"), plural(views, "view")] if views else [plural(len(found), "table")]
+    output.print(f"{', '.join(counts)}. For columns, add a table's name or --columns.", style="dim")
 
 
 def _draw_columns(output: Output, description: TableDescription) -> None:

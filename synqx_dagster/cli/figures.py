@@ -41,6 +41,14 @@ def format_seconds(seconds: float | None) -> str:
     return f"{hours} h {minutes:02d} min"
 
 
+def format_latency(seconds: float | None) -> str:
+    """``0.4 ms``, ``120 ms``."""
+    if seconds is None:
+        return "-"
+    milliseconds = seconds * 1000
+    return f"{milliseconds:.1f} ms" if milliseconds < 10 else f"{milliseconds:,.0f} ms"
+
+
 def format_rate(rows: int | None, seconds: float | None) -> str:
     """Rows per second; a dash where that means nothing."""
     return f"{rows / seconds:,.0f}" if rows and seconds else "-"

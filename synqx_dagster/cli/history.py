@@ -75,7 +75,7 @@ def diff(output: Output, before: int | None, after: int | None) -> None:
     latest = catalog.latest_revision()
     after = latest if after is None else after
     before = max(after - 1, 0) if before is None else before
-    changes = diff_revisions(catalog, before, after).changes
+    changes = diff_revisions(catalog, before, after)
     document = {"before": before, "after": after, "changes": change_documents(changes)}
 
     def draw() -> None:

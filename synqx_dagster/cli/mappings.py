@@ -184,7 +184,7 @@ def _draw_plan(output: Output, mapping: Mapping, found: dict[str, Any]) -> None:
     )
     _draw_sql(output, "reads", found["read_sql"])
     _draw_sql(output, "transforms (DuckDB)", found["transform_sql"])
-    _draw_sql(output, "bad rows", found["bad_rows_sql"])
+    _draw_sql(output, "reads bad rows", found["bad_rows_sql"])
     output.print()
     if found["differences"]:
         output.print(_styled("differences of the target", "bold"))
@@ -200,4 +200,4 @@ def _draw_sql(output: Output, title: str, sql: str | None) -> None:
     output.print()
     output.print(_styled(title, "bold"))
     for line in sql.splitlines():
-        output.print(f"  {printable(line)}")
+        output.print_indented(printable(line))

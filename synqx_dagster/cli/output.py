@@ -125,6 +125,22 @@ class Output:
             console.print(renderable, style=style)
         click.echo("\n".join(line.rstrip() for line in capture.get().rstrip("\n").split("\n")))
 
+    def print_exactly(self, renderable: RenderableType, *, style: str | None = None) -> None:
+        """Draw text whose lines nobody may break (log lines): a terminal wraps them, a pipe gets them whole."""
+        if sys.stdout.isatty():
+            self.console().print(renderable, style=style, soft_wrap=True)
+        else:
+            click.echo(str(renderable))
+
+    def print_indented(self, text: str) -> None:
+        """Draw a line of text two columns in; a terminal breaks it at blanks, a pipe gets it whole."""
+        if sys.stdout.isatty():
+            from rich.padding import Padding
+
+            self.console().print(Padding(text, (0, 0, 0, 2)))
+        else:
+            click.echo(f"  {text}")
+
     def table(
         self,
         columns: Sequence[str],

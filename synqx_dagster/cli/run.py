@@ -82,5 +82,5 @@ def _checks_cell(asset: dict[str, Any]) -> Any:
     checks: dict[str, bool] = asset["checks"]
     failed = [name for name, passed in checks.items() if not passed]
     if failed:
-        return Text(f"failed: {', '.join(failed)}", style="red")
+        return Text(f"failed: {', '.join(failed)}", style="yellow")  # one that must stop the run has stopped it
     return Text(f"{len(checks)} ok", style="green") if checks else Text("-")

@@ -154,4 +154,4 @@ def _draw_line(output: Output, line: LogLine) -> None:
     if line.step:
         text.append(f"{printable(line.step)}: ", style="cyan")
     text.append(printable(line.message, keep_lines=True).replace("\n", "\n" + " " * 18), style=style)
-    output.print(text)
+    output.print_exactly(text)
