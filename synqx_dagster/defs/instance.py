@@ -24,6 +24,8 @@ PROCESS_TAG = f"{METADATA_PREFIX}process"
 #: Where the instance keeps which limits came from a catalog.
 _LIMITS_KEY = f"{METADATA_PREFIX}pool_limits"
 
+_NO_COMPUTE_LOGS = ("dagster.core.storage.noop_compute_log_manager", "NoOpComputeLogManager")
+
 _UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
@@ -58,14 +60,25 @@ def prepare_instance(settings: Settings) -> Path:
 
 
 @contextmanager
-def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
+def open_instance(settings: Settings, *, capture_output: bool = True) -> Iterator[dg.DagsterInstance]:
     """The persistent instance of these settings, prepared.
+
+    Args:
+        capture_output: Whether runs in this process redirect its stdout and stderr into files, as Dagster does
+            by default; a progress bar would go there, too, and it costs half a second for each run.
 
     Raises:
         ConfigurationError: As `prepare_instance`.
     """
     home = prepare_instance(settings)
     with _from_config(home) as instance:
+        if capture_output:
+            yield instance
+            return
+        reference = instance.get_ref()
+        data_class = type(reference.compute_logs_data)
+        reference = reference._replace(compute_logs_data=data_class(*_NO_COMPUTE_LOGS, "{}"))
+    with dg.DagsterInstance.from_ref(reference) as instance:
         yield instance
 
 
