@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from synqx_dagster.catalog.snapshot import AnySecret, secrets_of
+from synqx_dagster.catalog.snapshot import AnySecret, is_same, secrets_of
 from synqx_dagster.catalog.yaml_tree import FieldPath, format_path
 from synqx_dagster.model import EnvSecret, FileSecret, Record, RecordKind
 
@@ -123,6 +123,8 @@ def compare_records(before: Record | None, after: Record, changed_secrets: froze
     if before is None:
         created = _differences(_show_secrets(after, {}, defaults=True), _show_secrets(after, {}))
         return Change("created", after.kind, after.name, tuple(created), after)
+    if not changed_secrets and is_same(before, after):
+        return None
     changed = dict.fromkeys(changed_secrets, "(changed secret)")
     fields = tuple(_differences(_show_secrets(before, {}), _show_secrets(after, changed)))
     return Change("changed", after.kind, after.name, fields, after) if fields else None

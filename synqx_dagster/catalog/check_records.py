@@ -79,10 +79,7 @@ def check_mapping_record(union: RecordUnion, mapping: Mapping) -> Iterator[Probl
     A mapping that the catalog already has, with the same schema and the same kind of source, has been checked.
     """
     from synqx_dagster.connectors.registry import dialect_of
-    try:  # TEMPORARY until mapping.check is there
-        from synqx_dagster.mapping.check import check_mapping
-    except ModuleNotFoundError:
-        return
+    from synqx_dagster.mapping.check import check_mapping
 
     source = union.records.connections[mapping.source_connection]
     target = union.records.connections[mapping.target_connection]

@@ -152,3 +152,13 @@ def secrets_of(record: Record) -> dict[str, AnySecret]:
     """The secret fields of a record that are set."""
     values = ((name, getattr(record, name)) for name in type(record).model_fields)
     return {name: value for name, value in values if isinstance(value, AnySecret)}
+
+
+def is_same(before: Record, after: Record) -> bool:
+    """Whether two records say the same. Not ``==``, for which 1 is True."""
+    secrets = secrets_of(after)
+    return (
+        secrets_of(before) == secrets
+        and type(before) is type(after)
+        and before.model_dump_json(exclude=set(secrets)) == after.model_dump_json(exclude=set(secrets))
+    )

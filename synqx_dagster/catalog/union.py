@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from synqx_dagster.catalog.documents import Definitions, locate_unwritten
-from synqx_dagster.catalog.snapshot import CatalogSnapshot
+from synqx_dagster.catalog.snapshot import CatalogSnapshot, is_same
 from synqx_dagster.catalog.yaml_tree import FieldPath
 from synqx_dagster.errors import Problem, SourceLocation
 from synqx_dagster.model import Record, RecordKind
@@ -52,7 +52,8 @@ class RecordUnion:
 
     def is_unchanged(self, record: Record) -> bool:
         """Whether the catalog has exactly this record."""
-        return self.known is not None and self.known.find(record.kind, record.name) == record
+        before = self.known.find(record.kind, record.name) if self.known is not None else None
+        return before is not None and is_same(before, record)
 
     def problem(self, record: Record, path: FieldPath, message: str, hint: str | None = None) -> Problem:
         """A problem of a record, with its place."""

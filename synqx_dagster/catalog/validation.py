@@ -16,7 +16,7 @@ import pydantic
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from synqx_dagster.catalog.snapshot import nearest, secrets_of
+from synqx_dagster.catalog.snapshot import AnySecret, nearest, secrets_of
 from synqx_dagster.catalog.yaml_tree import FieldPath
 from synqx_dagster.model import RECORD_TYPES, EnvSecret, Record, RecordKind, SealedSecret
 
@@ -52,11 +52,22 @@ def build_record(kind: RecordKind, values: Mapping[str, Any]) -> Record:
         errors = exc.errors(include_url=False, include_input=False)
         # Without the cause: it holds the values.
         raise InvalidRecordError(list(_explain(record_type, values, errors))) from None
-    for field, secret in secrets_of(record).items():
-        if isinstance(secret, SealedSecret) and secret.version is not None:
-            problem = FieldProblem((field, "version"), "only the catalog gives versions; write {sealed: true}")
-            raise InvalidRecordError([problem])
+    problems = [
+        problem
+        for field, secret in secrets_of(record).items()
+        if isinstance(secret, SealedSecret) and (problem := _why_not_sealed(field, values[field]))
+    ]
+    if problems:
+        raise InvalidRecordError(problems)
     return record
+
+
+def _why_not_sealed(field: str, value: Mapping[str, Any]) -> FieldProblem | None:
+    if "version" in value:
+        return FieldProblem((field, "version"), "only the catalog gives versions; write {sealed: true}")
+    if "sealed" not in value:  # Its default makes {} one, too.
+        return FieldProblem((field,), f"must be {_describe(get_args(AnySecret))}")
+    return None
 
 
 # --- from pydantic's errors to ours -----------------------------------------------------------------------------
@@ -183,11 +194,11 @@ def _phrase(error_type: str, context: dict[str, Any], value: Any, message: str) 
         case "too_long":
             return f"must have at most {_count(context['max_length'], 'item')}, not {context['actual_length']}"
         case "greater_than_equal":
-            return f"must be at least {context['ge']}"
+            return f"must be at least {context['ge']:g}"
         case "greater_than":
-            return f"must be more than {context['gt']}"
+            return f"must be more than {context['gt']:g}"
         case "less_than_equal":
-            return f"must be at most {context['le']}"
+            return f"must be at most {context['le']:g}"
         case "string_pattern_mismatch":
             return "has characters that are not allowed here"
         case _:

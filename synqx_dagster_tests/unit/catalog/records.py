@@ -84,7 +84,21 @@ _names = st.builds(
 _traps = st.sampled_from(
     ["no", "on", "yes", "true", "null", "~", "", "017", "0o17", "0x1f", "1:30", "1_000", "1e3", ".5", "+1", "-0"]
     + ["2024-01-01", "=", "<<", "- a", "a: b", "# c", "!tag", "&a", "*a", "'", '"', "a\nb\n", "\n", " a ", "\ta"]
-    + ["\x85", "\u2028", "\ufeffx", "x\r\ny", "\x1b[0m", "  \n a", "a \n", "|", ">", "%YAML", "---", "...", "\U0001f600"]
+    + [
+        "\x85",
+        "\u2028",
+        "\ufeffx",
+        "x\r\ny",
+        "\x1b[0m",
+        "  \n a",
+        "a \n",
+        "|",
+        ">",
+        "%YAML",
+        "---",
+        "...",
+        "\U0001f600",
+    ]
 )
 _texts = st.one_of(
     _traps,
@@ -123,7 +137,9 @@ def connections(names: st.SearchStrategy[str] = _names) -> st.SearchStrategy[Con
 
 _types = st.one_of(
     st.sampled_from(TYPE_KINDS).map(DataType),
-    st.integers(1, 38).flatmap(lambda size: st.builds(DataType, st.just("decimal"), st.just(size), st.integers(0, size))),
+    st.integers(1, 38).flatmap(
+        lambda size: st.builds(DataType, st.just("decimal"), st.just(size), st.integers(0, size))
+    ),
 )
 
 
@@ -132,7 +148,9 @@ def schemas(draw: st.DrawFn, names: st.SearchStrategy[str] = _names) -> Schema:
     """Table schemas."""
     column_names = draw(st.lists(_filled, min_size=1, max_size=4, unique=True))
     columns = tuple(
-        SchemaColumn(name=name, data_type=draw(_types), nullable=draw(st.booleans()), description=draw(st.none() | _texts))
+        SchemaColumn(
+            name=name, data_type=draw(_types), nullable=draw(st.booleans()), description=draw(st.none() | _texts)
+        )
         for name in column_names
     )
     key = draw(st.lists(st.sampled_from(column_names), unique=True, max_size=2))

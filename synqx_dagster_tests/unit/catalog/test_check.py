@@ -1,0 +1,294 @@
+"""What is refused before it reaches the catalog: names, references, secrets, cycles, calendars."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from synqx_dagster.catalog.check import check_definitions
+from synqx_dagster.catalog.documents import read_documents
+from synqx_dagster.catalog.snapshot import CatalogSnapshot
+from synqx_dagster.model import Record, SealedSecret
+from synqx_dagster_tests.unit.catalog.records import (
+    connection,
+    definitions,
+    mapping,
+    pipeline,
+    schedule,
+    schema,
+)
+
+ENDS = (connection("shop"), connection("warehouse"))
+
+
+def problems_of(*declared: Record, known: CatalogSnapshot | None = None, prune: bool = False) -> list[str]:
+    return [str(problem) for problem in check_definitions(definitions(*declared), known=known, prune=prune)]
+
+
+def catalog_of(*records: Record) -> CatalogSnapshot:
+    return CatalogSnapshot.from_records(1, records)
+
+
+def chain(*names: str) -> list[Record]:
+    """Mappings within one database, each reading what the one before it loads."""
+    return [
+        mapping(name, source_connection="warehouse", source_table=source, target_table=name)
+        for source, name in zip(("start", *names[:-1]), names, strict=True)
+    ]
+
+
+def test_a_sound_project() -> None:
+    assert not problems_of(
+        *ENDS,
+        schema("customer"),
+        mapping("customers", target_schema="customer"),
+        mapping("b", source_connection="warehouse", source_query="select * from customers"),
+        pipeline("main", "customers", "b", edges=[("customers", "b")]),
+        schedule("nightly", pipeline="main"),
+        schedule("hourly", mapping=["customers", "b"]),
+    )
+
+
+def test_nothing_declared() -> None:
+    assert problems_of() == []
+
+
+# --- names ---------------------------------------------------------------------------------------------------------
+
+
+def test_duplicates_name_both_places(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.yaml").write_text("kind: connection\nname: shop\ndb_type: duckdb\ndatabase: /x\n")
+    (problem,) = check_definitions(read_documents([tmp_path]), known=None)
+    assert str(problem) == (
+        f"{tmp_path}/b.yaml:2 name: there are two connections 'shop' (the other one is in {tmp_path}/a.yaml:1)"
+    )
+
+
+def test_one_name_for_two_kinds() -> None:
+    assert problems_of(connection("customers"), connection("warehouse"), mapping(source_connection="customers")) == []
+
+
+def test_names_that_meet_in_dagster() -> None:
+    (problem,) = problems_of(connection("my shop"), connection("my-shop"))
+    assert "'my-shop' and 'my shop' have one name in Dagster: my_shop" in problem
+
+
+def test_names_that_meet_in_dagster_with_the_catalog() -> None:
+    (problem,) = problems_of(connection("my shop"), known=catalog_of(connection("my-shop")))
+    assert "have one name in Dagster: my_shop" in problem
+
+
+@pytest.mark.parametrize(
+    ("values", "is_problem"),
+    [({"pipeline": "main"}, False), ({"mapping": "a"}, True), ({"pipeline": ["main", "other"]}, True)],
+)
+def test_a_schedule_with_the_name_of_a_pipeline(values: dict[str, Any], is_problem: bool) -> None:
+    declared = [*ENDS, *chain("a"), pipeline("main", "a"), pipeline("other", "a"), schedule("main", **values)]
+    problems = problems_of(*declared)
+    assert bool(problems) == is_problem
+    assert all("the pipeline 'main' makes a job of this name, too" in problem for problem in problems)
+
+
+@pytest.mark.parametrize("name", ["config", "import", "__ASSET_JOB", "synqx_follow_catalog", "type"])
+def test_names_that_dagster_reserves(name: str) -> None:
+    (problem,) = problems_of(*ENDS, *chain("a"), pipeline(name, "a"))
+    assert "is reserved" in problem
+    assert len(problems_of(*ENDS, *chain("a"), schedule(name, mapping="a"))) == 1
+    assert not problems_of(*ENDS, *chain(name))
+
+
+# --- references ----------------------------------------------------------------------------------------------------
+
+
+def test_missing_references() -> None:
+    assert problems_of(
+        *ENDS,
+        mapping("a", source_connection="shp", target_schema="customer"),
+        pipeline("p", "a", "nope"),
+        schedule("s", mapping=["a", "b"], pipeline="q"),
+    ) == [
+        "mapping 'a' source_connection: there is no connection 'shp' (did you mean 'shop'?)",
+        "mapping 'a' target_schema: there is no schema 'customer' (declare a schema of this name)",
+        "pipeline 'p' nodes[1].config.mapping: there is no mapping 'nope' (declare a mapping of this name)",
+        "schedule 's' mapping: there is no mapping 'b' (declare a mapping of this name)",
+        "schedule 's' pipeline: there is no pipeline 'q' (declare a pipeline of this name)",
+    ]
+
+
+def test_references_into_the_catalog() -> None:
+    known = catalog_of(*ENDS)
+    assert not problems_of(mapping("a"), known=known)
+    (first, second) = problems_of(mapping("a"), known=known, prune=True)
+    assert "would be removed" in first
+    assert "would be removed" in second
+
+
+def test_what_stays_is_checked_with_what_changes() -> None:
+    known = catalog_of(*ENDS, schema("customer"), mapping("a", target_schema="customer"))
+    changed = schema("customer", columns=[{"name": "number", "data_type": "integer", "nullable": False}])
+    column_mappings = [{"type": "direct", "source_columns": ["id"], "target_fields": ["id"]}]
+    known = catalog_of(
+        *ENDS, schema("customer"), mapping("a", target_schema="customer", column_mappings=column_mappings)
+    )
+    problems = problems_of(changed, known=known)
+    assert problems
+    assert all(problem.startswith("mapping 'a'") for problem in problems)
+    assert not problems_of(schema("customer", description="the same columns"), known=known)
+
+
+# --- secrets -------------------------------------------------------------------------------------------------------
+
+
+def test_a_sealed_mark_needs_a_sealed_value() -> None:
+    declared = connection("shop", db_type="postgresql", host="h", database="d", password={"sealed": True})
+    plain = declared.model_copy(update={"password": None})
+    sealed = declared.model_copy(update={"password": SealedSecret(version=3)})
+    expected = "the catalog has no sealed value to keep"
+    assert expected in problems_of(declared)[0]
+    assert expected in problems_of(declared, known=catalog_of(plain))[0]
+    assert expected not in str(problems_of(declared, known=catalog_of(sealed)))
+
+
+def test_secret_files_and_empty_secrets() -> None:
+    values = {"db_type": "postgresql", "host": "h", "database": "d", "username": "u"}
+    assert "absolute path" in str(problems_of(connection(**values, password={"file": "secret.txt"})))
+    assert "absolute path" not in str(problems_of(connection(**values, password={"file": "~/secret.txt"})))
+    assert "must not be empty" in str(problems_of(connection(**values, password="")))
+
+
+# --- connections ---------------------------------------------------------------------------------------------------
+
+
+def test_unknown_db_type() -> None:
+    (problem,) = problems_of(connection("shop", db_type="postgres"))
+    assert problem.startswith("connection 'shop' db_type: ")
+    assert "did you mean 'postgresql'?" in problem
+
+
+def test_a_connector_checks_its_fields() -> None:
+    (problem,) = problems_of(connection("shop", database=None))
+    assert problem.startswith("connection 'shop' database: ")
+
+
+def test_a_file_takes_no_password() -> None:
+    (problem,) = problems_of(connection("shop", password="hunter2"))
+    assert problem.startswith("connection 'shop' password: ")
+    assert "hunter2" not in problem
+
+
+# --- schedules -----------------------------------------------------------------------------------------------------
+
+CRONS = {
+    "0 2 * * *": True,
+    "*/15 8-18 * * MON-FRI": True,
+    "@daily": True,
+    "0 0 29 2 *": True,
+    "0 0 1,15 * 5": True,
+    "0 0 L * *": True,
+    "0 2 * *": False,
+    "0 2 * * * *": False,
+    "61 * * * *": False,
+    "0 0 30 2 *": False,
+    "0 0 31 4 *": False,
+    "@reboot": False,
+    "every day": False,
+    "*/0 * * * *": False,
+    "0 2 * * 8": False,
+    "\x00": False,
+    "٣ * * * *": False,
+}
+
+
+@pytest.mark.parametrize(("expression", "is_valid"), CRONS.items())
+def test_cron(expression: str, is_valid: bool) -> None:
+    problems = problems_of(*ENDS, *chain("a"), schedule("s", mapping="a", cron_expression=expression))
+    assert (problems == []) == is_valid
+    assert all(problem.startswith("schedule 's' cron_expression: ") for problem in problems)
+
+
+@pytest.mark.parametrize("expression", [expression for expression, is_valid in CRONS.items() if is_valid])
+def test_dagster_takes_the_cron_that_we_take(expression: str) -> None:
+    from dagster._utils.schedules import is_valid_cron_string
+
+    assert is_valid_cron_string(expression)
+
+
+# --- tables and cycles ---------------------------------------------------------------------------------------------
+
+
+def test_two_mappings_with_one_table() -> None:
+    first, second = mapping("a", target_table="t"), mapping("b", target_table="main.t")
+    (problem,) = problems_of(*ENDS, first, second)
+    assert "the mappings 'a' and 'b' load one table" in problem
+    (problem,) = problems_of(first, known=catalog_of(*ENDS, second))
+    assert problem.startswith("mapping 'a' target_table: ")
+
+
+def test_a_mapping_that_reads_its_target() -> None:
+    (problem,) = problems_of(*ENDS, *[mapping("a", source_connection="warehouse", source_table="a")])
+    assert "the mapping loads the table that it reads" in problem
+
+
+def test_a_cycle_is_printed() -> None:
+    ring = chain("a", "b", "c")
+    ring[0] = mapping("a", source_connection="warehouse", source_query="select 1 as x from main.c")
+    (problem,) = problems_of(*ENDS, *ring)
+    assert "the mappings wait for each other: a -> b -> c -> a" in problem
+
+
+def test_a_cycle_through_the_catalog() -> None:
+    first, second = mapping("a", source_connection="warehouse", source_table="b"), chain("a", "b")[1]
+    (problem,) = problems_of(first, known=catalog_of(*ENDS, second))
+    assert problem.startswith("mapping 'a'")
+    assert "a -> b -> a" in problem
+
+
+def test_two_cycles_are_two_problems() -> None:
+    declared = [
+        mapping(name, source_connection="warehouse", source_table=source)
+        for name, source in [("a", "b"), ("b", "a"), ("c", "d"), ("d", "c")]
+    ]
+    assert len(problems_of(*ENDS, *declared)) == 2
+
+
+def test_an_edge_against_the_tables() -> None:
+    declared = [*ENDS, *chain("a", "b")]
+    assert not problems_of(*declared, pipeline("p", "a", "b", edges=[("a", "b")]))
+    (problem,) = problems_of(*declared, pipeline("p", "a", "b", edges=[("b", "a")]))
+    assert problem.startswith("pipeline 'p' edges: edges and tables together form a cycle: ")
+
+
+def test_pipelines_may_differ_in_order_unless_they_run_together() -> None:
+    declared = [
+        *ENDS,
+        mapping("a"),
+        mapping("b"),
+        pipeline("p", "a", "b", edges=[("a", "b")]),
+        pipeline("q", "a", "b", edges=[("b", "a")]),
+    ]
+    assert not problems_of(*declared)
+    (problem,) = problems_of(*declared, schedule("s", pipeline=["p", "q"]))
+    assert problem.startswith("schedule 's' pipeline: ")
+
+
+# --- mappings ------------------------------------------------------------------------------------------------------
+
+
+def test_problems_of_the_compiler_have_a_place(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        "kind: connection\nname: shop\ndb_type: duckdb\ndatabase: /x\n---\n"
+        "kind: schema\nname: customer\ncolumns:\n  - {name: id, data_type: integer}\n---\n"
+        "kind: mapping\nname: customers\nsource_connection: shop\nsource_query: delete from customer\n"
+        "target_connection: shop\ntarget_table: c\ntarget_schema: customer\n"
+        "column_mappings:\n"
+        "  - {type: direct, source_columns: [id], target_fields: [id]}\n"
+        "  - {type: direct, source_columns: [x], target_fields: [nmae]}\n"
+    )
+    problems = check_definitions(read_documents([file]), known=None)
+    places = {(problem.location.line, problem.location.field) for problem in problems if problem.location}
+    assert (14, "source_query") in places
+    assert any(line == 20 for line, _ in places)
