@@ -13,10 +13,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from synqx_dagster_tests.fix_mysql import MysqlDatabase
+if TYPE_CHECKING:
+    from synqx_dagster_tests.fix_mysql import MysqlDatabase
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
 
 CHINOOK = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "chinook"
