@@ -28,6 +28,7 @@ kind: connection
 name: warehouse
 db_type: sqlite
 database: {directory}/warehouse.db
+pool: {{timeout_seconds: 120}}
 """
 
 CUSTOMERS = """

@@ -1,0 +1,105 @@
+"""The web UI follows the catalog without a restart, and runs keep the revision that they started with."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from synqx_dagster.defs.instance import open_instance, prepare_instance
+from synqx_dagster.defs.reload import find_servers, request_reload
+from synqx_dagster.defs.runs import get_run, iter_logs, read_report
+from synqx_dagster_tests.unit.defs.dev_server import DevServer, dagster_dev, wait_for
+from synqx_dagster_tests.unit.defs.projects import CUSTOMERS, Project
+
+#: What is promised between a change of the catalog and the web UI showing it.
+SHOWN_WITHIN_SECONDS = 10
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevServer]:
+    directory: Path = tmp_path_factory.mktemp("dev")
+    project = Project(directory)
+    project.fill()
+    prepare_instance(project.settings)
+    # Started before there is a catalog: `dagster dev` must come up all the same, and find it when it is there.
+    with dagster_dev(project) as server:
+        yield server
+
+
+def shown(server: DevServer, description: str, asset: str = "warehouse/customer") -> float:
+    """Seconds until the web UI shows a description."""
+    start = time.monotonic()
+    wait_for(
+        lambda: server.descriptions().get(asset) == description,
+        seconds=60,
+        what=f"asset described as {description!r}",
+    )
+    return time.monotonic() - start
+
+
+def test_the_catalog_shows_up_in_a_server_that_started_without_one(server):
+    assert server.descriptions() == {}
+    server.project.apply(CUSTOMERS, description="first")
+    assert find_servers(server.project.settings), "the code server left no note"
+    assert request_reload(server.project.settings) == 1
+    assert shown(server, "first") < SHOWN_WITHIN_SECONDS
+
+
+def test_a_writer_that_asks_sees_its_revision_at_once(server):
+    server.project.apply(CUSTOMERS, description="asked for")
+    request_reload(server.project.settings)
+    assert shown(server, "asked for") < SHOWN_WITHIN_SECONDS
+
+
+def test_a_writer_that_cannot_ask_is_caught_by_the_sensor(server):
+    server.project.apply(CUSTOMERS, description="caught")
+    # The sensor looks every five seconds, and the reload takes three on a machine that does nothing else.
+    assert shown(server, "caught") < 3 * SHOWN_WITHIN_SECONDS
+
+
+@contextmanager
+def locked_target(project: Project) -> Iterator[None]:
+    """Hold the target's file, so that a load waits."""
+    with closing(sqlite3.connect(project.directory / "warehouse.db", isolation_level=None)) as database:
+        database.execute("begin exclusive")
+        yield
+
+
+def test_a_run_in_flight_finishes_on_its_revision(server):
+    project = server.project
+    old = project.apply(CUSTOMERS, description="old")
+    request_reload(project.settings)
+    shown(server, "old")
+    with locked_target(project):
+        run_id = server.launch("load_customers")
+        wait_for(lambda: server.status(run_id) == "STARTED", seconds=60, what="started run")
+        new = project.apply(CUSTOMERS, description="new")
+        request_reload(project.settings)
+        assert shown(server, "new") < SHOWN_WITHIN_SECONDS
+        assert server.status(run_id) == "STARTED"
+    status = wait_for(
+        lambda: (found := server.status(run_id)) in ("SUCCESS", "FAILURE") and found,
+        seconds=60,
+        what="end of the run",
+    )
+    with open_instance(project.settings) as instance:
+        assert status == "SUCCESS", [line.message for line in iter_logs(instance, run_id)]
+        assert get_run(instance, run_id).revision == old
+        (asset,) = read_report(instance, run_id).assets
+    assert asset.rows_in == 3
+    assert new == old + 1
+    assert len(project.rows()) == 3
+
+
+def test_the_next_run_takes_the_new_revision(server):
+    project = server.project
+    project.apply(CUSTOMERS.replace("target_table: customer", "target_table: customer_again"), description="next")
+    request_reload(project.settings)
+    shown(server, "next", "warehouse/customer_again")
+    run_id = server.launch("load_customers")
+    wait_for(lambda: server.status(run_id) == "SUCCESS", seconds=60, what="successful run")
+    assert len(project.rows("customer_again")) == 3
