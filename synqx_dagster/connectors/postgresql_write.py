@@ -138,7 +138,7 @@ class PostgresqlWriteSession:
         """Create the table's schema if it is missing; needs no privilege when it is there."""
         schema = table.schema or DEFAULT_SCHEMA
         with wrap_errors(self._action):
-            self._cursor.execute("SELECT FROM pg_catalog.pg_namespace WHERE nspname = %s", (schema,))
+            self._cursor.execute("SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = %s", (schema,))
             if not self._cursor.rowcount:
                 self._cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quote(schema)}")
 

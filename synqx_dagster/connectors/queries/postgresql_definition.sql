@@ -5,6 +5,7 @@ select kind, name, definition, comment
 from (
     select
         1 as place,
+        0 as position,
         'index' as kind,
         ic.relname::text as name,
         case when i.indisunique then 'UNIQUE ' else '' end
@@ -28,6 +29,7 @@ from (
     union all
     select
         case k.contype when 'f' then 3 else 2 end,
+        0,
         case k.contype when 'f' then 'foreign key' else 'constraint' end,
         k.conname::text,
         pg_catalog.pg_get_constraintdef(k.oid),
@@ -35,16 +37,17 @@ from (
     from pg_catalog.pg_constraint k
     where k.conrelid = %(oid)s::oid and k.contype in ('p', 'u', 'x', 'f')
     union all
-    select 4, 'option', split_part(o, '=', 1), substr(o, strpos(o, '=') + 1), null
+    select 4, position, 'option', split_part(o, '=', 1), substr(o, strpos(o, '=') + 1), null
     from pg_catalog.pg_class c
-    cross join lateral unnest(c.reloptions) o
+    cross join lateral unnest(c.reloptions) with ordinality as x (o, position)
     where c.oid = %(oid)s::oid
     union all
-    select 5, 'comment', '', pg_catalog.obj_description(%(oid)s::oid, 'pg_class'), null
+    select 5, 0, 'comment', '', pg_catalog.obj_description(%(oid)s::oid, 'pg_class'), null
     where pg_catalog.obj_description(%(oid)s::oid, 'pg_class') is not null
     union all
     select
         6,
+        0,
         'sequence',
         a.attname::text,
         pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(s.relname),
@@ -58,4 +61,4 @@ from (
         and d.refobjid = %(oid)s::oid
         and d.deptype = 'a'
 ) parts
-order by place, name
+order by place, position, name
