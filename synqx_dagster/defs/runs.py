@@ -12,6 +12,9 @@ import dagster as dg
 from synqx_dagster.defs.names import METADATA_PREFIX, REVISION_TAG
 from synqx_dagster.errors import NotFoundError
 
+#: Class of the error of a step that a signal ended.
+INTERRUPTED = "DagsterExecutionInterruptedError"
+
 _FIGURES = ("lane", "rows_in", "rows_out", "rows_quarantined", "bytes", "seconds", "already_committed", "epoch")
 
 
@@ -34,7 +37,7 @@ class AssetReport:
 
 @dataclass(frozen=True)
 class FailureReport:
-    """Why one load failed. ``error`` is the class of the error, None for one that is not SynqX's own."""
+    """Why one load failed. ``error`` is the class of the error, or `INTERRUPTED`; None for one that is foreign."""
 
     name: str
     message: str
@@ -55,6 +58,11 @@ class RunReport:
     def succeeded(self) -> bool:
         """Whether every load was made."""
         return self.status == dg.DagsterRunStatus.SUCCESS.value
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether a signal ended the run, such as the user's Ctrl-C."""
+        return any(failure.error == INTERRUPTED for failure in self.failures)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -125,6 +133,8 @@ def _failure_report(event: dg.DagsterEvent) -> FailureReport:
     failure = event.step_failure_data.user_failure_data
     if failure is None:
         error = event.step_failure_data.error
+        if error is not None and error.cls_name == INTERRUPTED:
+            return FailureReport(step, "interrupted before it was done", INTERRUPTED)
         message = error.message.strip() if error is not None else "the step failed"
         return FailureReport(step, message)
     name = failure.metadata.get(f"{METADATA_PREFIX}mapping")
@@ -141,7 +151,10 @@ def _failure_report(event: dg.DagsterEvent) -> FailureReport:
 
 @dataclass(frozen=True)
 class RunInfo:
-    """One run in a list. Times are UTC; ``seconds`` is wall time, to now for a run that has not ended."""
+    """One run in a list. Times are UTC; ``seconds`` is wall time, to now for a run that has not ended.
+
+    ``assets`` are the keys that were asked for by name; empty for all that the job has.
+    """
 
     run_id: str
     job_name: str
@@ -152,6 +165,7 @@ class RunInfo:
     seconds: float | None
     revision: int | None
     tags: Mapping[str, str]
+    assets: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -159,7 +173,7 @@ class RunInfo:
             name: time.isoformat() if (time := getattr(self, name)) is not None else None
             for name in ("created_at", "started_at", "ended_at")
         }
-        return {**asdict(self), "tags": dict(self.tags), **times}
+        return {**asdict(self), "tags": dict(self.tags), "assets": list(self.assets), **times}
 
 
 @dataclass(frozen=True)
@@ -243,4 +257,5 @@ def _run_info(record: dg.RunRecord) -> RunInfo:
         seconds=None if started is None else ((ended or datetime.now(UTC)) - started).total_seconds(),
         revision=int(revision) if revision.isdigit() else None,
         tags={name: value for name, value in run.tags.items() if not name.startswith(".dagster/")},
+        assets=tuple(sorted(key.to_user_string() for key in run.asset_selection or ())),
     )
