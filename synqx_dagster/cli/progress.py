@@ -73,6 +73,7 @@ class ProgressBars(ProgressDisplay):
                 self._bars.remove_task(self._starting)
                 self._starting = None
             if name not in self._tasks:
+                self._finish_others()
                 self._tasks[name] = self._bars.add_task(printable(name), total=None, figures="")
         self._bars.update(
             self._tasks[name],
@@ -80,6 +81,12 @@ class ProgressBars(ProgressDisplay):
             total=progress.total_rows,
             figures=describe_progress(progress),
         )
+
+    def _finish_others(self) -> None:
+        """Stop the bars of earlier loads: in this process one load follows another."""
+        for task in self._bars.tasks:
+            if not task.finished and task.fields["figures"].startswith("commit"):
+                self._bars.update(task.id, total=task.completed or 1, completed=task.completed or 1)
 
 
 class ProgressLines(ProgressDisplay):

@@ -6,11 +6,15 @@ from typing import Any
 
 import click
 
+from synqx_dagster.cli.failure import EXIT_FAILED, EXIT_INTERRUPTED
 from synqx_dagster.cli.figures import format_bytes, format_count, format_rate, format_seconds
 from synqx_dagster.cli.options import SynqxCommand, json_option, pass_output
 from synqx_dagster.cli.output import Output, printable
 from synqx_dagster.cli.progress import make_progress_display
 from synqx_dagster.cli.session import open_catalog
+
+#: What the table's columns beside the asset take; with less room it is drawn with two lines for each asset.
+_FIGURES_WIDTH = 92
 
 
 @click.command(cls=SynqxCommand)
@@ -30,8 +34,10 @@ def run(output: Output, names: tuple[str, ...]) -> None:
         report = run_targets(catalog, list(names), progress=progress)
     document = report.to_dict()
     output.result(document, lambda: draw_run(output, document))
-    if document["status"] != "SUCCESS":
-        raise click.exceptions.Exit(1)
+    if report.was_interrupted:
+        raise click.exceptions.Exit(EXIT_INTERRUPTED)
+    if not report.succeeded:
+        raise click.exceptions.Exit(EXIT_FAILED)
 
 
 def draw_run(output: Output, document: dict[str, Any]) -> None:
@@ -39,13 +45,28 @@ def draw_run(output: Output, document: dict[str, Any]) -> None:
     from rich.text import Text
 
     assets = document["assets"]
-    narrow = output.console().width < 110
+    longest = max((len(asset["asset_key"]) for asset in assets), default=0)
+    if assets and output.console().width >= _FIGURES_WIDTH + longest:
+        _draw_wide(output, assets)
+    elif assets:
+        _draw_narrow(output, assets)
+    if assets:
+        output.print()
+    for failure in document["failures"]:
+        output.note(f"{printable(failure['name'])}: {printable(failure['message'], keep_lines=True)}", style="red")
+    ok = document["status"] == "SUCCESS"
+    line = Text("Done" if ok else "Failed", style="green" if ok else "bold red")
+    line.append(f": run {document['run_id']}, revision {document['revision']}.", style="default")
+    output.print(line)
+    if not ok:
+        output.print(f"`synqx logs {document['run_id'][:8]}` shows what happened.")
+
+
+def _draw_wide(output: Output, assets: list[dict[str, Any]]) -> None:
     headings = ["asset", "lane", "rows in", "rows out", "quarantined", "bytes", "time", "rows/s", "checks"]
-    if narrow:
-        headings[4] = "bad"
     rows = [
         [
-            printable(asset["name"] if narrow else asset["asset_key"]),
+            printable(asset["asset_key"]),
             asset["lane"],
             format_count(asset["rows_in"]),
             format_count(asset["rows_out"]),
@@ -57,17 +78,24 @@ def draw_run(output: Output, document: dict[str, Any]) -> None:
         ]
         for asset in assets
     ]
-    if assets:
-        output.table(headings, rows, right=headings[2:8], fold=["asset"])
-        output.print()
-    for failure in document["failures"]:
-        output.note(f"{printable(failure['name'])}: {printable(failure['message'], keep_lines=True)}", style="red")
-    ok = document["status"] == "SUCCESS"
-    line = Text("Done" if ok else "Failed", style="green" if ok else "bold red")
-    line.append(f": run {document['run_id']}, revision {document['revision']}.", style="default")
-    if not ok:
-        line.append(f" `synqx logs {document['run_id'][:8]}` shows what happened.")
-    output.print(line)
+    output.table(headings, rows, right=headings[2:8], fold=["asset"])
+
+
+def _draw_narrow(output: Output, assets: list[dict[str, Any]]) -> None:
+    """The same with two lines for each asset, which is shown by its mapping's name."""
+    headings = ["mapping\nlane", "rows in\nrows out", "quaran-\ntined", "bytes\nrows/s", "time", "checks"]
+    rows = [
+        [
+            f"{printable(asset['name'])}\n{asset['lane']}",
+            f"{format_count(asset['rows_in'])}\n{format_count(asset['rows_out'])}",
+            _count_cell(asset["rows_quarantined"]),
+            f"{format_bytes(asset['bytes'])}\n{format_rate(asset['rows_out'], asset['seconds'])}",
+            format_seconds(asset["seconds"]),
+            _checks_cell(asset),
+        ]
+        for asset in assets
+    ]
+    output.table(headings, rows, right=headings[1:5], fold=[headings[0], headings[5]])
 
 
 def _count_cell(count: int | None) -> Any:

@@ -60,11 +60,11 @@ def draw_runs(output: Output, found: list[dict[str, Any]]) -> None:
     from rich.text import Text
 
     output.table(
-        ["run", "job", "status", "revision", "started", "time"],
+        ["run", "job or assets", "status", "revision", "started", "time"],
         [
             [
                 info["run_id"][:8],
-                printable(_job_label(info["job_name"])),
+                printable(_describe_work(info)),
                 Text(info["status"], style=_STATUS_STYLES.get(info["status"], "")),
                 str(info["revision"] or "-"),
                 format_time(datetime.fromisoformat(info["started_at"] or info["created_at"])),
@@ -73,13 +73,16 @@ def draw_runs(output: Output, found: list[dict[str, Any]]) -> None:
             for info in found
         ],
         right=["revision", "time"],
-        fold=["job"],
+        fold=["job or assets"],
     )
 
 
-def _job_label(job_name: str) -> str:
-    """A job's name; those of runs that have no job of their own are nothing that a user wrote."""
-    return "(assets)" if job_name.startswith("__") else job_name
+def _describe_work(info: dict[str, Any]) -> str:
+    """The job, or the assets where they were run by name."""
+    assets: list[str] = info["assets"]
+    if not assets:
+        return str(info["job_name"])
+    return assets[0] + (f" and {len(assets) - 1} more" if len(assets) > 1 else "")
 
 
 # --- logs ------------------------------------------------------------------------------------------------------
