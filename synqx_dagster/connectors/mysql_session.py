@@ -1,0 +1,405 @@
+"""Read and write sessions of MySQL and MariaDB.
+
+Guarantee: a read session sees one snapshot (of InnoDB tables) in a read-only transaction; a write session publishes by
+rows, not by renaming, because DDL would commit: views, grants, indexes and keys of the target stay as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from synqx_dagster.connectors.mysql_catalog import column_of_field, read_columns
+from synqx_dagster.connectors.mysql_connect import Server
+from synqx_dagster.connectors.mysql_errors import LOST_CONNECTION, code_of, wrap_error
+from synqx_dagster.connectors.mysql_types import GEOMETRIES, NativeType, key_type, native_type
+from synqx_dagster.connectors.mysql_values import fill_parameters, to_array, to_literals
+from synqx_dagster.connectors.protocol import Encoded, ReadLimits, carrier_type, untrusted_text
+from synqx_dagster.connectors.row_batches import iter_row_batches
+from synqx_dagster.errors import (
+    BadRowsError,
+    CommitUnknownError,
+    DatabaseError,
+    RetryableError,
+    TargetMismatchError,
+)
+from synqx_dagster.model.table import Column, TableName
+from synqx_dagster.model.types import DataType
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pymysql
+
+#: One INSERT: many rows for one round trip, and far below any usual max_allowed_packet.
+STATEMENT_BYTES = 1024 * 1024
+
+#: How long the staging table of an earlier, perhaps still living attempt is waited for; then a later load drops it.
+_ORPHAN_WAIT_SECONDS = 2
+
+#: Codes of the protocol whose text is a number (for queries of the engine's own).
+_INTEGERS = (1, 2, 3, 8, 9, 13)
+_TYPED: dict[int, Callable[[str], object]] = {**dict.fromkeys(_INTEGERS, int), 4: float, 5: float}
+
+#: Warnings that speak of a value which is not stored as it was given.
+_LOSSY_WARNINGS = frozenset({1048, 1264, 1265, 1292, 1366, 1406})
+
+
+def quote(identifier: str) -> str:
+    """An identifier in backticks."""
+    if "\x00" in identifier:
+        raise DatabaseError("a name must not hold a NUL character")
+    return "`" + identifier.replace("`", "``") + "`"
+
+
+def qualify(table: TableName) -> str:
+    """A table's quoted name, with its database if it is not the connection's."""
+    name = quote(table.name)
+    return f"{quote(table.schema)}.{name}" if table.schema is not None else name
+
+
+class _Session:
+    """What reading and writing share: statements on one connection, with errors wrapped once."""
+
+    def __init__(self, connection: pymysql.Connection[Any], server: Server, database: str, place: str) -> None:
+        self._connection = connection
+        self._server = server
+        self._database = database
+        self._place = place
+
+    @contextmanager
+    def _errors(self, doing: str, columns: Sequence[str] = ()) -> Iterator[None]:
+        import pymysql
+
+        try:
+            yield
+        except pymysql.err.Error as exc:
+            raise wrap_error(exc, f"{doing} {self._place}", columns) from exc
+
+    def _run(self, sql: str) -> int:
+        affected_rows: int = self._connection.query(sql)
+        return affected_rows
+
+    def fetch_all(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
+        """Run one query."""
+        statement = fill_parameters(sql, parameters)
+        with self._errors("reading"), self._decoding(_TYPED), self._connection.cursor() as cursor:
+            cursor.execute(statement)
+            return list(cursor.fetchall())
+
+    @contextmanager
+    def _decoding(self, decoders: dict[int, Callable[[str], object]]) -> Iterator[None]:
+        # The driver binds its decoders when a result's header arrives.
+        self._connection.decoders = decoders
+        try:
+            yield
+        finally:
+            self._connection.decoders = {}
+
+    def find_columns(self, table: TableName) -> tuple[Column, ...] | None:
+        """Columns of a table or view; None if there is none."""
+        found = read_columns(self.fetch_all, self._server, table.schema or self._database, table.name)
+        if table.name in found:
+            return found[table.name]
+        # Where names fold (lower_case_table_names) the server answers with its own spelling.
+        folds = bool(found) and self.fetch_all("SELECT @@lower_case_table_names") != [(0,)]
+        return next(iter(found.values())) if folds else None
+
+
+class MysqlReadSession(_Session):
+    """A read session; see `synqx_dagster.connectors.protocol.ReadSession`."""
+
+    def __init__(
+        self, connection: pymysql.Connection[Any], server: Server, database: str, place: str, limits: ReadLimits
+    ) -> None:
+        super().__init__(connection, server, database, place)
+        self._limits = limits
+        #: Rows of a result are still on their way: the connection is of no use to anybody else.
+        self.is_streaming = False
+        with self._errors("reading"):
+            if server.is_mariadb:
+                self._run(f"SET SESSION max_statement_time = {limits.timeout_seconds}")
+            else:
+                self._run(f"SET SESSION max_execution_time = {int(limits.timeout_seconds * 1000)}")
+            self._run("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
+
+    def describe_query(self, sql: str) -> tuple[Column, ...]:
+        """Columns of a query's result, from a run that gives no row."""
+        statement = sql.strip().rstrip(";")
+        with self._errors("describing a query at"), self._connection.cursor() as cursor:
+            cursor.execute(f"SELECT * FROM (\n{statement}\n) AS described LIMIT 0")
+            # DB-API's description lacks the sign and the character set.
+            fields = cursor._result.fields
+        return tuple(column_of_field(field) for field in fields)
+
+    def encode(self, expression: str, data_type: DataType, native_type: str | None = None) -> Encoded:
+        """An expression in its carrier, by the server's own text of it."""
+        import pyarrow as pa
+
+        native = NativeType.parse(native_type or "")
+        carrier = carrier_type(data_type)
+        match data_type.kind:
+            case "real" | "float":
+                # Of a FLOAT the server prints six digits; as a double it prints them all.
+                return Encoded(f"({expression} * 1e0)", carrier)
+            case "date" | "time" | "timestamp":
+                return Encoded(expression, untrusted_text())
+            case "timestamptz":
+                return Encoded(f"CONCAT({expression}, '+00')", untrusted_text())
+            case "boolean":
+                # MySQL has no boolean; an expression may give any number.
+                sql = f"CASE {expression} WHEN 0 THEN 'false' WHEN 1 THEN 'true' ELSE {expression} END"
+                return Encoded(sql, untrusted_text())
+            case "decimal" if native.is_zerofill:
+                return Encoded(f"({expression} + 0)", carrier)
+            case "string" if native.name == "bit":
+                width = native.numbers[0] if native.numbers else 1
+                return Encoded(f"LPAD(BIN({expression} + 0), {width}, '0')", pa.string())
+            case "string" if native.name in GEOMETRIES:
+                prefix = f"IF(ST_SRID({expression}) = 0, '', CONCAT('SRID=', ST_SRID({expression}), ';'))"
+                return Encoded(f"CONCAT({prefix}, ST_AsText({expression}))", pa.string())
+            case _:
+                return Encoded(expression, carrier)
+
+    def fetch_value(self, sql: str) -> object:
+        """The first column of the first row; None without a row."""
+        rows = self.fetch_all(sql)
+        return rows[0][0] if rows else None
+
+    def iter_batches(self, sql: str, schema: pa.Schema, *, batch_rows: int) -> Iterator[pa.RecordBatch]:
+        """Rows of a query as record batches; the server sends them as they are taken."""
+        from pymysql.cursors import SSCursor
+
+        cursor = SSCursor(self._connection)
+        self.is_streaming = True
+        try:
+            with self._errors("reading"):
+                cursor.execute(sql)
+                yield from iter_row_batches(cursor.fetchmany, to_array, schema, batch_rows, self._limits)
+                self.is_streaming = cursor.fetchone() is not None
+        finally:
+            if self.is_streaming:
+                _break_off(cursor)
+            cursor.close()
+
+    def read_tables(self, database: str) -> dict[str, tuple[Column, ...]]:
+        """Columns of all tables and views of a database."""
+        return read_columns(self.fetch_all, self._server, database)
+
+
+def _break_off(cursor: Any) -> None:
+    """Let go of a result that is still arriving; the driver would read it to its end, by way of a finaliser at last."""
+    result = cursor._result
+    if result is not None:
+        result.unbuffered_active = False
+        result.connection = None
+    cursor._result = None
+    cursor.connection = None
+
+
+class MysqlWriteSession(_Session):
+    """A write session; see `synqx_dagster.connectors.protocol.WriteSession`.
+
+    DDL commits here, so staging tables are filled outside a transaction, each INSERT by itself; publishing is one.
+    """
+
+    def __init__(self, connection: pymysql.Connection[Any], server: Server, database: str, place: str) -> None:
+        super().__init__(connection, server, database, place)
+        #: The connection broke; it is of no use to anybody else.
+        self.is_broken = False
+
+    def begin(self) -> None:
+        """Start a transaction."""
+        self.execute("START TRANSACTION")
+
+    def commit(self) -> None:
+        """Make the transaction durable."""
+        import pymysql
+
+        try:
+            self._run("COMMIT")
+        except pymysql.err.Error as exc:
+            if code_of(exc) in LOST_CONNECTION:
+                self.is_broken = True
+                raise CommitUnknownError(
+                    f"writing to {self._place}: the connection broke during COMMIT, which may have happened"
+                ) from exc
+            raise wrap_error(exc, f"writing to {self._place}") from exc
+
+    def rollback(self) -> None:
+        """Undo the transaction; silent when none is open or the connection is gone."""
+        import pymysql
+
+        try:
+            self._run("ROLLBACK")
+        except pymysql.err.Error:
+            # A connection that is gone has rolled back.
+            self.is_broken = True
+
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> int:
+        """Run one statement."""
+        with self._errors("writing to"):
+            return self._run(fill_parameters(sql, parameters))
+
+    def lock_row_suffix(self) -> str:
+        """Locks the rows that a SELECT reads."""
+        return "FOR UPDATE"
+
+    def ensure_schema(self, table: TableName) -> None:
+        """Create the table's database if it is missing."""
+        if table.schema is not None:
+            self.execute(f"CREATE DATABASE IF NOT EXISTS {quote(table.schema)}")
+
+    def create_table(self, table: TableName, columns: Sequence[Column], primary_key: Sequence[str]) -> None:
+        """Create an empty InnoDB table whose texts are equal only if they are the same."""
+        lines = []
+        for column in columns:
+            spelt = key_type(column) if column.name in primary_key else native_type(column)
+            # Said both ways: a TIMESTAMP that says neither is not null on some servers.
+            lines.append(f"{quote(column.name)} {spelt} {'NULL' if column.nullable else 'NOT NULL'}")
+        if primary_key:
+            lines.append(f"PRIMARY KEY ({', '.join(map(quote, primary_key))})")
+        self.execute(
+            f"CREATE TABLE {qualify(table)} ({', '.join(lines)})"
+            f" ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE {self._server.binary_collation}"
+        )
+
+    def create_staging(self, target: TableName, columns: Sequence[Column], *, epoch: int) -> TableName:
+        """Create an empty table for this epoch, and drop those of earlier ones."""
+        self._refuse_unsafe_engine(target)
+        prefix = _staging_prefix(target)
+        self._drop_earlier(target, prefix, epoch)
+        staging = TableName(f"{prefix}{epoch}", target.schema)
+        self.create_table(staging, columns, ())
+        return staging
+
+    def _drop_earlier(self, target: TableName, prefix: str, epoch: int) -> None:
+        rows = self.fetch_all(
+            "SELECT table_name FROM information_schema.tables WHERE table_schema = ? AND LEFT(table_name, ?) = ?",
+            (target.schema or self._database, len(prefix), prefix),
+        )
+        self.execute(f"SET SESSION lock_wait_timeout = {_ORPHAN_WAIT_SECONDS}")
+        for (name,) in rows:
+            number = str(name).removeprefix(prefix)
+            if number.isdigit() and int(number) <= epoch:
+                try:
+                    self.drop_staging(TableName(str(name), target.schema))
+                except RetryableError:
+                    # Its attempt is paused in mid statement. That attempt is fenced off; a later load drops its table.
+                    if int(number) == epoch:
+                        raise
+        self.execute("SET SESSION lock_wait_timeout = 60")
+
+    def _refuse_unsafe_engine(self, target: TableName) -> None:
+        rows = self.fetch_all(
+            "SELECT engine FROM information_schema.tables WHERE table_schema = ? AND table_name = ?"
+            " AND engine NOT IN (SELECT engine FROM information_schema.engines WHERE transactions = 'YES')",
+            (target.schema or self._database, target.name),
+        )
+        if rows:
+            raise TargetMismatchError(
+                f"the table {target} is stored by {rows[0][0]}, which has no transactions: a load that fails would"
+                " leave it half replaced",
+                hint="ALTER TABLE ... ENGINE=InnoDB",
+                table=str(target),
+            )
+
+    def drop_staging(self, staging: TableName) -> None:
+        """Drop a staging table if it is there; commits."""
+        self.execute(f"DROP TABLE IF EXISTS {qualify(staging)}")
+
+    def write_batches(
+        self, table: TableName, columns: Sequence[Column], batches: Iterable[pa.RecordBatch]
+    ) -> tuple[int, int]:
+        """Insert record batches by statements of about a megabyte each."""
+        names = [column.name for column in columns]
+        head = f"INSERT INTO {qualify(table)} ({', '.join(map(quote, names))}) VALUES ".encode()
+        rows = bytes_written = 0
+        for batch in batches:
+            literals = [to_literals(array, column) for array, column in zip(batch.columns, columns, strict=True)]
+            tuples = ("(" + ",".join(values) + ")" for values in zip(*literals, strict=True))
+            for statement in self._statements(head, tuples):
+                self._insert(statement, names)
+            rows += batch.num_rows
+            bytes_written += batch.nbytes
+        return rows, bytes_written
+
+    def _statements(self, head: bytes, tuples: Iterable[str]) -> Iterator[bytes]:
+        """Statements that hold the rows, none larger than what the server takes."""
+        # The packet also holds a byte for the command.
+        most = self._server.max_allowed_packet_bytes - 1
+        wanted = min(STATEMENT_BYTES, most)
+        pieces: list[bytes] = []
+        size = len(head)
+        for row in tuples:
+            piece = row.encode()
+            if len(head) + len(piece) > most:
+                raise BadRowsError(
+                    f"writing to {self._place}: a row of {len(piece):,} bytes is larger than the server takes",
+                    hint=f"raise max_allowed_packet there; it is {most + 1:,}",
+                )
+            if pieces and size + len(piece) + 1 > wanted:
+                yield head + b",".join(pieces)
+                pieces, size = [], len(head)
+            pieces.append(piece)
+            size += len(piece) + 1
+        if pieces:
+            yield head + b",".join(pieces)
+
+    def _insert(self, statement: bytes, names: Sequence[str]) -> None:
+        with self._errors("writing to", names):
+            self._connection.query(statement)
+        # Every answer says how many warnings there are; asking for them costs a round trip.
+        if self._connection._result.warning_count:
+            self._refuse_lossy(self.fetch_all("SHOW WARNINGS"), names)
+
+    def _refuse_lossy(self, warnings: Iterable[Sequence[object]], names: Sequence[str]) -> None:
+        """Even a strict server rounds a decimal and cuts blanks with no more than a note."""
+        import pymysql
+
+        for _, code, message in warnings:
+            if int(str(code)) in _LOSSY_WARNINGS:
+                raise wrap_error(pymysql.err.DataError(int(str(code)), message), f"writing to {self._place}", names)
+
+    def publish_replace(
+        self, staging: TableName, target: TableName, columns: Sequence[Column], primary_key: Sequence[str]
+    ) -> None:
+        """Replace the target's rows within the open transaction; the staging table is dropped later."""
+        self._publish(staging, target, columns, f"DELETE FROM {qualify(target)}")
+
+    def publish_append(self, staging: TableName, target: TableName, columns: Sequence[Column]) -> None:
+        """Add the staged rows within the open transaction; the staging table is dropped later."""
+        self._publish(staging, target, columns, None)
+
+    def _publish(self, staging: TableName, target: TableName, columns: Sequence[Column], before: str | None) -> None:
+        self._refuse_unsafe_engine(target)
+        names = ", ".join(quote(column.name) for column in columns)
+        insert = f"INSERT INTO {qualify(target)} ({names}) SELECT {names} FROM {qualify(staging)}"
+        # InnoDB checks foreign keys row by row: the rows of other tables that refer to this one would forbid the
+        # DELETE, or be deleted with it.
+        self.execute("SET SESSION foreign_key_checks = 0")
+        try:
+            with self._errors("writing to", [column.name for column in columns]):
+                if before is not None:
+                    self._run(before)
+                self._run(insert)
+            warnings = self.fetch_all("SHOW WARNINGS")
+            self._refuse_lossy(warnings, [column.name for column in columns])
+        finally:
+            self._restore_foreign_keys()
+
+    def _restore_foreign_keys(self) -> None:
+        import pymysql
+
+        try:
+            self._run("SET SESSION foreign_key_checks = 1")
+        except pymysql.err.Error:
+            # The connection is gone, and its settings with it.
+            self.is_broken = True
+
+
+def _staging_prefix(target: TableName) -> str:
+    """What the names of a target's staging tables begin with; 64 characters are left for any epoch."""
+    digest = hashlib.sha256(target.name.encode()).hexdigest()[:8]
+    return f"_synqx_staging_{target.name[:16]}_{digest}_"
