@@ -145,7 +145,7 @@ def to_literals(array: pa.Array, column: Column) -> list[str]:
         if any(value is not None and not math.isfinite(value) for value in values):
             raise _refused(column, "NaN or infinity, which MySQL does not have")
         if any(value == 0 and math.copysign(1, value) < 0 for value in values):
-            raise _refused(column, "-0.0, which MariaDB keeps as 0")
+            raise _refused(column, "a negative zero, which MariaDB keeps as zero")
         return ["NULL" if value is None else _float(value) for value in values]
     if pa.types.is_binary(array.type):
         if native.name == "binary":
@@ -169,7 +169,9 @@ def _speller(column: Column, native: NativeType) -> Callable[[str], str]:
 
 def _geometry(value: str) -> str:
     match = _SRID.fullmatch(value)
-    return f"ST_GeomFromText({_text(match[2])}, {match[1]})" if match else f"ST_GeomFromText({_text(value)})"
+    made = f"ST_GeomFromText({_text(match[2])}, {match[1]})" if match else f"ST_GeomFromText({_text(value)})"
+    # Of a text that is no geometry MariaDB makes NULL; the empty text it refuses.
+    return f"IFNULL({made}, '')"
 
 
 def _check_year(array: pa.Array, column: Column, native: NativeType) -> None:

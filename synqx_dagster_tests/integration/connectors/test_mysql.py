@@ -152,8 +152,13 @@ def test_every_value_arrives_and_can_be_written_back(mysql: MysqlDatabase, conne
         assert [column.native_type for column in session.find_columns(TARGET) or ()] == [
             column.native_type for column in columns
         ]
-    same = " AND ".join(f"HEX(s.`{name}`) <=> HEX(t.`{name}`)" for name in names)
-    assert mysql.execute(f"SELECT COUNT(*) FROM s JOIN t USING (id) WHERE {same}") == [(2,)]
+    for name, (native, *_) in zip(names, SOURCES, strict=True):
+        # The mirrored column has the table's character set, and the same characters.
+        was, now = f"HEX(s.`{name}`)", f"HEX(t.`{name}`)"
+        if "character set" in native:
+            was = f"HEX(CONVERT(s.`{name}` USING utf8mb4))"
+        differing = f"SELECT {was}, {now} FROM s JOIN t USING (id) WHERE NOT {was} <=> {now}"
+        assert mysql.execute(differing) == [], native
 
 
 def test_dates_and_times_are_cast_before_they_count(connector: MysqlConnector) -> None:
@@ -196,7 +201,7 @@ def test_columns_of_tables_views_and_queries(mysql: MysqlDatabase, connector: My
         assert [(column.name, str(column.data_type)) for column in described] == [
             ("k", "bigint"),
             ("x", "decimal(13,2)"),
-            ("u", "integer"),
+            ("u", "bigint"),
             ("t", "timestamp"),
             ("b", "string"),
             ("y", "binary"),
@@ -299,7 +304,7 @@ def test_new_tables_hold_every_logical_type(connector: MysqlConnector, mysql: My
         ("float", 0.1 + 0.2),
         ("boolean", True),
         ("date", "0001-01-01"),
-        ("time", "24:00:00"),
+        ("time", "24:00:00.000000"),
         ("timestamp", "9999-12-31 23:59:59.999999"),
         ("timestamptz", "2038-01-19 03:14:07.999999+00"),
         ("json", '{"a":1,  "a":1e999}'),
@@ -330,6 +335,7 @@ def test_new_tables_hold_every_logical_type(connector: MysqlConnector, mysql: My
             st.none() | st.binary(max_size=40),
             st.none() | st.floats(allow_nan=False, allow_infinity=False).filter(lambda x: x != 0 or str(x) == "0.0"),
         ),
+        min_size=1,
         max_size=8,
     )
 )
@@ -344,11 +350,11 @@ def test_any_text_bytes_and_double_make_the_round_trip(
     )
     numbered = [(position, *row) for position, row in enumerate(rows)]
     with connector.write() as session:
-        load(session, columns, numbered) if numbered else session.execute("CREATE OR REPLACE TABLE t (id int)")
-    if numbered:
-        with connector.read() as session:
-            found = read_all(session)
-        assert sorted(zip(*found.values(), strict=True)) == numbered
+        session.execute("DROP TABLE IF EXISTS t")
+        load(session, columns, numbered)
+    with connector.read() as session:
+        found = read_all(session)
+    assert list(zip(*found.values(), strict=True)) == numbered
 
 
 @pytest.mark.parametrize(
@@ -387,14 +393,11 @@ def test_what_the_server_would_change_is_refused_by_column(
         columns = session.find_columns(TARGET) or ()
         staging = session.create_staging(TARGET, columns, epoch=1)
         batch = make_batch(columns, [(1, value), (2, None)])
-        with pytest.raises(BadRowsError) as caught:
+        with pytest.raises(BadRowsError, match="the col" if native != "geometry" else "geometry") as caught:  # noqa: PT012  # by either
             session.write_batches(staging, columns, [batch])
             session.begin()
             session.publish_replace(staging, TARGET, columns, ["id"])
-        assert caught.value.context.get("column") in ("the col", None)
-        if native not in ("geometry",):
-            assert "the col" in str(caught.value)
-        assert str(value) not in str(caught.value).replace("the col", "") or len(str(value)) < 4
+        assert len(str(value)) < 4 or str(value) not in str(caught.value)
         session.rollback()
     assert mysql.execute("SELECT COUNT(*) FROM t") == [(0,)]
 
@@ -433,7 +436,7 @@ def test_append_refuses_a_double_key_without_its_value(connector: MysqlConnector
             session.publish_append(staging, TARGET, columns)
         assert "hush" not in str(caught.value)
         session.rollback()
-        session.execute(f"DELETE FROM t WHERE id = ?", ("hush",))
+        session.execute("DELETE FROM t WHERE id = ?", ("hush",))
         session.begin()
         session.publish_append(staging, TARGET, columns)
         session.commit()
