@@ -3,6 +3,7 @@
 -- Runs in one transaction on an empty database; needs PostgreSQL 14 or newer.
 
 set local timezone = 'UTC';
+set local datestyle = 'ISO, YMD';
 set local client_min_messages = warning;
 
 -- A whole number from 0 to 2147483646 that looks random: two rounds of Lehmer's generator, stirred with the salt.

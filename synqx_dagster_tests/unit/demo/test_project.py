@@ -1,0 +1,90 @@
+"""The example project without a server: its files are whole, and it keeps to its own home."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from synqx_dagster.catalog.check import check_definitions
+from synqx_dagster.catalog.documents import read_documents
+from synqx_dagster.demo.project import MAIN_PIPELINE, demo_environment, project_files, write_project
+from synqx_dagster.demo.server import ROLES, DemoServer
+from synqx_dagster.model import Connection, LiteralSecret, Mapping, Pipeline
+from synqx_dagster.settings import load_settings
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> DemoServer:
+    """A demo home whose path needs care in YAML; nothing runs in it."""
+    home = tmp_path / 'a "demo" \\ of: #1 ünïcode'
+    server = DemoServer(home, Path("/nowhere"), None)
+    for role in ROLES.values():
+        path = server.password_file(role)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"password-of-{role}\n", encoding="utf-8")
+    return server
+
+
+def test_the_project_has_no_problems(server: DemoServer) -> None:
+    assert check_definitions(read_documents([write_project(server)]), known=None) == []
+
+
+def test_placeholders_survive_any_path(server: DemoServer) -> None:
+    records = {(record.kind, record.name): record for record in read_documents([write_project(server)]).records}
+    shop, lake, warehouse = (records["connection", name] for name in ("shop", "lake", "warehouse"))
+    assert isinstance(shop, Connection)
+    assert isinstance(lake, Connection)
+    assert isinstance(warehouse, Connection)
+    assert shop.host == str(server.socket_directory)
+    assert shop.model_dump(mode="json")["password"] == {"file": str(server.password_file("shop_reader"))}
+    assert lake.database == str(server.home / "lake.duckdb")
+    assert isinstance(warehouse.password, LiteralSecret)
+    assert warehouse.password.value.get_secret_value() == "password-of-warehouse_writer"
+
+
+def test_the_files_are_private_and_written_once(server: DemoServer) -> None:
+    directory = write_project(server)
+    before = {path.name: path.stat().st_mtime_ns for path in directory.iterdir()}
+    assert set(before) == set(project_files())
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in directory.iterdir())
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    write_project(server)
+    assert {path.name: path.stat().st_mtime_ns for path in directory.iterdir()} == before
+
+
+def test_a_changed_file_is_written_again(server: DemoServer) -> None:
+    path = write_project(server) / "mappings.yaml"
+    original = path.read_text(encoding="utf-8")
+    path.write_text("kind: nonsense\n", encoding="utf-8")
+    write_project(server)
+    assert path.read_text(encoding="utf-8") == original
+
+
+def test_the_project_shows_what_the_product_does(server: DemoServer) -> None:
+    records = read_documents([write_project(server)]).records
+    mappings = [record for record in records if isinstance(record, Mapping)]
+    kinds = {item.type for mapping in mappings for item in mapping.column_mappings or ()}
+    assert kinds == {"direct", "split", "join", "expression", "hash", "constant"}
+    assert {mapping.on_bad_row for mapping in mappings} == {"fail", "quarantine"}
+    assert any(mapping.column_mappings is None and mapping.target_schema is None for mapping in mappings)
+    assert {mapping.target_connection for mapping in mappings} == {"warehouse", "lake"}
+    (pipeline,) = (record for record in records if isinstance(record, Pipeline))
+    assert pipeline.name == MAIN_PIPELINE
+    assert set(pipeline.mapping_names) == {mapping.name for mapping in mappings}
+
+
+def test_the_demo_never_uses_the_users_own_catalog(tmp_path: Path) -> None:
+    own = {
+        "SYNQX_HOME": "/own",
+        "DAGSTER_HOME": "/own",
+        "SYNQX_CATALOG_URL": "sqlite:////own/catalog.db",
+        "SYNQX_MASTER_PASSWORD": "own",
+        "SYNQX_KEY_FILE": "/own/key",
+    }
+    (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in own.items()), encoding="utf-8")
+    home = tmp_path / "demo"
+    settings = load_settings({**own, **demo_environment(home)}, tmp_path)
+    assert settings == load_settings({"SYNQX_HOME": str(home), "DAGSTER_HOME": str(home)}, tmp_path / "elsewhere")
+    assert settings.home == settings.dagster_home == home
