@@ -202,10 +202,16 @@ def test_sqlite_to_postgresql_to_duckdb(project: Project, postgresql: Postgresql
 @pytest.mark.mysql
 def test_mysql_to_postgresql(project: Project, postgresql: PostgresqlDatabase, mysql: MysqlDatabase) -> None:
     script = (CHINOOK / "Chinook_MySql.sql").read_text(encoding="utf-8-sig").replace("`Chinook`", f"`{mysql.name}`")
-    mysql.run_script(script)
+    subprocess.run(
+        ["mariadb", "--no-defaults", f"--socket={mysql.server.unix_socket}", f"--user={mysql.server.username}"],
+        input=script.encode(),
+        env={**os.environ, "MYSQL_PWD": mysql.server.password},
+        check=True,
+        timeout=120,
+    )
     documents = [
-        f"kind: connection\nname: music\ndb_type: mysql\nhost: 127.0.0.1\nport: {mysql.port}\n"
-        f"database: {mysql.name}\nusername: {mysql.username}\npassword: {mysql.password!r}\n",
+        f"kind: connection\nname: music\ndb_type: mysql\nhost: {mysql.server.host}\nport: {mysql.server.port}\n"
+        f"database: {mysql.name}\nusername: {mysql.server.username}\npassword: {mysql.server.password!r}\n",
         warehouse_document(postgresql),
         mapping_documents("from_mysql", "music", "warehouse", "", "chinook"),
     ]
