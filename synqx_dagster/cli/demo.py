@@ -42,13 +42,13 @@ def demo(ctx: click.Context, output: Output, serve: bool, port: int, stop: bool,
         if not stop_server(home):
             output.note("The demo's PostgreSQL is in use and was left running.", style="yellow")
         return
+    from synqx_dagster.cli.dev import dev, stop_on_signals
+
     enter_demo(home)
     started = time.monotonic()
     output.note("Starting PostgreSQL ...")
-    with running_server(home) as server:
+    with stop_on_signals(), running_server(home) as server:
         if serve:
-            from synqx_dagster.cli.dev import dev
-
             _prepare(output, server)
             output.note(f"In another terminal: SYNQX_HOME={_shown(home)} synqx status")
             ctx.invoke(dev, host="127.0.0.1", port=port, verbose=False)

@@ -49,7 +49,7 @@ def dev(output: Output, host: str, port: int, verbose: bool) -> None:
     _say_if_sealed(output, catalog)
     level = "info" if verbose else "warning"
     with (
-        _stop_on_signals(),
+        stop_on_signals(),
         tempfile.TemporaryDirectory(prefix="synqx-dev-") as directory,
         ProcessGroup(lambda name, line: _print_line(output, name, line)) as group,
     ):
@@ -166,8 +166,8 @@ def _answers(url: str) -> bool:
 
 
 @contextlib.contextmanager
-def _stop_on_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP stop the group as Ctrl-C does; a second one does not wait."""
+def stop_on_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP stop what runs inside as Ctrl-C does; a second one does not wait."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

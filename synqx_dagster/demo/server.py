@@ -12,6 +12,7 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
 import stat
 import subprocess
 import tempfile
@@ -141,7 +142,7 @@ def running_server(home: Path) -> Iterator[DemoServer]:
             _ensure_databases(server)
             yield server
         finally:
-            with _exclusive(home):
+            with _undisturbed(), _exclusive(home):
                 fcntl.flock(users, fcntl.LOCK_UN)
                 _stop_if_unused(server)
 
@@ -153,6 +154,17 @@ def stop_server(home: Path) -> bool:
     server = _find_server(home)
     with _exclusive(home):
         return _stop_if_unused(server)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Hold back Ctrl-C and its like: an impatient second one would leave the server running."""
+    held = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
