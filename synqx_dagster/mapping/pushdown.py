@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from sqlglot import exp
 
-from synqx_dagster.mapping.casts import cast_rule
 from synqx_dagster.mapping.contract import EXTRA_PARTS, IS_NULL, PlannedField, cast_reason
 from synqx_dagster.mapping.operations import TEXT, Computed, Constant, Digest, Join, Portable, SplitPart, Take
 from synqx_dagster.mapping.portable import Renderer
@@ -138,7 +137,7 @@ def _apply(
 ) -> tuple[str, list[tuple[str, str]]]:
     cast = find_cast(source, target)
     if cast is None:
-        raise NotPushableError(f"field {name!r}: PostgreSQL cannot try whether a {source} is a {target}")
+        raise NotPushableError(f"field {name!r}: PostgreSQL cannot safely make a {target} of a {source}")
     return _guard(value, cast, flaws, cast_reason(source, target))
 
 
@@ -193,9 +192,10 @@ def _postgres_text(column: Column) -> str:
     sql = source_column(column.name, "postgres")
     if column.data_type == TEXT:
         return sql
-    if cast_rule(column.data_type, TEXT).rule == "refused":
-        raise NotPushableError(f"a {column.data_type} has no text")
-    return f"CAST({sql} AS text)"
+    cast = find_cast(column.data_type, TEXT)
+    if cast is None:
+        raise NotPushableError(f"the text of a {column.data_type} is made outside of PostgreSQL")
+    return cast.value(sql)
 
 
 def _postgres_split(operation: SplitPart) -> tuple[str, list[tuple[str, str]]]:
