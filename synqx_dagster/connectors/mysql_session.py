@@ -143,10 +143,13 @@ class MysqlReadSession(_Session):
             case "real" | "float":
                 # Of a FLOAT the server prints six digits; as a double it prints them all.
                 return Encoded(f"({expression} * 1e0)", carrier)
-            case "date" | "time" | "timestamp":
+            case "date":
                 return Encoded(expression, untrusted_text())
+            case "time" | "timestamp":
+                return Encoded(_without_idle_zeros(expression, native), untrusted_text())
             case "timestamptz":
-                return Encoded(f"CONCAT({expression}, '+00')", untrusted_text())
+                sql = f"CONCAT({_without_idle_zeros(expression, native)}, '+00')"
+                return Encoded(sql, untrusted_text())
             case "boolean":
                 # MySQL has no boolean; an expression may give any number.
                 sql = f"CASE {expression} WHEN 0 THEN 'false' WHEN 1 THEN 'true' ELSE {expression} END"
@@ -186,6 +189,17 @@ class MysqlReadSession(_Session):
     def read_tables(self, database: str) -> dict[str, tuple[Column, ...]]:
         """Columns of all tables and views of a database."""
         return read_columns(self.fetch_all, self._server, database)
+
+
+def _without_idle_zeros(expression: str, native: NativeType) -> str:
+    """The text of a time without the zeros that fill up its fraction of a second."""
+    trimmed = f"TRIM(TRAILING '.' FROM TRIM(TRAILING '0' FROM {expression}))"
+    if native.numbers:
+        return trimmed
+    if native.name:
+        return expression
+    # Of an expression the digits are not known; without a point the zeros are seconds.
+    return f"IF(LOCATE('.', {expression}), {trimmed}, {expression})"
 
 
 def _break_off(cursor: Any) -> None:

@@ -12,9 +12,10 @@ import pytest
 
 from synqx_dagster.connectors.protocol import ConnectionConfig, Connector
 from synqx_dagster.connectors.registry import connector_class
+from synqx_dagster_tests.fix_mysql import MysqlDatabase
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
 
-CONNECTORS = ["postgresql", "sqlite", "duckdb"]
+CONNECTORS = ["postgresql", "mysql", "sqlite", "duckdb"]
 
 
 def open_connector(config: ConnectionConfig) -> Iterator[Connector]:
@@ -40,6 +41,11 @@ def postgresql_connector(postgresql: PostgresqlDatabase) -> Iterator[Connector]:
     ):
         postgresql.execute(f'alter database "{postgresql.name}" set {setting}')
     yield from open_connector(postgresql.config())
+
+
+@pytest.fixture
+def mysql_connector(mysql: MysqlDatabase) -> Iterator[Connector]:
+    yield from open_connector(mysql.config())
 
 
 @pytest.fixture

@@ -192,7 +192,10 @@ def test_every_value_that_is_held_comes_back_as_it_was(connector: Connector, kin
         assert columns is not None
         arrow_type = session.encode("x", columns[1].data_type, columns[1].native_type).arrow_type
         got = [value for _, value in read_with(connector, session)]
-    if arrow_type != carrier_type(wanted.data_type):
+    if kind == "boolean" and columns[1].data_type == DataType("smallint"):
+        # Where there is no boolean, a number is what comes back.
+        assert got == [value if value is None else int(value) for value in values]
+    elif arrow_type != carrier_type(wanted.data_type):
         assert arrow_type == untrusted_text()
         assert [cast_text(text, wanted.data_type) for text in got] == [
             value if value is None else repr(value) for value in values
