@@ -41,9 +41,8 @@ def catalog(catalog_settings: Settings, cheap_vault: None) -> Iterator[Catalog]:
 def any_catalog_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     """Settings of a catalog that is not there yet, on each backend."""
     home = tmp_path / "home"
-    if request.param == "sqlite":
-        url = f"sqlite:///{home / 'catalog.db'}"
-    else:
+    url = f"sqlite:///{home / 'catalog.db'}"
+    if request.param == "postgresql":
         url = request.getfixturevalue("postgresql").uri
     return Settings(home=home, catalog_url=url, master_password=MASTER_PASSWORD)
 

@@ -39,6 +39,7 @@ _WHERE_TO_LOOK = "look at SYNQX_CATALOG_URL"
 # What libpq says (PostgreSQL's sources, fe-connect.c and the server's own messages) and what it means. Connection
 # failures carry no SQLSTATE in psycopg2, so the text is all there is.
 _CONNECT_FAILURES = (
+    ("invalid connection option", "the URL has an option after ? that libpq does not know"),
     ("password authentication failed", "the user name or the password is wrong"),
     ("no password supplied", "the server asks for a password and the URL has none"),
     ("no pg_hba.conf entry", "the server's pg_hba.conf does not let this user in from here"),
@@ -50,7 +51,6 @@ _CONNECT_FAILURES = (
     ("the database system is starting up", "the server is still starting"),
     ("too many clients", "the server has no free connection"),
     ("ssl", "TLS failed"),
-    ("invalid connection option", "the URL has an option after ? that libpq does not know"),
 )
 
 

@@ -66,22 +66,24 @@ class UtcDateTime(TypeDecorator[datetime]):
 catalog = Table(
     "synqx_catalog",
     metadata,
-    Column("singleton", Integer, CheckConstraint("singleton = 1", name="singleton"), primary_key=True),
+    Column("singleton", Integer, primary_key=True),
     Column("catalog_id", String(36), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    CheckConstraint("singleton = 1", name="singleton"),
 )
 
 #: One row for each change of the catalog; never updated, never deleted.
 revision = Table(
     "synqx_revision",
     metadata,
-    Column("number", _Id, CheckConstraint("number > 0", name="number"), primary_key=True, autoincrement=False),
+    Column("number", _Id, primary_key=True, autoincrement=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("author", String(256), nullable=False),
     Column("reason", Text),
     Column("created_records", Integer, nullable=False),
     Column("changed_records", Integer, nullable=False),
     Column("removed_records", Integer, nullable=False),
+    CheckConstraint("number > 0", name="number"),
 )
 
 #: The identity of a record: stable, and given out once. A record that is removed and declared again is the same.
@@ -130,8 +132,9 @@ secret = Table(
 vault_state = Table(
     "synqx_vault_state",
     metadata,
-    Column("singleton", Integer, CheckConstraint("singleton = 1", name="singleton"), primary_key=True),
+    Column("singleton", Integer, primary_key=True),
     Column("state", Text, nullable=False),
+    CheckConstraint("singleton = 1", name="singleton"),
 )
 
 #: The last test of each connection: what operators see, no part of any revision.
