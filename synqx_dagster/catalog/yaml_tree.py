@@ -132,7 +132,7 @@ def _iter_documents(text: str, file: str, problems: list[Problem]) -> Iterator[D
     root: Any = None
     lines: dict[FieldPath, int] = {}
     for count, event in enumerate(yaml.parse(text, Loader=_LOADER)):
-        line = event.start_mark.line + 1
+        line = event.start_mark.line + 1 if event.start_mark is not None else 0
         if count > MAX_VALUES:
             raise _refused(f"the file holds more than {MAX_VALUES} values", file, line, "split it")
         match event:
