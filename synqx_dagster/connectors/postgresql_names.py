@@ -17,7 +17,7 @@ _PIECE = re.compile(
       [eE]'(?:[^'\\]|''|\\.)*'            # text with backslash escapes
     | '(?:[^']|'')*'
     | "(?:[^"]|"")*"
-    | \$([A-Za-z_]\w*)?\$.*?\$\1\$        # dollar quotes
+    | \$((?:[A-Za-z_]\w*)?)\$.*?\$\1\$    # dollar quotes
     | --[^\n]*
     | /\*.*?\*/
     | [?%]

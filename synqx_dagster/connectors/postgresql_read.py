@@ -17,7 +17,7 @@ from synqx_dagster.connectors.postgresql_connect import connect_adbc, settings_s
 from synqx_dagster.connectors.postgresql_errors import wrap_errors
 from synqx_dagster.connectors.protocol import ConnectionConfig, Encoded, ReadLimits
 from synqx_dagster.connectors.query_guard import limit_batches
-from synqx_dagster.errors import DatabaseError, QueryRefusedError
+from synqx_dagster.errors import DatabaseError, QueryRefusedError, RetryableError
 from synqx_dagster.model.table import Column, TableName
 from synqx_dagster.model.types import DataType
 
@@ -104,8 +104,10 @@ class PostgresqlReadSession:
         return limit_batches(batches, self._limits)
 
     def _iter_batches(self, sql: str, schema: pa.Schema, batch_rows: int) -> Iterator[pa.RecordBatch]:
+        import adbc_driver_manager
         import adbc_driver_postgresql
         import pyarrow as pa
+        from adbc_driver_manager._reader import AdbcRecordBatchReader
 
         batch_bytes = LIMITED_BATCH_BYTES if self._limits.max_bytes else BATCH_BYTES
         with _refuse_writes(self._action), contextlib.closing(connect_adbc(self._config)) as connection:
@@ -118,11 +120,14 @@ class PostgresqlReadSession:
                 hint = adbc_driver_postgresql.StatementOptions.BATCH_SIZE_HINT_BYTES.value
                 cursor.adbc_statement.set_options(**{hint: str(batch_bytes)})
                 cursor.execute(sql)
-                reader = cursor.fetch_record_batch()
-                _check_types(reader.schema, schema)
+                # Not fetch_record_batch(): its reader loses the SQLSTATE of an error that comes half way.
+                # The handle owns the stream until it has been imported.
+                handle = cursor.fetch_arrow()
+                reader = AdbcRecordBatchReader._import_from_c(handle.address)
                 finished = False
                 try:
-                    for batch in reader:
+                    _check_types(reader.schema, schema)
+                    for batch in self._received(reader):
                         for start in range(0, batch.num_rows, batch_rows):
                             part = batch.slice(start, batch_rows)
                             yield pa.RecordBatch.from_arrays(part.columns, schema=schema)
@@ -131,10 +136,22 @@ class PostgresqlReadSession:
                     if not finished:
                         # Closing a reader half way would first read all the rest.
                         cursor.adbc_cancel()
+                    reader.close()
             finally:
-                with contextlib.suppress(Exception):
+                with contextlib.suppress(adbc_driver_manager.Error):
                     # What ended the read is being raised already; after a cancel the driver complains here.
                     cursor.close()
+
+    def _received(self, reader: Any) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        try:
+            yield from reader
+        except (OSError, pa.ArrowException):
+            # The driver had nothing to say beyond the stream's own text, which may quote a value.
+            raise RetryableError(
+                f"{self._action}: the rows stopped half way", hint="the load may be run again"
+            ) from None
 
     def copy_out(self, sql: str, sink: BinaryIO) -> None:
         """Write a query's rows in binary COPY format."""
