@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from synqx_dagster.catalog.union import RecordUnion
@@ -14,6 +15,7 @@ _TableKey = tuple[str, str | None, str]
 _Graph = dict[str, list[str]]
 
 _MAX_CYCLES = 10
+_WORD = re.compile(r"\w+")
 
 
 def check_graph(union: RecordUnion) -> Iterator[Problem]:
@@ -34,7 +36,10 @@ def check_graph(union: RecordUnion) -> Iterator[Problem]:
                 "give one of them another target_table",
             )
     graph: _Graph = {name: [] for name in union.records.mappings}
+    names = _names_by_connection(producers)
     for mapping in union.records.mappings.values():
+        if not _may_read(mapping, names.get(mapping.source_connection, set())):
+            continue
         for table in tables.sources_of(mapping):
             producer = producers.get(table)
             if producer is not None and producer.name != mapping.name:
@@ -48,6 +53,22 @@ def check_graph(union: RecordUnion) -> Iterator[Problem]:
         )
     if not cycles:
         yield from _check_jobs(union, graph)
+
+
+def _names_by_connection(producers: dict[_TableKey, Mapping]) -> dict[str, set[str]]:
+    names: dict[str, set[str]] = {}
+    for connection, _, table in producers:
+        names.setdefault(connection, set()).add(table.casefold())
+    return names
+
+
+def _may_read(mapping: Mapping, tables: set[str]) -> bool:
+    """Whether a mapping may read one of these tables; a query that names none of them is not worth parsing."""
+    if mapping.source_query is None:
+        return bool(tables)
+    text = mapping.source_query.casefold()
+    words = set(_WORD.findall(text))
+    return not words.isdisjoint(tables) or any(not _WORD.fullmatch(table) for table in tables)
 
 
 def _check_jobs(union: RecordUnion, graph: _Graph) -> Iterator[Problem]:

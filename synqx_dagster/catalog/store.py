@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -81,6 +81,8 @@ class Catalog:
         self.after_commit: list[Callable[[int], None]] = []
         self._address = address
         self._engine = engine
+        self._vault: Vault | None = None
+        self._vault_lock = threading.Lock()
         with self.read() as connection:
             catalog_id = connection.execute(sa.select(tables.catalog.c.catalog_id)).scalar()
         if catalog_id is None:
@@ -215,13 +217,16 @@ class Catalog:
 
     # --- secrets ------------------------------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def vault(self) -> Vault:
-        """The vault whose envelopes this catalog keeps; sealed until somebody unseals it."""
+        """The vault whose envelopes this catalog keeps; sealed until somebody unseals it. Always the same object."""
         from synqx_dagster.catalog.secrets import CatalogVaultStorage
         from synqx_dagster.vault import Vault
 
-        return Vault(CatalogVaultStorage(self._engine, self._address))
+        with self._vault_lock:
+            if self._vault is None:
+                self._vault = Vault(CatalogVaultStorage(self._engine, self._address))
+            return self._vault
 
     def unseal(self) -> Vault:
         """The vault, unsealed from the settings if it is not yet.
@@ -284,7 +289,7 @@ class Catalog:
         }
         table = tables.connection_test
         with self.write() as connection:
-            record_id = self._find_connection_id(connection, connection_name)
+            record_id = self._lock_connection(connection, connection_name)
             connection.execute(sa.delete(table).where(table.c.record_id == record_id))
             connection.execute(sa.insert(table), {"record_id": record_id, **row})
 
@@ -303,12 +308,14 @@ class Catalog:
         report = json.loads(row.report)
         return ConnectionTestRecord(connection_name, row.tested_at, row.status, str(report.get("message", "")), report)
 
-    def _find_connection_id(self, connection: DatabaseConnection, name: str) -> int:
+    def _lock_connection(self, connection: DatabaseConnection, name: str) -> int:
+        """The id of a connection's record; two tests of one connection are saved one after the other."""
         record, version = tables.record, tables.record_version
         query = (
             sa.select(record.c.record_id)
             .join_from(record, version, record.c.record_id == version.c.record_id)
             .where(record.c.kind == "connection", record.c.name == name, version.c.valid_to.is_(None))
+            .with_for_update(of=record)
         )
         record_id = connection.execute(query).scalar()
         if record_id is None:
