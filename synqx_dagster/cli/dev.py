@@ -28,6 +28,9 @@ from synqx_dagster.errors import ConfigurationError, FatalError, SealedError
 #: Ten thousand assets load in some ten seconds.
 _STARTUP_SECONDS = 180.0
 
+#: Warnings that Dagster gives to every new home, and that ask nothing of anybody.
+_HARMLESS = ("No cursor for event type",)
+
 _STYLES = {"code": "magenta", "web": "cyan", "daemon": "green"}
 
 
@@ -51,7 +54,7 @@ def dev(output: Output, host: str, port: int, verbose: bool) -> None:
     with (
         stop_on_signals(),
         tempfile.TemporaryDirectory(prefix="synqx-dev-") as directory,
-        ProcessGroup(lambda name, line: _print_line(output, name, line)) as group,
+        ProcessGroup(lambda name, line: _print_line(output, name, line, verbose=verbose)) as group,
     ):
         try:
             _serve(output, group, Path(directory), host, port, level)
@@ -172,7 +175,7 @@ def stop_on_signals() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
@@ -180,11 +183,11 @@ def stop_on_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _print_line(output: Output, name: str, line: str) -> None:
-    if not line:
+def _print_line(output: Output, name: str, line: str, *, verbose: bool) -> None:
+    if not line or (not verbose and any(text in line for text in _HARMLESS)):
         return
     if not sys.stderr.isatty():
-        output.note(f"{name:>6} | {printable(line)}")
+        output.note(f"{name:>6} | {printable(click.unstyle(line))}")
         return
     from rich.text import Text
 

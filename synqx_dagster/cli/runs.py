@@ -82,7 +82,7 @@ def _describe_work(info: dict[str, Any]) -> str:
     assets: list[str] = info["assets"]
     if not assets:
         return str(info["job_name"])
-    return assets[0] + (f" and {len(assets) - 1} more" if len(assets) > 1 else "")
+    return assets[0] + (f" +{len(assets) - 1}" if len(assets) > 1 else "")
 
 
 # --- logs ------------------------------------------------------------------------------------------------------
