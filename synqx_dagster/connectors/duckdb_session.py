@@ -23,6 +23,7 @@ from synqx_dagster.connectors.duckdb_types import (
     to_canonical,
 )
 from synqx_dagster.connectors.protocol import Encoded, ReadLimits, carrier_type
+from synqx_dagster.connectors.query_guard import limit_batches
 from synqx_dagster.errors import DatabaseError, StatementTimeoutError, SynqxError
 from synqx_dagster.model.table import Column, TableName
 from synqx_dagster.model.types import DataType, TypeKind
@@ -172,23 +173,22 @@ class DuckdbReadSession:
 
     def iter_batches(self, sql: str, schema: pa.Schema, *, batch_rows: int) -> Iterator[pa.RecordBatch]:
         """Rows of a query as record batches."""
-        import pyarrow as pa
-
-        limits = self._limits
-        statement = f"SELECT * FROM (\n{sql}\n) LIMIT {limits.max_rows}" if limits.max_rows else sql
-        seen_bytes = 0
         self._handle.set_busy(True)
         try:
             with self._errors("reading"), _arrow_errors(self._path):
-                for batch in self._handle.connection.sql(statement).to_arrow_reader(batch_rows):
-                    arrays = [column.cast(field.type) for column, field in zip(batch.columns, schema, strict=True)]
-                    made = pa.record_batch(arrays, schema=schema)
-                    seen_bytes += made.nbytes
-                    yield made
-                    if limits.max_bytes and seen_bytes >= limits.max_bytes:
-                        return
+                reader = self._handle.connection.sql(sql).to_arrow_reader(batch_rows)
+                yield from limit_batches(_iter_carriers(reader, schema), self._limits)
         finally:
             self._handle.set_busy(False)
+
+
+def _iter_carriers(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The same rows under exactly this schema."""
+    import pyarrow as pa
+
+    for batch in batches:
+        arrays = [column.cast(field.type) for column, field in zip(batch.columns, schema, strict=True)]
+        yield pa.record_batch(arrays, schema=schema)
 
 
 @contextmanager

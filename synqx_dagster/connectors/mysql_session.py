@@ -17,6 +17,7 @@ from synqx_dagster.connectors.mysql_errors import LOST_CONNECTION, code_of, wrap
 from synqx_dagster.connectors.mysql_types import GEOMETRIES, NativeType, key_type, native_type
 from synqx_dagster.connectors.mysql_values import fill_parameters, to_array, to_literals
 from synqx_dagster.connectors.protocol import Encoded, ReadLimits, carrier_type, untrusted_text
+from synqx_dagster.connectors.query_guard import limit_batches
 from synqx_dagster.connectors.row_batches import iter_row_batches
 from synqx_dagster.errors import (
     BadRowsError,
@@ -179,7 +180,8 @@ class MysqlReadSession(_Session):
         try:
             with self._errors("reading"):
                 cursor.execute(sql)
-                yield from iter_row_batches(cursor.fetchmany, to_array, schema, batch_rows, self._limits)
+                batches = iter_row_batches(cursor.fetchmany, to_array, schema, batch_rows)
+                yield from limit_batches(batches, self._limits)
                 self.is_streaming = cursor.fetchone() is not None
         finally:
             if self.is_streaming:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from synqx_dagster.connectors.protocol import ReadLimits
-
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -27,10 +25,8 @@ Fetch = Callable[[int], Sequence[Sequence[object]]]
 Convert = Callable[[Sequence[object], "pa.Field"], "pa.Array"]
 
 
-def iter_row_batches(
-    fetch: Fetch, convert: Convert, schema: pa.Schema, batch_rows: int, limits: ReadLimits
-) -> Iterator[pa.RecordBatch]:
-    """Batches of exactly `schema` from rows; ends after the limits' rows or bytes, if they set any.
+def iter_row_batches(fetch: Fetch, convert: Convert, schema: pa.Schema, batch_rows: int) -> Iterator[pa.RecordBatch]:
+    """Batches of exactly `schema` from rows.
 
     Args:
         fetch: Gives up to so many further rows, and none at the end (a cursor's ``fetchmany``).
@@ -39,20 +35,9 @@ def iter_row_batches(
     import pyarrow as pa
 
     wanted = _FIRST_ROWS
-    seen_rows = seen_bytes = 0
-    while True:
-        wanted = min(wanted, batch_rows)
-        if limits.max_rows:
-            wanted = min(wanted, limits.max_rows - seen_rows)
-        rows = fetch(wanted) if wanted > 0 else ()
-        if not rows:
-            return
+    while rows := fetch(min(wanted, batch_rows)):
         columns = [convert(values, field) for values, field in zip(zip(*rows, strict=True), schema, strict=True)]
         batch = pa.record_batch(columns, schema=schema)
-        seen_rows += batch.num_rows
-        seen_bytes += batch.nbytes
         yield batch
-        if limits.max_bytes and seen_bytes >= limits.max_bytes:
-            return
         per_row = max(1, batch.nbytes // batch.num_rows)
         wanted = max(1, min(BATCH_BYTES // per_row, len(rows) * _GROWTH))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from synqx_dagster.connectors.protocol import Encoded, ReadLimits, untrusted_text
+from synqx_dagster.connectors.query_guard import limit_batches
 from synqx_dagster.connectors.row_batches import iter_row_batches
 from synqx_dagster.connectors.sqlite_errors import wrap_error
 from synqx_dagster.connectors.sqlite_types import native_type, parse_declaration
@@ -184,7 +185,8 @@ class SqliteReadSession:
         try:
             cursor = self._connection.execute(sql)
             try:
-                yield from iter_row_batches(cursor.fetchmany, to_array, schema, batch_rows, self._limits)
+                batches = iter_row_batches(cursor.fetchmany, to_array, schema, batch_rows)
+                yield from limit_batches(batches, self._limits)
             finally:
                 cursor.close()
         except sqlite3.Error as exc:
