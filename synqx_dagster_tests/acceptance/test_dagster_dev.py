@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,10 +12,11 @@ from synqx_dagster.defs.instance import open_instance, prepare_instance
 from synqx_dagster.defs.reload import find_servers, request_reload
 from synqx_dagster.defs.runs import get_run, iter_logs, read_report
 from synqx_dagster_tests.unit.defs.dev_server import DevServer, dagster_dev, wait_for
-from synqx_dagster_tests.unit.defs.projects import CUSTOMERS, Project
+from synqx_dagster_tests.unit.defs.projects import CUSTOMERS, Project, locked_target
 
 #: What is promised between a change of the catalog and the web UI showing it.
 SHOWN_WITHIN_SECONDS = 10
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevServer]:
@@ -59,14 +58,6 @@ def test_a_writer_that_cannot_ask_is_caught_by_the_sensor(server):
     server.project.apply(CUSTOMERS, description="caught")
     # The sensor looks every five seconds, and the reload takes three on a machine that does nothing else.
     assert shown(server, "caught") < 3 * SHOWN_WITHIN_SECONDS
-
-
-@contextmanager
-def locked_target(project: Project) -> Iterator[None]:
-    """Hold the target's file, so that a load waits."""
-    with closing(sqlite3.connect(project.directory / "warehouse.db", isolation_level=None)) as database:
-        database.execute("begin exclusive")
-        yield
 
 
 def test_a_run_in_flight_finishes_on_its_revision(server):

@@ -6,8 +6,8 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,9 +116,26 @@ class Project:
             **environ,
         )
 
+    def start_job(self, name: str, **environ: str) -> subprocess.Popen[bytes]:
+        """Start a job with Dagster's own command."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "dagster", "job", "execute", "-m", "synqx_dagster.definitions", "-j", name],
+            cwd=self.directory,
+            env={**self.environment, **environ},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+
+@contextmanager
+def locked_target(project: Project) -> Iterator[None]:
+    """Hold the target's file, so that a load waits."""
+    with closing(sqlite3.connect(project.directory / "warehouse.db", isolation_level=None)) as database:
+        database.execute("pragma journal_mode = wal")  # readers of the file do not wait, as with a server
+        database.execute("begin exclusive")
+        yield
+
 
 def describe(result: subprocess.CompletedProcess[str]) -> str:
     """A command's output, for the message of an assertion."""
     return f"exit {result.returncode}\n{result.stdout[-4000:]}\n{result.stderr[-8000:]}"
-
-
