@@ -71,7 +71,7 @@ class _Load:
                         continue
                     earlier = ledger.find_entry(self._request.load_id)
                     if earlier is not None:
-                        return self._report_earlier(plan, earlier, write)
+                        return self._report_earlier(plan, epoch, earlier, write)
                     return self._attempt(plan, epoch, ledger, read, write)
         raise RetryableError(
             f"other loads of {target} keep starting at the same time",
@@ -251,8 +251,12 @@ class _Load:
             checksum=moved.checksum,
         )
 
-    def _report_earlier(self, plan: LoadPlan, entry: LedgerEntry, write: WriteSession) -> LoadResult:
+    def _report_earlier(self, plan: LoadPlan, epoch: int, entry: LedgerEntry, write: WriteSession) -> LoadResult:
         logger.info("%s: already committed by run %s", self._mapping.name, entry.run_id)
+        if not self._request.target.capabilities.transactional_ddl:
+            # The attempt that committed may have died before it dropped its staging table; making one for the
+            # newer epoch drops those of all older ones.
+            write.drop_staging(write.create_staging(plan.target, plan.columns, epoch=epoch))
         target_rows = count_rows(write, self._request.target, plan.target)
         checks = [
             check_contract(entry.rows_in, entry.rows_quarantined, "by the run that committed"),

@@ -37,8 +37,16 @@ def assert_exact(source: PostgresqlDatabase, target: PostgresqlDatabase, *, entr
     assert target.execute(LEFTOVERS) == []
 
 
-@pytest.mark.parametrize("mode", ["replace", "append"])
-@pytest.mark.parametrize("place", ["mid_copy", "after_copy", "before_commit", "after_commit"])
+@pytest.mark.parametrize(
+    ("place", "mode"),
+    [
+        ("mid_copy", "append"),
+        ("after_copy", "replace"),
+        ("before_commit", "replace"),
+        ("before_commit", "append"),
+        ("after_commit", "append"),
+    ],
+)
 def test_killed_anywhere_a_retry_is_exact(
     pair: tuple[PostgresqlDatabase, PostgresqlDatabase], place: str, mode: str
 ) -> None:

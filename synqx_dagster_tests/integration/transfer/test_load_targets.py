@@ -1,0 +1,166 @@
+"""Loads from PostgreSQL into the other engines: exact rows, quarantine, and a retry after each kind of death."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from synqx_dagster.connectors.protocol import ConnectionConfig, Connector
+from synqx_dagster.errors import BadRowsError
+from synqx_dagster.model import Mapping, Schema
+from synqx_dagster_tests.fix_mysql import MysqlDatabase
+from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
+from synqx_dagster_tests.integration.transfer.loading import ChildLoad, connect, load, make_mapping
+
+ROWS = 3000
+SOURCE = f"""
+create table people (id integer primary key, name text, age text, joined date);
+insert into people
+select i, 'Zoë ' || i, case when i % 100 = 0 then 'old' else (i % 90)::text end, date '2020-01-01' + i
+from generate_series(1, {ROWS}) as i;
+"""
+BAD_ROWS = ROWS // 100
+SCHEMA = Schema.model_validate(
+    {
+        "name": "person",
+        "columns": [
+            {"name": "id", "data_type": "integer"},
+            {"name": "name", "data_type": "string"},
+            {"name": "age", "data_type": "integer"},
+            {"name": "joined", "data_type": "date"},
+        ],
+        "primary_key": ["id"],
+    }
+)
+
+
+@dataclass
+class Target:
+    """A database that is loaded into, and how it is asked without the connector."""
+
+    config: ConnectionConfig
+    fetch: Callable[[str], list[tuple[object, ...]]]
+    tables: str
+
+    def leftovers(self) -> list[str]:
+        """Tables that are neither the target nor SynqX's own books."""
+        books = ("people", "_synqx_ledger", "_synqx_fence", "_synqx_quarantine")
+        return [str(name) for (name,) in self.fetch(self.tables) if name not in books]
+
+
+def _fetch_sqlite(path: Path) -> Callable[[str], list[tuple[object, ...]]]:
+    def fetch(sql: str) -> list[tuple[object, ...]]:
+        with closing(sqlite3.connect(path)) as connection:
+            return connection.execute(sql).fetchall()
+
+    return fetch
+
+
+def _fetch_duckdb(path: Path) -> Callable[[str], list[tuple[object, ...]]]:
+    def fetch(sql: str) -> list[tuple[object, ...]]:
+        import duckdb
+
+        with duckdb.connect(str(path), read_only=True) as connection:
+            rows: list[tuple[object, ...]] = connection.execute(sql).fetchall()
+            return rows
+
+    return fetch
+
+
+@pytest.fixture(params=["sqlite", "duckdb", pytest.param("mysql", marks=pytest.mark.mysql)])
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
+    """An empty database of each kind."""
+    if request.param == "mysql":
+        mysql: MysqlDatabase = request.getfixturevalue("mysql")
+        tables = "select table_name from information_schema.tables where table_schema = database()"
+        return Target(mysql.config("target"), mysql.execute, tables)
+    path = tmp_path / f"target.{request.param}"
+    config = ConnectionConfig(name="target", db_type=request.param, database=str(path))
+    if request.param == "sqlite":
+        return Target(config, _fetch_sqlite(path), "select name from sqlite_master where type = 'table'")
+    return Target(config, _fetch_duckdb(path), "select table_name from information_schema.tables")
+
+
+@pytest.fixture
+def source(postgresql: PostgresqlDatabase) -> PostgresqlDatabase:
+    postgresql.execute(SOURCE)
+    return postgresql
+
+
+@pytest.fixture
+def connectors(source: PostgresqlDatabase, target: Target) -> Iterator[tuple[Connector, Connector]]:
+    pair = connect(source.config("source")), connect(target.config)
+    yield pair
+    for connector in pair:
+        connector.close()
+
+
+def people(**fields: object) -> Mapping:
+    return make_mapping(source_table="people", target_table="people", **fields)
+
+
+def expected(source: PostgresqlDatabase, condition: str) -> list[tuple[object, ...]]:
+    return sorted(source.execute(f"select id::text, name, age, joined::text from people where {condition}"))
+
+
+def loaded(target: Target, connector: Connector) -> list[tuple[object, ...]]:
+    as_text = "cast({} as char)" if connector.dialect == "mysql" else "cast({} as text)"
+    columns = ", ".join(as_text.format(name) for name in ("id", "name", "age", "joined"))
+    connector.close()
+    return sorted(tuple(row) for row in target.fetch(f"select {columns} from people"))
+
+
+def test_bad_rows_are_quarantined_and_the_rest_is_exact(
+    source: PostgresqlDatabase, target: Target, connectors: tuple[Connector, Connector]
+) -> None:
+    result = load(*connectors, people(on_bad_row="quarantine"), SCHEMA)
+    assert (result.lane, result.rows_out, result.rows_quarantined) == ("arrow", ROWS - BAD_ROWS, BAD_ROWS)
+    assert loaded(target, connectors[1]) == expected(source, "age <> 'old'")
+    rows = target.fetch("select column_name, source_key, source_row from _synqx_quarantine")
+    assert len(rows) == BAD_ROWS
+    assert {row[0] for row in rows} == {"age"}
+    assert {json.loads(str(row[1]))["id"] for row in rows} == set(range(100, ROWS + 1, 100))
+    assert {json.loads(str(row[2]))["age"] for row in rows} == {"old"}
+
+
+def test_failing_leaves_no_trace_of_the_rows(
+    source: PostgresqlDatabase, target: Target, connectors: tuple[Connector, Connector]
+) -> None:
+    with pytest.raises(BadRowsError, match="age"):
+        load(*connectors, people(), SCHEMA)
+    connectors[1].close()
+    assert target.leftovers() == []
+    assert [tuple(row) for row in target.fetch("select count(*) from _synqx_ledger")] == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("place", "mode"), [("mid_copy", "replace"), ("before_commit", "append"), ("after_commit", "append")]
+)
+def test_killed_anywhere_a_retry_is_exact(source: PostgresqlDatabase, target: Target, place: str, mode: str) -> None:
+    mapping = people(mode=mode, on_bad_row="quarantine")
+    configs = (source.config("source"), target.config)
+    assert ChildLoad(*configs, mapping, SCHEMA, failpoints=f"{place}=kill").wait() is None
+    retried = ChildLoad(*configs, mapping, SCHEMA, run_id="run-2").wait()
+    assert retried == {"rows_out": ROWS - BAD_ROWS, "already_committed": place == "after_commit"}
+    assert loaded(target, connect(target.config)) == expected(source, "age <> 'old'")
+    assert [tuple(row) for row in target.fetch("select count(*) from _synqx_ledger")] == [(1,)]
+    assert [tuple(row) for row in target.fetch("select count(*) from _synqx_quarantine")] == [(BAD_ROWS,)]
+    assert target.leftovers() == []
+
+
+def test_replacing_twice_leaves_the_second_rows(
+    source: PostgresqlDatabase, target: Target, connectors: tuple[Connector, Connector]
+) -> None:
+    mapping = people(on_bad_row="quarantine")
+    load(*connectors, mapping, SCHEMA, load_id="a")
+    source.execute("delete from people where id > 250; update people set name = 'Søren' where id = 3")
+    result = load(*connectors, mapping, SCHEMA, load_id="b")
+    assert (result.target_row_count, result.rows_quarantined) == (248, 2)
+    assert loaded(target, connectors[1]) == expected(source, "age <> 'old'")
+    assert [tuple(row) for row in target.fetch("select count(*) from _synqx_quarantine")] == [(2,)]
