@@ -4,7 +4,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-PYTEST := $(BIN)/python -m pytest -n 2
+# A file of tests stays on one process, which shares its servers.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 UNIT_TESTS := synqx_dagster_tests/unit synqx_dagster_tests/test_layers.py synqx_dagster_tests/test_docs.py
 
 .DEFAULT_GOAL := help
