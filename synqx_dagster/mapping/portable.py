@@ -371,9 +371,8 @@ def _wants_integer(term: Term) -> None:
 
 
 def _comparable(left: Term, right: Term) -> None:
-    if left.is_integer and right.is_integer:
-        return
-    if left.data_type == right.data_type == _BOOLEAN:
+    typed = [term for term in (left, right) if term.data_type is not None]
+    if typed and (all(term.is_integer for term in typed) or all(term.data_type == _BOOLEAN for term in typed)):
         return
     raise NotPortableError("only integers and booleans are compared here")
 

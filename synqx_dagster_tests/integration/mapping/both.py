@@ -45,7 +45,7 @@ class TwoRenderings:
         self.cursor.execute("SET TIME ZONE 'UTC'")
         self.cursor.execute("DROP TABLE IF EXISTS t")
         names = ", ".join(f"{_quote(name)} {native}" for name, native in columns.items())
-        self.cursor.execute(f"CREATE TABLE t (n integer PRIMARY KEY, {names})".replace("%", "%%"), None)
+        self.cursor.execute(f"CREATE TABLE t (n integer PRIMARY KEY, {names})")
         self.cursor.execute("SELECT * FROM t LIMIT 0")
         from synqx_dagster.connectors.postgresql_columns import describe_cursor
 

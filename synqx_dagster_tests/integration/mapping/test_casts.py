@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from synqx_dagster.mapping.casts import cast_rule
@@ -16,10 +15,14 @@ from synqx_dagster.mapping.contract import PlannedField
 from synqx_dagster.mapping.operations import Take
 from synqx_dagster.mapping.pushdown import NotPushableError, render_pushdown
 from synqx_dagster.model import Column, DataType
-from synqx_dagster_tests.fix_postgresql import PostgresqlServer
 from synqx_dagster_tests.integration.mapping.both import TwoRenderings, make_mapping, make_schema
 
-QUICK = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    max_examples=6,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 
 TARGETS = [
     "string",
@@ -132,15 +135,6 @@ SOURCES: dict[str, st.SearchStrategy[str]] = {
     "jsonb": st.sampled_from(['{"b": 1, "a": [null, 1.50]}', "null", '"x"', "[]"]),
     "uuid": st.uuids().map(str),
 }
-
-
-@pytest.fixture(scope="module")
-def connection(postgresql_server: PostgresqlServer) -> Iterator[Any]:
-    database = postgresql_server.create_database()
-    session = database.connect()
-    yield session
-    session.close()
-    database.drop()
 
 
 def _fields(column: Column) -> tuple[dict[str, str], dict[str, str]]:
