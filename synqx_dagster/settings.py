@@ -41,11 +41,12 @@ class Settings:
     @property
     def display_catalog_url(self) -> str:
         """The catalog's address without its password."""
-        head, separator, tail = self.catalog_url.rpartition("@")
+        scheme, separator, rest = self.catalog_url.partition("://")
         if not separator:
-            return self.catalog_url.partition("?")[0]
-        scheme, _, credentials = head.partition("://")
-        return f"{scheme}://{credentials.partition(':')[0]}:***@{tail.partition('?')[0]}"
+            # Not a URL; where a password would stand in it, nobody knows.
+            return "***"
+        credentials, at, place = rest.partition("?")[0].rpartition("@")
+        return f"{scheme}://{credentials.partition(':')[0]}:***@{place}" if at else f"{scheme}://{place}"
 
 
 def load_settings(environ: Mapping[str, str] | None = None, directory: Path | None = None) -> Settings:
@@ -58,10 +59,11 @@ def load_settings(environ: Mapping[str, str] | None = None, directory: Path | No
         directory: The project's directory; left out, the working directory.
     """
     directory = (directory or Path.cwd()).absolute()
-    values = {**_read_env_file(directory / ".env"), **(os.environ if environ is None else environ)}
+    environ = os.environ if environ is None else environ
+    from_file = _read_env_file(directory / ".env")
 
     def get(name: str) -> str | None:
-        return values.get(name) or None
+        return environ.get(name) or from_file.get(name) or None
 
     dagster_home = get("DAGSTER_HOME")
     home = Path(get("SYNQX_HOME") or dagster_home or directory / ".synqx").expanduser()
@@ -70,7 +72,7 @@ def load_settings(environ: Mapping[str, str] | None = None, directory: Path | No
     key_file = get("SYNQX_KEY_FILE")
     settings = Settings(
         home=home,
-        catalog_url=get("SYNQX_CATALOG_URL") or f"sqlite:///{home / 'catalog.db'}",
+        catalog_url=_anchored(get("SYNQX_CATALOG_URL") or f"sqlite:///{home / 'catalog.db'}", directory),
         master_password=SecretStr(password) if password else None,
         key_file=directory / Path(key_file).expanduser() if key_file else None,
         dagster_home=directory / Path(dagster_home).expanduser() if dagster_home else home,
@@ -79,6 +81,14 @@ def load_settings(environ: Mapping[str, str] | None = None, directory: Path | No
     if settings.key_file is None and settings.generated_key_file.is_file():
         return replace(settings, key_file=settings.generated_key_file)
     return settings
+
+
+def _anchored(url: str, directory: Path) -> str:
+    """A SQLite file by its absolute path: the processes of a run do not share a working directory."""
+    scheme, separator, path = url.partition(":///")
+    if not separator or scheme.partition("+")[0] != "sqlite" or not path or path.startswith((":memory:", "file:")):
+        return url
+    return f"{scheme}:///{directory / path}"
 
 
 def _read_env_file(path: Path) -> dict[str, str]:

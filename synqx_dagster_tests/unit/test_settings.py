@@ -1,0 +1,65 @@
+"""Settings: who wins, what is relative to what, and what never shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from synqx_dagster.errors import ConfigurationError
+from synqx_dagster.settings import load_settings
+
+
+def test_the_environment_wins_over_the_file_and_empty_counts_as_unset(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("SYNQX_HOME=from-file\nSYNQX_MASTER_PASSWORD=of-the-file\n")
+    settings = load_settings({"SYNQX_HOME": "from-environment", "SYNQX_MASTER_PASSWORD": ""}, tmp_path)
+    assert settings.home == tmp_path / "from-environment"
+    assert settings.master_password is not None
+    assert settings.master_password.get_secret_value() == "of-the-file"
+
+
+def test_the_home_is_dagsters_or_beside_the_project(tmp_path: Path) -> None:
+    assert load_settings({}, tmp_path).home == tmp_path / ".synqx"
+    assert load_settings({"DAGSTER_HOME": "/d"}, tmp_path).home == Path("/d")
+    both = load_settings({"DAGSTER_HOME": "/d", "SYNQX_HOME": "/s"}, tmp_path)
+    assert (both.home, both.dagster_home) == (Path("/s"), Path("/d"))
+    assert both.catalog_url == "sqlite:////s/catalog.db"
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("sqlite:///x.db", "sqlite:///{directory}/x.db"),
+        ("sqlite:////abs/x.db", "sqlite:////abs/x.db"),
+        ("sqlite+pysqlite:///x.db", "sqlite+pysqlite:///{directory}/x.db"),
+        ("postgresql:///x", "postgresql:///x"),
+        ("postgresql://h/x.db", "postgresql://h/x.db"),
+    ],
+)
+def test_a_relative_sqlite_file_lies_in_the_project(tmp_path: Path, url: str, expected: str) -> None:
+    settings = load_settings({"SYNQX_CATALOG_URL": url}, tmp_path)
+    assert settings.catalog_url == expected.format(directory=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://etl:hunter2@db/catalog",
+        "postgresql://etl:hunter2@db/catalog?sslmode=require&password=hunter2",
+        "postgresql://etl:hun@ter2@db/catalog",
+        "postgresql://db/catalog?password=hunter2",
+        "postgresql:etl:hunter2@db",
+        "hunter2",
+    ],
+)
+def test_no_password_shows(url: str) -> None:
+    settings = load_settings({"SYNQX_CATALOG_URL": url, "SYNQX_MASTER_PASSWORD": "hunter2"}, Path("/project"))
+    for shown in (repr(settings), settings.display_catalog_url):
+        assert "hunter2" not in shown
+        assert "ter2" not in shown
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"SYNQX_HOME=\xff\xfe")
+    with pytest.raises(ConfigurationError, match=r"\.env"):
+        load_settings({}, tmp_path)
