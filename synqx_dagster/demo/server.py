@@ -17,9 +17,9 @@ import stat
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,8 @@ class DemoServer:
     bin_directory: Path
     #: The account that the server runs as where this process is root, which PostgreSQL refuses to be.
     system_user: str | None
+    #: Settings of PostgreSQL beside or instead of the demo's own; they count when the server is started.
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def data_directory(self) -> Path:
@@ -122,7 +124,7 @@ class DemoServer:
 
 
 @contextmanager
-def running_server(home: Path) -> Iterator[DemoServer]:
+def running_server(home: Path, settings: Mapping[str, str] | None = None) -> Iterator[DemoServer]:
     """Start the home's server, or join the one that runs; stop it on leaving unless another process uses it.
 
     Roles, passwords and databases are there afterwards; the databases may be empty.
@@ -133,7 +135,7 @@ def running_server(home: Path) -> Iterator[DemoServer]:
         FatalError: PostgreSQL does not start.
     """
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    server = _find_server(home)
+    server = replace(_find_server(home), settings=dict(settings or {}))
     with (home / "users.lock").open("w") as users:
         with _exclusive(home):
             fcntl.flock(users, fcntl.LOCK_SH)
@@ -218,8 +220,12 @@ def _start(server: DemoServer) -> None:
         _make_private_directory(server.socket_directory, server.system_user)
     if server.is_running():
         return
-    options = {**_SERVER_OPTIONS, "unix_socket_directories": _quote_setting(str(server.socket_directory))}
-    lines = [f"{name} = '{value}'\n" for name, value in options.items()]
+    options = {
+        **_SERVER_OPTIONS,
+        **server.settings,
+        "unix_socket_directories": str(server.socket_directory),
+    }
+    lines = [f"{name} = '{_quote_setting(value)}'\n" for name, value in options.items()]
     # In a file, not on pg_ctl's command line, which passes a shell.
     (server.data_directory / "postgresql.auto.conf").write_text("".join(lines), encoding="utf-8")
     log = server.data_directory / "server.log"

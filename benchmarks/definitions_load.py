@@ -1,0 +1,149 @@
+"""Measures what a catalog's size costs Dagster: loading all definitions, and starting a run of one mapping.
+
+Run it on a calm machine: ``python benchmarks/definitions_load.py``. Each figure is of a fresh process, the best of
+`REPEATS`; "import" is Dagster and SynqX, which every process pays, whatever the catalog.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+REPEATS = 3
+
+CONNECTIONS = """
+kind: connection
+name: shop
+db_type: postgresql
+host: localhost
+database: shop
+username: etl
+password: {env: SHOP_PASSWORD}
+---
+kind: connection
+name: warehouse
+db_type: postgresql
+host: localhost
+database: warehouse
+username: etl
+password: {env: WAREHOUSE_PASSWORD}
+---
+kind: schema
+name: customer
+columns:
+  - {name: id, data_type: integer}
+  - {name: first_name, data_type: string}
+  - {name: last_name, data_type: string}
+  - {name: address, data_type: string}
+  - {name: email, data_type: string}
+primary_key: [id]
+"""
+
+#: Half of the mappings read a table, half a query that has to be parsed for its lineage.
+MAPPING = """---
+kind: mapping
+name: mapping_{number}
+source_connection: shop
+{source}
+target_connection: warehouse
+target_table: analytics.table_{number}
+target_schema: customer
+column_mappings:
+  - {{type: direct, source_columns: [id], target_fields: [id]}}
+  - {{type: split, source_columns: [full_name], target_fields: [first_name, last_name], config: {{delimiter: " "}}}}
+  - {{type: join, source_columns: [street, city], target_fields: [address], config: {{separator: ", "}}}}
+  - {{type: expression, expression: "lower(email)", target_fields: [email]}}
+"""
+QUERY = (
+    "source_query: select c.id, c.full_name, a.street, a.city, c.email from customer_{number} c"
+    " left join address a on a.customer_id = c.id where c.deleted_at is null"
+)
+SCHEDULE = """---
+kind: schedule
+name: schedule_{number}
+mapping: mapping_{number}
+cron_expression: "0 2 * * *"
+"""
+
+PROBE = """
+import json, sys, time
+start = time.perf_counter()
+import synqx_dagster.definitions
+from dagster._core.code_pointer import ModuleCodePointer
+from dagster._core.definitions import reconstruct
+from dagster._core.definitions.repository_definition import RepositoryLoadData
+imported = time.perf_counter()
+pointer = ModuleCodePointer("synqx_dagster.definitions", "defs")
+if sys.argv[1] == "all":
+    repository = reconstruct.initialize_repository_def_from_pointer(pointer)
+    repository.load_all_definitions()
+    repository.asset_graph
+    count = len(repository.asset_graph.executable_asset_keys)
+else:
+    handed_over = RepositoryLoadData(reconstruction_metadata={"synqx/revision": "1"})
+    repository = reconstruct.reconstruct_repository_def_from_pointer(pointer, handed_over)
+    if sys.argv[1] == "job":
+        job = repository.get_maybe_subset_job_def("schedule_1")
+    else:
+        from dagster import AssetKey
+        key = AssetKey(["warehouse", "analytics", "table_1"])
+        job = repository.get_maybe_subset_job_def("__ASSET_JOB", asset_selection={key})
+    count = len(job.nodes)
+print(json.dumps({"import": imported - start, "load": time.perf_counter() - imported, "count": count}))
+"""
+
+
+def make_catalog(home: Path, mappings: int, schedules: int) -> None:
+    """A catalog of so many mappings at revision 1."""
+    from synqx_dagster.catalog.apply import apply_changes, plan_changes
+    from synqx_dagster.catalog.documents import read_documents
+    from synqx_dagster.catalog.store import Catalog
+    from synqx_dagster.settings import load_settings
+
+    parts = [CONNECTIONS]
+    for number in range(mappings):
+        source = QUERY if number % 2 else "source_table: customer_{number}"
+        parts.append(MAPPING.format(number=number, source=source.format(number=number)))
+    parts += [SCHEDULE.format(number=number) for number in range(schedules)]
+    path = home / "synqx.yaml"
+    path.write_text("".join(parts))
+    with Catalog.initialise(load_settings({"SYNQX_HOME": str(home)}, home)) as catalog:
+        apply_changes(catalog, plan_changes(catalog, read_documents([path])), author="benchmark", reason=None)
+
+
+def measure(home: Path, what: str) -> dict[str, float]:
+    """The best of some fresh processes."""
+    environ = {**os.environ, "SYNQX_HOME": str(home), "PYTHONWARNINGS": "ignore"}
+    results = []
+    for _ in range(REPEATS):
+        command = [sys.executable, "-c", PROBE, what]
+        done = subprocess.run(command, env=environ, cwd=home, capture_output=True, text=True, check=True)
+        results.append(json.loads(done.stdout.splitlines()[-1]))
+    return min(results, key=lambda result: result["load"])
+
+
+def main() -> None:
+    """Print seconds for a small and a large catalog, and what the difference costs a run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mappings", type=int, nargs="+", default=[10, 1000])
+    parser.add_argument("--schedules", type=int, default=10)
+    options = parser.parse_args()
+    print(f"{'mappings':>9} {'import':>8} {'all':>8} {'one job':>8} {'ad hoc':>8}   seconds")
+    for mappings in options.mappings:
+        with tempfile.TemporaryDirectory() as directory:
+            home = Path(directory)
+            make_catalog(home, mappings, min(options.schedules, mappings))
+            everything, job, ad_hoc = (measure(home, what) for what in ("all", "job", "ad hoc"))
+        print(
+            f"{mappings:>9} {everything['import']:>8.2f} {everything['load']:>8.2f} {job['load']:>8.2f}"
+            f" {ad_hoc['load']:>8.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
