@@ -297,7 +297,12 @@ class _WithoutTrailer:
                 if self._held != _TRAILER:
                     raise FatalError("the COPY stream was cut short: it ends without its trailer")
                 return b""
-            whole = self._held + chunk
-            self._held = whole[-_TRAILER_BYTES:]
-            if len(whole) > _TRAILER_BYTES:
-                return whole[:-_TRAILER_BYTES]
+            if len(chunk) < _TRAILER_BYTES:
+                chunk = self._held + chunk
+                held = b""
+            else:
+                held = self._held
+            self._held = chunk[-_TRAILER_BYTES:]
+            if held or len(chunk) > _TRAILER_BYTES:
+                # One copy of the megabyte, where slicing and adding would make two.
+                return b"".join((held, memoryview(chunk)[:-_TRAILER_BYTES]))
