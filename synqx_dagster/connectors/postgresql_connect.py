@@ -87,12 +87,12 @@ def is_local(host: str) -> bool:
         return False
 
 
-def connection_parameters(config: ConnectionConfig) -> dict[str, str | int]:
+def connection_parameters(config: ConnectionConfig) -> dict[str, Any]:
     """libpq's parameters for a connection."""
     host = config.host or "localhost"
     options = config.options
     sslmode = str(options.get("sslmode") or ("prefer" if is_local(host) else "verify-full"))
-    parameters: dict[str, str | int] = {
+    parameters: dict[str, Any] = {
         "host": host,
         "port": config.port or DEFAULT_PORT,
         "dbname": config.database or "",

@@ -81,9 +81,7 @@ def dialect_of(db_type: str) -> str:
     return _DIALECTS.get(db_type) or connector_class(db_type).dialect
 
 
-def make_connector(
-    connection: Connection, resolve_secret: Callable[[Connection, str], str | None]
-) -> Connector:
+def make_connector(connection: Connection, resolve_secret: Callable[[Connection, str], str | None]) -> Connector:
     """A connector for a record, with its secrets resolved; opens nothing.
 
     Args:
@@ -97,9 +95,7 @@ def make_connector(
     """
     found = connector_class(connection.db_type)
     secrets = {
-        name: resolve_secret(connection, name)
-        for name in _SECRET_FIELDS
-        if getattr(connection, name) is not None
+        name: resolve_secret(connection, name) for name in _SECRET_FIELDS if getattr(connection, name) is not None
     }
     config = ConnectionConfig(
         name=connection.name,
