@@ -4,4 +4,5 @@ pytest_plugins = [
     "synqx_dagster_tests.fix_postgresql",
     "synqx_dagster_tests.fix_mysql",
     "synqx_dagster_tests.fix_catalog",
+    "synqx_dagster_tests.fix_cli",
 ]

@@ -1,0 +1,478 @@
+"""The command line from an empty directory to rows in a target, on real databases."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from synqx_dagster_tests.fix_cli import Project
+from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
+
+PASSWORD = "canary-password"
+MASTER_PASSWORD = "canary-master-password"
+
+DEFINITIONS = """\
+kind: connection
+name: shop
+db_type: sqlite
+database: {directory}/shop.db
+---
+kind: connection
+name: warehouse
+db_type: postgresql
+host: {host}
+port: {port}
+database: {database}
+username: {username}
+password: {password}
+---
+kind: schema
+name: customer
+columns:
+  - {{name: id, data_type: integer, nullable: false}}
+  - {{name: name, data_type: string}}
+  - {{name: credit, data_type: "decimal(10,2)"}}
+primary_key: [id]
+---
+kind: mapping
+name: customers
+source_connection: shop
+source_table: customer
+target_connection: warehouse
+target_table: analytics.customer
+target_schema: customer
+on_bad_row: quarantine
+---
+kind: mapping
+name: copy
+source_connection: warehouse
+source_table: analytics.customer
+target_connection: warehouse
+target_table: analytics.customer_copy
+---
+kind: pipeline
+name: everything
+nodes:
+  - {{node_id: load, config: {{mapping: customers}}}}
+  - {{node_id: copy, config: {{mapping: copy}}}}
+edges:
+  - {{from_node_id: load, to_node_id: copy}}
+---
+kind: schedule
+name: customers
+pipeline: everything
+cron_expression: "0 2 * * *"
+timezone: Europe/Berlin
+"""
+
+
+def make_shop(directory: Path) -> None:
+    with sqlite3.connect(directory / "shop.db") as connection:
+        connection.execute("create table customer (id integer primary key, name text, credit text)")
+        connection.executemany(
+            "insert into customer values (?, ?, ?)",
+            [(1, "Åsa", "1.50"), (2, None, "2"), (3, "", "NaN?"), (4, "\x1b[31mred", None)],
+        )
+    connection.close()
+
+
+@pytest.fixture
+def shop(project: Project, postgresql: PostgresqlDatabase) -> Project:
+    """A project with definitions that are applied, and a source with rows."""
+    make_shop(project.directory)
+    text = DEFINITIONS.format(
+        directory=project.directory,
+        host=postgresql.host,
+        port=postgresql.port,
+        database=postgresql.name,
+        username=postgresql.username,
+        password=PASSWORD,
+    )
+    project.write("definitions/all.yaml", text)
+    outcome = project("apply", "--reason", "first", "--author", "ann")
+    assert outcome.exit_code == 0, outcome.output
+    return project
+
+
+def edit(project: Project, old: str, new: str) -> None:
+    path = project.directory / "definitions/all.yaml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+# --- init ----------------------------------------------------------------------------------------------------------
+
+
+def test_init_needs_something_that_opens_the_vault(empty_project: Project) -> None:
+    outcome = empty_project("init")
+
+    assert outcome.exit_code == 2
+    for way in ("SYNQX_MASTER_PASSWORD", "--key-file", "--generate-key-file"):
+        assert way in outcome.stderr
+    assert list(empty_project.directory.iterdir()) == []
+
+
+def test_init_is_idempotent_and_says_what_exists(empty_project: Project) -> None:
+    empty_project.environment = {"SYNQX_MASTER_PASSWORD": MASTER_PASSWORD}
+
+    first, second = empty_project("init", "--json"), empty_project("init", "--json")
+
+    assert first.exit_code == second.exit_code == 0
+    assert first.document["created"] == {"catalog": True, "vault": True, "dagster": True}
+    assert second.document["created"] == {"catalog": False, "vault": False, "dagster": False}
+    assert first.document["catalog_id"] == second.document["catalog_id"]
+    assert first.document["keyslots"] == ["password"]
+    assert MASTER_PASSWORD not in first.output
+    assert empty_project.home.stat().st_mode & 0o077 == 0
+
+
+def test_init_makes_a_key_file_where_it_is_told(empty_project: Project) -> None:
+    key_file = empty_project.directory / "keys" / "machine.key"
+    key_file.parent.mkdir()
+
+    outcome = empty_project("init", "--key-file", str(key_file))
+
+    assert outcome.exit_code == 0, outcome.output
+    assert key_file.stat().st_mode & 0o777 == 0o600
+    assert f"SYNQX_KEY_FILE={key_file}" in outcome.stdout
+    assert empty_project("vault", "status", "--json").document["unsealed"] is False
+    empty_project.environment = {"SYNQX_KEY_FILE": str(key_file)}
+    assert empty_project("vault", "status", "--json").document["unsealed"] is True
+
+
+def test_a_generated_key_file_is_found_again(project: Project) -> None:
+    assert project("vault", "status", "--json").document["unsealed"] is True
+
+
+# --- declaring -----------------------------------------------------------------------------------------------------
+
+
+def test_apply_shows_each_field_that_changes(shop: Project) -> None:
+    edit(shop, "on_bad_row: quarantine", "on_bad_row: fail")
+    edit(shop, PASSWORD, "another-canary")
+
+    dry = shop("apply", "--dry-run")
+    document = shop("apply", "--dry-run", "--json").document
+    real = shop("apply")
+
+    assert "~ changed connection warehouse" in dry.stdout
+    assert "password: (secret) -> (changed secret)" in dry.stdout
+    assert "on_bad_row: quarantine -> fail" in dry.stdout
+    assert "Nothing was changed" in dry.stdout
+    assert document["applied"] is False
+    assert document["revision"] == document["base_revision"] == 1
+    assert [change["name"] for change in document["changes"]] == ["warehouse", "customers"]
+    assert "revision 2" in real.stdout
+    assert "canary" not in dry.output + real.output + json.dumps(document)
+
+
+def test_apply_without_a_change_writes_no_revision(shop: Project) -> None:
+    outcome = shop("apply")
+
+    assert outcome.exit_code == 0
+    assert "Nothing to change" in outcome.stdout
+    assert len(shop("history", "--json").document) == 1
+
+
+def test_prune_removes_what_no_file_mentions(shop: Project) -> None:
+    schedule = (shop.directory / "definitions/all.yaml").read_text().partition("---\nkind: schedule")[1:]
+    edit(shop, "".join(schedule), "")
+
+    assert "Nothing to change" in shop("apply").stdout
+    outcome = shop("apply", "--prune")
+
+    assert outcome.exit_code == 0
+    assert "- removed schedule customers" in outcome.stdout
+
+
+def test_history_diff_and_rollback(shop: Project) -> None:
+    edit(shop, "on_bad_row: quarantine", "on_bad_row: fail")
+    shop("apply", "--reason", "stricter", "--author", "bob")
+
+    history = shop("history", "--json").document
+    assert [(item["revision"], item["author"], item["reason"]) for item in history] == [
+        (2, "bob", "stricter"),
+        (1, "ann", "first"),
+    ]
+    (change,) = shop("diff", "--json").document["changes"]
+    assert change["fields"] == [{"path": "on_bad_row", "before": "quarantine", "after": "fail"}]
+    assert shop("rollback", "1", "--dry-run", "--json").document["applied"] is False
+    assert shop("rollback", "1", "--json").document == {
+        "applied": True,
+        "revision": 3,
+        "base_revision": 2,
+        "changes": [
+            {
+                "action": "changed",
+                "kind": "mapping",
+                "name": "customers",
+                "fields": [{"path": "on_bad_row", "before": "fail", "after": "quarantine"}],
+            }
+        ],
+    }
+    assert "say the same" in shop("diff", "1", "3").stdout
+    assert "Nothing to change" in shop("rollback", "1").stdout
+
+
+def test_export_applies_to_the_same_catalog(shop: Project) -> None:
+    text = shop("export").stdout
+    assert PASSWORD not in text
+    assert "{sealed: true}" in text
+
+    outcome = shop("export", "out", "--json")
+    files = sorted(Path(name).name for name in outcome.document["files"])
+    assert files == ["connections.yaml", "mappings.yaml", "pipelines.yaml", "schedules.yaml", "schemas.yaml"]
+    assert "Nothing to change" in shop("apply", "out", "--prune").stdout
+
+
+def test_export_does_not_replace_what_a_person_wrote(shop: Project) -> None:
+    path = shop.write("out/mappings.yaml", "# mine\n")
+
+    refused = shop("export", "out")
+    assert refused.exit_code == 2
+    assert "--force" in refused.stderr
+    assert path.read_text() == "# mine\n"
+    assert not (path.parent / "connections.yaml").exists()
+
+    assert shop("export", "out", "--force").exit_code == 0
+    assert "kind: mapping" in path.read_text()
+
+
+# --- moving --------------------------------------------------------------------------------------------------------
+
+
+def test_connections(shop: Project) -> None:
+    outcome = shop("connections", "test", "--all", "--json")
+    assert outcome.exit_code == 0, outcome.output
+    by_name = {item["name"]: item for item in outcome.document}
+    assert by_name["warehouse"]["server_version"]
+    assert by_name["warehouse"]["can_write"] is True
+    listed = {item["name"]: item["last_test_status"] for item in shop("connections", "list", "--json").document}
+    assert listed == {"shop": "ok", "warehouse": "ok"}
+
+    (table,) = shop("connections", "discover", "shop", "--json").document
+    assert table["table"] == "customer"
+    assert [column["name"] for column in table["columns"]] == ["id", "name", "credit"]
+    missing = shop("connections", "discover", "shop", "custmer")
+    assert missing.exit_code == 2
+    assert "did you mean 'customer'?" in missing.stderr
+
+
+def test_a_connection_that_fails_exits_1_with_the_reason(shop: Project) -> None:
+    edit(shop, "database: test_", "database: gone_")
+    shop("apply")
+
+    outcome = shop("connections", "test", "warehouse", "shop")
+
+    assert outcome.exit_code == 1
+    assert "database_missing" in outcome.stdout
+    assert outcome.stdout.count("ok") == 1
+    assert PASSWORD not in outcome.output
+
+
+def test_preview_tells_null_from_empty_and_marks_bad_rows(shop: Project) -> None:
+    outcome = shop("preview", "customers")
+
+    assert outcome.exit_code == 0, outcome.output
+    assert "decimal(10,2)" in outcome.stdout
+    lines = [line.split() for line in outcome.stdout.splitlines()]
+    assert ["2", "NULL", "2.00"] in lines
+    assert ["bad", "1", "3", '""', "NULL"] in lines
+    assert "bad 1: credit: " in outcome.stdout
+    assert "\x1b" not in outcome.stdout
+    assert "\\x1b[31mred" in outcome.stdout
+    assert "1 bad row would be quarantined" in outcome.stdout
+    rows = shop("preview", "customers", "--json").document["rows"]
+    assert [bool(row["errors"]) for row in rows] == [False, False, True, False]
+    assert rows[1]["values"][1] is None
+
+
+def test_plan_explains_and_changes_nothing(shop: Project, postgresql: PostgresqlDatabase) -> None:
+    outcome = shop("plan", "customers")
+
+    assert outcome.exit_code == 0, outcome.output
+    assert "arrow: sqlite to postgresql" in outcome.stdout
+    assert "effectively once" in outcome.stdout
+    assert "is created" in outcome.stdout
+    assert shop("plan", "mapping:customers", "--json").document["lane"] == "arrow"
+    assert postgresql.execute("select count(*) from pg_namespace where nspname = 'analytics'") == [(0,)]
+
+
+def test_run_loads_and_reports(shop: Project, postgresql: PostgresqlDatabase) -> None:
+    ambiguous = shop("run", "customers")
+    assert ambiguous.exit_code == 2
+    assert "mapping:customers" in ambiguous.stderr
+
+    outcome = shop("run", "everything", "--json")
+
+    assert outcome.exit_code == 0, outcome.output
+    document = outcome.document
+    assert {"run_id", "status", "revision", "assets"} <= document.keys()
+    assert (document["status"], document["revision"]) == ("SUCCESS", 1)
+    by_name = {asset["name"]: asset for asset in document["assets"]}
+    figures = ["asset_key", "lane", "rows_in", "rows_out", "rows_quarantined"]
+    assert [by_name["customers"][name] for name in figures] == ["warehouse/analytics/customer", "arrow", 4, 3, 1]
+    assert [by_name["copy"][name] for name in figures[1:]] == ["passthrough", 3, 3, 0]
+    assert by_name["copy"]["seconds"] > 0
+    assert postgresql.execute("select count(*) from analytics.customer_copy") == [(3,)]
+    assert "customers: " in outcome.stderr  # progress, as plain lines
+
+    table = shop("run", "mapping:customers", "mapping:copy")
+    assert table.exit_code == 0
+    assert "warehouse/analytics/customer_copy" in table.stdout
+    assert "quarantined" in table.stdout
+
+    runs = shop("runs", "--json").document
+    assert [run["status"] for run in runs] == ["SUCCESS", "SUCCESS"]
+    assert runs[1]["run_id"] == document["run_id"]
+    assert runs[1]["job_name"] == "everything"
+    log = shop("logs", document["run_id"][:8])
+    assert log.exit_code == 0
+    assert "3 rows" in log.stdout
+    latest = shop("logs", "--follow", "--json").document
+    assert latest["run"]["run_id"] == runs[0]["run_id"]
+    status = shop("status", "--json").document
+    assert status["records"]["mappings"] == 2
+    assert len(status["runs"]) == 2
+
+
+def test_a_failed_run_exits_1_and_says_why(shop: Project) -> None:
+    edit(shop, "source_table: customer\n", "source_table: gone\n")
+    shop("apply")
+
+    outcome = shop("run", "mapping:customers", "--json")
+
+    assert outcome.exit_code == 1
+    assert outcome.document["status"] == "FAILURE"
+    (failure,) = outcome.document["failures"]
+    assert "gone" in failure["message"]
+    text = shop("run", "mapping:customers")
+    assert text.exit_code == 1
+    assert "gone" in text.stderr
+    assert "synqx logs" in text.stdout
+    assert "gone" in shop("logs").stdout
+
+
+# --- the vault -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def locked(shop: Project) -> Project:
+    """A project whose vault this user can open only by a password, which is not set."""
+    password = shop.write("password.txt", MASTER_PASSWORD + "\n")
+    assert shop("vault", "change-password", "--new-password-file", str(password)).exit_code == 0
+    (slot,) = [s["id"] for s in shop("vault", "status", "--json").document["keyslots"] if s["kind"] == "key_file"]
+    assert shop("vault", "remove-keyslot", slot).exit_code == 0
+    (shop.home / "vault.key").unlink()
+    return shop
+
+
+def test_a_sealed_vault_exits_3(locked: Project) -> None:
+    for arguments in (
+        ["run", "everything"],
+        ["connections", "test", "warehouse"],
+        ["plan", "customers"],
+        ["vault", "rotate"],
+        ["unlock"],
+    ):
+        outcome = locked(*arguments)
+        assert outcome.exit_code == 3, (arguments, outcome.output)
+        assert "SYNQX_MASTER_PASSWORD" in outcome.stderr
+    assert locked("runs", "--json").document == []
+    assert locked("status", "--json").document["vault"]["unsealed"] is False
+
+
+def test_the_master_password_opens_and_a_wrong_one_exits_3(locked: Project) -> None:
+    locked.environment = {"SYNQX_MASTER_PASSWORD": "wrong-canary"}
+    wrong = locked("run", "everything")
+    assert wrong.exit_code == 3
+    assert "canary" not in wrong.output
+
+    locked.environment = {"SYNQX_MASTER_PASSWORD": MASTER_PASSWORD}
+    assert locked("connections", "test", "warehouse").exit_code == 0
+
+
+def test_seal_and_unlock(shop: Project) -> None:
+    assert shop("seal").exit_code == 0
+    outcome = shop("run", "everything")
+    assert outcome.exit_code == 3
+    assert "synqx unlock" in outcome.stderr
+    assert "sealed by an operator" in shop("status").stdout
+
+    assert shop("unlock").exit_code == 0
+    assert shop("connections", "test", "warehouse").exit_code == 0
+    assert shop("seal").exit_code == 0  # leaves no key behind on the machine
+
+
+def test_recovery_opens_once_it_is_added(shop: Project) -> None:
+    passphrase = shop("vault", "add-recovery").stdout.strip()
+    path = shop.write("recovery.txt", passphrase)
+    shop("seal")
+
+    assert shop("unlock", "--recovery", "--password-file", str(path)).exit_code == 0
+    assert shop("seal").exit_code == 0
+
+
+def test_rotation_keeps_the_secrets(shop: Project) -> None:
+    outcome = shop("vault", "rotate", "--json")
+
+    assert outcome.document == {"reencrypted": 1, "active_generation": 2}
+    assert shop("connections", "test", "warehouse").exit_code == 0
+
+
+def test_another_key_file(shop: Project) -> None:
+    path = shop.directory / "second.key"
+    assert shop("vault", "create-key-file", str(path)).exit_code == 0
+    assert shop("vault", "create-key-file", str(path)).exit_code == 2
+    added = shop("vault", "add-key-file", str(path), "--json").document
+    assert added["keyslot"] in [s["id"] for s in shop("vault", "status", "--json").document["keyslots"]]
+
+
+def test_importing_a_fernet_token(shop: Project) -> None:
+    from cryptography.fernet import Fernet
+
+    key = Fernet.generate_key()
+    shop.write("key.txt", key.decode() + "\n")
+    shop.write("token.txt", Fernet(key).encrypt(b"another-canary").decode() + "\n")
+    arguments = ["vault", "import-fernet", "warehouse", "--token-file", "token.txt", "--key-file", "key.txt"]
+
+    outcome = shop(*arguments, "--json")
+
+    assert outcome.exit_code == 0, outcome.output
+    assert outcome.document == {"connection": "warehouse", "revision": 2, "changed": True}
+    assert "canary" not in outcome.output
+    assert shop(*arguments, "--json").document["changed"] is False
+
+
+# --- secrets -------------------------------------------------------------------------------------------------------
+
+
+def test_no_command_prints_a_secret(shop: Project) -> None:
+    shop.environment = {"SYNQX_MASTER_PASSWORD": MASTER_PASSWORD}
+    edit(shop, "port: ", "port: 1 # ")
+    assert shop("apply").exit_code == 0
+    commands = [
+        ["status"],
+        ["history"],
+        ["diff"],
+        ["export"],
+        ["connections", "list"],
+        ["connections", "test", "--all"],
+        ["connections", "discover", "warehouse"],
+        ["preview", "copy"],
+        ["plan", "customers"],
+        ["run", "everything"],
+        ["logs", "--level", "DEBUG"],
+        ["vault", "status"],
+    ]
+    for command in commands:
+        for option in ("--debug", "--json"):
+            outcome = shop(*command, option)
+            assert "canary" not in outcome.output, (command, option)
+    for path in shop.home.rglob("*"):
+        if path.is_file():
+            assert PASSWORD.encode() not in path.read_bytes(), path
