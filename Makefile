@@ -3,7 +3,9 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# pip compiles on one core and compileall on all of them; a template that is no Python is not compiled, nor used.
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-compile --editable
+COMPILE := $(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true
 # A file of tests stays on one process, which shares its servers.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 UNIT_TESTS := synqx_dagster_tests/unit synqx_dagster_tests/test_layers.py synqx_dagster_tests/test_docs.py
@@ -51,14 +53,17 @@ $(VENV)/.created:
 
 $(VENV)/.demo: $(VENV)/.created pyproject.toml setup.py
 	@echo "Installing SynqX into $(VENV) (the first time takes about a minute)"
-	@$(PIP) install --editable ".[embedded]"
+	@$(INSTALL) ".[embedded]"
+	@$(COMPILE)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.created pyproject.toml setup.py
 	@echo "Installing SynqX and its tools into $(VENV) (the first time takes about a minute)"
-	@$(PIP) install --editable ".[dev]"
+	@$(INSTALL) ".[dev]"
+	@$(COMPILE)
 	@touch $(VENV)/.demo $@
 
 $(VENV)/.bench: $(VENV)/.created pyproject.toml setup.py
-	@$(PIP) install --editable ".[bench]"
+	@$(INSTALL) ".[bench]"
+	@$(COMPILE)
 	@touch $(VENV)/.demo $@
