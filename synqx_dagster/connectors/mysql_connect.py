@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import ssl
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synqx_dagster.connectors.mysql_errors import wrap_connect_error
@@ -112,6 +113,9 @@ def connect(config: ConnectionConfig, *, timeout_seconds: float | None = None) -
     write_timeout = timeout_seconds or float(options.get("write_timeout_seconds", DEFAULT_READ_TIMEOUT_SECONDS))
     connect_timeout = timeout_seconds or float(options.get("connect_timeout_seconds", DEFAULT_CONNECT_TIMEOUT_SECONDS))
     try:
+        if "unix_socket" in options and not Path(str(options["unix_socket"])).is_socket():
+            # The driver leaves its own socket open when there is nothing to connect to.
+            raise FileNotFoundError
         connection = pymysql.connect(
             host=config.host or "localhost",
             port=config.port or DEFAULT_PORT,
@@ -129,9 +133,13 @@ def connect(config: ConnectionConfig, *, timeout_seconds: float | None = None) -
             program_name="synqx",
             **_tls_arguments(config),
         )
-        with connection.cursor() as cursor:
-            for statement in _SESSION_SETTINGS:
-                cursor.execute(statement)
+        try:
+            with connection.cursor() as cursor:
+                for statement in _SESSION_SETTINGS:
+                    cursor.execute(statement)
+        except pymysql.err.Error:
+            connection.close()
+            raise
     except (pymysql.err.Error, OSError) as exc:
         raise wrap_connect_error(exc, place_of(config), config.database) from exc
     return connection
