@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no
 COMPILE := $(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true
 # A file of tests stays on one process, which shares its servers.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
-UNIT_TESTS := synqx_dagster_tests/unit synqx_dagster_tests/test_layers.py synqx_dagster_tests/test_docs.py
+UNIT_TESTS := synqx_dagster_tests/unit $(wildcard synqx_dagster_tests/test_*.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo dev test test-slow check format bench clean
