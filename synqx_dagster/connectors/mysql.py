@@ -70,9 +70,12 @@ class MysqlConnector:
             if self._pool is None:
                 from sqlalchemy.pool import QueuePool
 
+                def open_connection() -> Any:
+                    return connect(self.config)
+
                 settings = self.config.pool
                 self._pool = QueuePool(
-                    lambda: connect(self.config),
+                    open_connection,
                     pool_size=settings.size,
                     max_overflow=settings.max_overflow,
                     timeout=settings.timeout_seconds,

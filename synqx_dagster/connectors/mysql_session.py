@@ -64,7 +64,8 @@ class _Session:
     """What reading and writing share: statements on one connection, with errors wrapped once."""
 
     def __init__(self, connection: pymysql.Connection[Any], server: Server, database: str, place: str) -> None:
-        self._connection = connection
+        # Some of what is used of the driver is not in its stubs.
+        self._connection: Any = connection
         self._server = server
         self._database = database
         self._place = place
