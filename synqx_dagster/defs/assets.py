@@ -97,7 +97,7 @@ class _Load:
     checks: tuple[dg.AssetCheckSpec, ...]
     get_catalog: Callable[[], Catalog]
 
-    def run(self, context: dg.OpExecutionContext) -> dg.MaterializeResult[None]:
+    def run(self, context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         """Run the load.
 
         Raises:
@@ -119,13 +119,13 @@ class _Load:
             # The cause is told in full by the description; its frames say nothing to who reads the log.
             raise translated from None
 
-    def _load(self, context: dg.OpExecutionContext) -> dg.MaterializeResult[None]:
+    def _load(self, context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         from synqx_dagster.transfer.load import run_load
 
         self._tag_run(context)
         self._require_unsealed()
-        load_id = find_load_id(context.instance, context.dagster_run, self.key)
-        if load_id != context.run_id:
+        load_id = find_load_id(context.instance, context.run, self.key)
+        if load_id != context.run.run_id:
             context.log.info(f"this run is another attempt at the load that run {load_id} began")
         result = run_load(
             LoadRequest(
@@ -133,7 +133,7 @@ class _Load:
                 schema=self.translator.schema_of(self.mapping),
                 source=self._connection(context, self.mapping.source_connection).connector,
                 target=self._connection(context, self.mapping.target_connection).connector,
-                run_id=context.run_id,
+                run_id=context.run.run_id,
                 load_id=load_id,
                 progress=_ProgressLog(context, self.mapping.name, progress_listener.get()),
             )
@@ -145,11 +145,11 @@ class _Load:
             check_results=check_results(self.checks, result.checks),
         )
 
-    def _tag_run(self, context: dg.OpExecutionContext) -> None:
+    def _tag_run(self, context: dg.AssetExecutionContext) -> None:
         """Say on the run which revision it is of; runs of jobs say so from the start, ad-hoc runs from here on."""
-        if REVISION_TAG not in context.dagster_run.tags:
+        if REVISION_TAG not in context.run.tags:
             revision = str(self.translator.snapshot.revision)
-            context.instance.add_run_tags(context.run_id, {REVISION_TAG: revision})
+            context.instance.add_run_tags(context.run.run_id, {REVISION_TAG: revision})
 
     def _require_unsealed(self) -> None:
         snapshot = self.translator.snapshot
@@ -158,7 +158,7 @@ class _Load:
         require_unsealed(self.get_catalog(), secrets_needed=needed)
 
     @staticmethod
-    def _connection(context: dg.OpExecutionContext, name: str) -> ConnectionResource:
+    def _connection(context: dg.AssetExecutionContext, name: str) -> ConnectionResource:
         resource = getattr(context.resources, resource_key(name))
         if not isinstance(resource, ConnectionResource):
             raise TypeError(f"the resource {resource_key(name)} is not a connection")
@@ -198,7 +198,7 @@ class _ProgressLog:
 
     def __init__(
         self,
-        context: dg.OpExecutionContext,
+        context: dg.AssetExecutionContext,
         mapping_name: str,
         listener: Callable[[str, Progress], None] | None,
     ) -> None:

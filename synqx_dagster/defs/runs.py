@@ -135,8 +135,10 @@ def _failure_report(event: dg.DagsterEvent) -> FailureReport:
         error = event.step_failure_data.error
         if error is not None and error.cls_name == INTERRUPTED:
             return FailureReport(step, "interrupted before it was done", INTERRUPTED)
-        message = error.message.strip() if error is not None else "the step failed"
-        return FailureReport(step, message)
+        # Dagster wraps what an op raised; the innermost cause is what happened.
+        while error is not None and error.cause is not None:
+            error = error.cause
+        return FailureReport(step, error.message.strip() if error is not None else "the step failed")
     name = failure.metadata.get(f"{METADATA_PREFIX}mapping")
     error_class = failure.metadata.get(f"{METADATA_PREFIX}error")
     return FailureReport(
