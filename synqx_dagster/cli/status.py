@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -11,12 +11,8 @@ from synqx_dagster.cli.options import SynqxCommand, json_option, pass_output
 from synqx_dagster.cli.output import Output, printable
 from synqx_dagster.cli.runs import draw_runs, latest_runs
 from synqx_dagster.cli.session import open_catalog
-from synqx_dagster.cli.vault import describe_vault
-from synqx_dagster.errors import ConfigurationError, SealedError
+from synqx_dagster.cli.vault import describe_vault, try_vault
 from synqx_dagster.model import RECORD_KINDS
-
-if TYPE_CHECKING:
-    from synqx_dagster.catalog.store import Catalog
 
 _RUNS = 5
 
@@ -34,7 +30,7 @@ def status(output: Output) -> None:
 
     catalog = open_catalog()
     settings = catalog.settings
-    opens, why_not = _try_vault(catalog)
+    opens, why_not = try_vault(catalog)
     vault_status = catalog.vault.status()
     snapshot = catalog.snapshot()
     counts = {f"{kind}s": len(snapshot.of_kind(kind)) for kind in RECORD_KINDS}
@@ -84,13 +80,3 @@ def _describe_servers(pids: list[int]) -> str:
     if not pids:
         return "none runs here: `synqx dev` starts one"
     return ", ".join(f"process {pid}" for pid in pids)
-
-
-def _try_vault(catalog: Catalog) -> tuple[bool, str]:
-    if not catalog.vault.is_initialised:
-        return False, ""
-    try:
-        catalog.vault.unseal_from_settings(catalog.settings)
-    except (SealedError, ConfigurationError) as exc:
-        return False, exc.message
-    return True, ""

@@ -18,6 +18,7 @@ from synqx_dagster.errors import ConfigurationError, SealedError
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
+    from synqx_dagster.catalog.store import Catalog
     from synqx_dagster.vault import VaultStatus
 
 # --- unlock and seal ---------------------------------------------------------------------------------------------
@@ -91,14 +92,9 @@ def vault() -> None:
 def vault_status(output: Output) -> None:
     """Show the vault's state and keyslots."""
     catalog = open_catalog()
-    opens, why_not = True, ""
-    if catalog.vault.is_initialised:
-        try:
-            catalog.vault.unseal_from_settings(catalog.settings)
-        except (SealedError, ConfigurationError) as exc:
-            opens, why_not = False, exc.message
+    opens, why_not = try_vault(catalog)
     status = catalog.vault.status()
-    document = {**status.to_dict(), "unsealed": opens and status.initialised}
+    document = {**status.to_dict(), "unsealed": opens}
 
     def draw() -> None:
         if not status.initialised:
@@ -123,6 +119,20 @@ def vault_status(output: Output) -> None:
         )
 
     output.result(document, draw)
+
+
+def try_vault(catalog: Catalog) -> tuple[bool, str]:
+    """Whether what the settings give opens the vault, and why it does not."""
+    if not catalog.vault.is_initialised:
+        return False, ""
+    try:
+        catalog.vault.unseal_from_settings(catalog.settings)
+    except SealedError as exc:
+        # The plain error says no more than that the vault is sealed.
+        return False, exc.message if type(exc) is not SealedError else "`synqx unlock` opens it"
+    except ConfigurationError as exc:
+        return False, exc.message
+    return True, ""
 
 
 def describe_vault(status: VaultStatus, *, opens: bool, why_not: str) -> str:
