@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +52,7 @@ def demo(ctx: click.Context, output: Output, serve: bool, port: int, stop: bool,
     with stop_on_signals(), running_server(home) as server:
         if serve:
             _prepare(output, server)
-            output.note(f"In another terminal: SYNQX_HOME={_shown(home)} synqx status")
+            output.note(f"Other commands reach it meanwhile: SYNQX_HOME={_shown(home)} {_program()} status")
             ctx.invoke(dev, host="127.0.0.1", port=port, verbose=False)
             return
         document = _run(output, server, started)
@@ -117,6 +119,13 @@ def _draw(output: Output, document: dict[str, Any]) -> None:
     )
     output.print(f"The project's files are in {_shown(Path(document['project']))}.")
     output.print("`make dev` (or `synqx demo --dev`) opens it in Dagster's web UI at http://127.0.0.1:3000.")
+
+
+def _program() -> str:
+    """How this command is called: by its name where the PATH has it, else by its path."""
+    beside = Path(sys.executable).parent / "synqx"
+    found = shutil.which("synqx")
+    return "synqx" if found is not None or not beside.exists() else _shown(beside)
 
 
 def _shown(path: Path) -> str:
