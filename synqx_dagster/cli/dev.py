@@ -12,10 +12,10 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -24,6 +24,12 @@ from synqx_dagster.cli.output import Output, printable
 from synqx_dagster.cli.processes import ManagedProcess, ProcessGroup
 from synqx_dagster.cli.session import open_catalog
 from synqx_dagster.errors import ConfigurationError, FatalError, SealedError
+
+if TYPE_CHECKING:
+    from synqx_dagster.catalog.store import Catalog
+
+#: As in workspace.yaml. Dagster remembers schedules and sensors by it, so it must not change.
+LOCATION_NAME = "synqx"
 
 #: Ten thousand assets load in some ten seconds.
 _STARTUP_SECONDS = 180.0
@@ -66,7 +72,7 @@ def dev(output: Output, host: str, port: int, verbose: bool) -> None:
 def _serve(output: Output, group: ProcessGroup, directory: Path, host: str, port: int, level: str) -> None:
     code_socket = directory / "code.sock"
     workspace = directory / "workspace.yaml"
-    # JSON is YAML. The name is part of what Dagster remembers of schedules and sensors: it must not change.
+    # JSON is YAML.
     location = {"grpc_server": {"socket": str(code_socket), "location_name": LOCATION_NAME}}
     workspace.write_text(json.dumps({"load_from": [location]}))
     output.note("starting the code server ...")
@@ -96,14 +102,7 @@ def _serve(output: Output, group: ProcessGroup, directory: Path, host: str, port
             _fail(ended)
 
 
-#: As in workspace.yaml.
-LOCATION_NAME = "synqx"
-
-
-def _say_if_sealed(output: Output, catalog: object) -> None:
-    from synqx_dagster.catalog.store import Catalog
-
-    assert isinstance(catalog, Catalog)
+def _say_if_sealed(output: Output, catalog: Catalog) -> None:
     if not catalog.vault.is_initialised:
         return
     try:
@@ -134,8 +133,7 @@ def _refuse_taken_port(host: str, port: int) -> None:
         ) from exc
 
 
-def _wait_until(group: ProcessGroup, is_ready: object, what: str) -> None:
-    assert callable(is_ready)
+def _wait_until(group: ProcessGroup, is_ready: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + _STARTUP_SECONDS
     while not is_ready():
         if (ended := group.watch(0.2)) is not None:

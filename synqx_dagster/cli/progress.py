@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
     from synqx_dagster.transfer.result import Progress
 
-#: Between two plain lines of one asset, unless its phase changes.
+#: Between two plain lines of one load, besides its first and its commit.
 _LINE_INTERVAL_SECONDS = 5.0
+
+#: The engine's name of the phase after which the rows are there.
+_COMMIT = "commit"
 
 
 class ProgressDisplay(AbstractContextManager["ProgressDisplay"], Protocol):
@@ -85,12 +88,12 @@ class ProgressBars(ProgressDisplay):
     def _finish_others(self) -> None:
         """Stop the bars of earlier loads: in this process one load follows another."""
         for task in self._bars.tasks:
-            if not task.finished and task.fields["figures"].startswith("commit"):
+            if not task.finished and task.fields["figures"].startswith(_COMMIT):
                 self._bars.update(task.id, total=task.completed or 1, completed=task.completed or 1)
 
 
 class ProgressLines(ProgressDisplay):
-    """A line at each phase of a load, and every few seconds within a long one."""
+    """A line when a load starts and when it commits, and every few seconds within a long one."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
@@ -109,8 +112,9 @@ class ProgressLines(ProgressDisplay):
         """Show how far a load is, unless that was shown a moment ago."""
         now = time.monotonic()
         with self._lock:
-            phase, shown_at = self._last.get(name, ("", 0.0))
-            if phase == progress.phase and now - shown_at < _LINE_INTERVAL_SECONDS:
+            phase, shown_at = self._last.get(name, ("", -_LINE_INTERVAL_SECONDS))
+            commits = progress.phase == _COMMIT and phase != _COMMIT
+            if not commits and now - shown_at < _LINE_INTERVAL_SECONDS:
                 return
             self._last[name] = (progress.phase, now)
         self._output.note(f"{printable(name)}: {describe_progress(progress)}")
