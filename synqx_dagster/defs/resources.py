@@ -71,5 +71,6 @@ def build_resource(connection: Connection, get_catalog: Callable[[], Catalog]) -
 
     return dg.ResourceDefinition(
         resource_fn=open_resource,
+        config_schema={},
         description=connection.description or f"The {connection.db_type} connection {connection.name}",
     )
