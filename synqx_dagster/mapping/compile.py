@@ -10,15 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sqlglot import exp
-
 from synqx_dagster.connectors.protocol import carrier_type
 from synqx_dagster.errors import PlanError, QueryRefusedError, SourceChangedError
 from synqx_dagster.mapping.casts import check_cast
 from synqx_dagster.mapping.constants import make_constant, type_of_constant
 from synqx_dagster.mapping.contract import PlannedField, column_of_schema
 from synqx_dagster.mapping.duckdb_select import Arriving, render_select
-from synqx_dagster.mapping.expressions import ParsedExpression, parse_expression, resolve_names
+from synqx_dagster.mapping.expressions import Name, ParsedExpression, name_of, parse_expression, resolve_names
 from synqx_dagster.mapping.names import SourceColumns, nearest
 from synqx_dagster.mapping.operations import (
     TEXT,
@@ -301,16 +299,13 @@ class _Compiler:
         unknown = Column(name=self._alias(), data_type=TEXT)
         return Computed(parsed, unknown.name, unknown, tuple(dict.fromkeys(column for _, column in columns)))
 
-    def _portable(self, parsed: ParsedExpression, columns: tuple[tuple[str, Column], ...]) -> Portable | None:
+    def _portable(self, parsed: ParsedExpression, columns: tuple[tuple[Name, Column], ...]) -> Portable | None:
         if self.dialect != "postgres":
             return None
         by_name = dict(columns)
-
-        def find(node: exp.Column) -> Column:
-            return by_name[node.name if node.this.args.get("quoted") else node.name.lower()]
-
+        renderer = Renderer("duckdb", lambda node: by_name[name_of(node)], lambda name: "value")
         try:
-            term = Renderer("duckdb", find, lambda name: "value").render(parsed.tree)
+            term = renderer.render(parsed.tree)
         except NotPortableError:
             return None
         if term.data_type is None:

@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlglot import exp
-
 from synqx_dagster.connectors.protocol import carrier_type
 from synqx_dagster.mapping.constants import constant_sql
 from synqx_dagster.mapping.contract import (
@@ -37,7 +35,6 @@ from synqx_dagster.mapping.operations import (
 )
 from synqx_dagster.mapping.portable import Renderer
 from synqx_dagster.mapping.quoting import SOURCE, quote_name, quote_text
-from synqx_dagster.model.table import Column
 from synqx_dagster.model.types import DataType
 
 if TYPE_CHECKING:
@@ -214,13 +211,9 @@ class _Select:
         return _Value(sql, TEXT, _merge(texts))
 
     def _portable(self, operation: Portable) -> _Value:
-        columns = dict(operation.columns)
         inputs = [self._input(column.name) for column in operation.inputs]
-
-        def find(node: exp.Column) -> Column:
-            return columns[node.name if node.this.args.get("quoted") else node.name.lower()]
-
-        term = Renderer("duckdb", find, lambda name: self._input(name).sql).render(operation.tree)
+        renderer = Renderer("duckdb", operation.find_column, lambda name: self._input(name).sql)
+        term = renderer.render(operation.parsed.tree)
         sql = f"CAST({term.sql} AS VARCHAR)" if term.is_wide else term.sql
         return _Value(self.pile.add(_OPERATE, sql), operation.data_type, _merge(inputs))
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlglot import exp, parse
-from sqlglot.errors import SqlglotError
+from sqlglot import exp
 
 from synqx_dagster.errors import QueryRefusedError
 from synqx_dagster.mapping.names import find_name
-from synqx_dagster.mapping.query import parser_message, refuse_functions, too_deep
+from synqx_dagster.mapping.query import parse_statements, refuse_functions, too_deep
 from synqx_dagster.mapping.quoting import SOURCE
 from synqx_dagster.mapping.scan import scan
 
@@ -41,6 +40,15 @@ _VOLATILE = frozenset(
 )
 
 
+#: A column's name in an expression, and whether it is quoted there.
+Name = tuple[str, bool]
+
+
+def name_of(column: exp.Column) -> Name:
+    """The name by which an expression calls a column."""
+    return column.name, bool(column.this.args.get("quoted"))
+
+
 @dataclass(frozen=True)
 class ParsedExpression:
     """An expression as the source will read it.
@@ -54,7 +62,7 @@ class ParsedExpression:
 
     text: str
     tree: exp.Expr
-    names: tuple[tuple[str, bool], ...]
+    names: tuple[Name, ...]
     is_volatile: bool
 
 
@@ -82,31 +90,25 @@ def parse_expression(text: str, dialect: str) -> ParsedExpression:
     )
 
 
-def resolve_names(parsed: ParsedExpression, known: list[str], dialect: str) -> tuple[dict[str, str], list[str]]:
+def resolve_names(parsed: ParsedExpression, known: list[str], dialect: str) -> tuple[dict[Name, str], list[str]]:
     """Find the source's columns that an expression reads.
 
     Returns:
         Stored names by the name in the expression, and the names that the source does not have.
     """
-    found: dict[str, str] = {}
+    found: dict[Name, str] = {}
     missing: list[str] = []
     for name, quoted in parsed.names:
         stored = find_name(name, known, dialect, quoted=quoted)
         if stored is None:
             missing.append(name)
         else:
-            found[name if quoted else name.lower()] = stored
+            found[name, quoted] = stored
     return found, missing
 
 
 def _parse(text: str, dialect: str) -> exp.Expr:
-    try:
-        statements = parse(f"SELECT {text}", dialect=dialect)
-    except SqlglotError as exc:
-        message = parser_message(exc)
-        raise QueryRefusedError(f"the expression cannot be read: {message}", hint=_ONE_SCALAR) from exc
-    except RecursionError:
-        raise QueryRefusedError("the expression is nested too deep", hint="write it flatter") from None
+    statements = parse_statements(f"SELECT {text}", dialect, what="the expression", hint=_ONE_SCALAR)
     select = statements[0] if len(statements) == 1 else None
     if not isinstance(select, exp.Select):
         raise QueryRefusedError("the expression is a statement", hint=_ONE_SCALAR)
@@ -152,7 +154,7 @@ def _is_scalar_extreme(node: exp.AggFunc) -> bool:
     return isinstance(node, (exp.Max, exp.Min)) and bool(node.expressions)
 
 
-def _column_names(tree: exp.Expr) -> list[tuple[str, bool]]:
+def _column_names(tree: exp.Expr) -> list[Name]:
     names = []
     for column in tree.find_all(exp.Column, bfs=False):
         bound = {
@@ -162,5 +164,5 @@ def _column_names(tree: exp.Expr) -> list[tuple[str, bool]]:
             for parameter in scope.expressions
         }
         if isinstance(column.this, exp.Identifier) and column.name not in bound:
-            names.append((column.name, bool(column.this.args.get("quoted"))))
+            names.append(name_of(column))
     return names

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from synqx_dagster.mapping.expressions import ParsedExpression
+from synqx_dagster.mapping.expressions import Name, ParsedExpression, name_of
 from synqx_dagster.model.table import Column
 from synqx_dagster.model.types import DataType
 
@@ -89,19 +89,19 @@ class Portable:
     """An expression that both engines compute alike.
 
     Attributes:
-        columns: Source columns by the name that the expression uses (folded where it is not quoted).
+        columns: Source columns by the name that the expression calls them.
         result: The type that the source gives it.
         is_wide: An integer that may have left the bounds of `result`.
     """
 
     parsed: ParsedExpression
-    columns: tuple[tuple[str, Column], ...]
+    columns: tuple[tuple[Name, Column], ...]
     result: DataType
     is_wide: bool
 
-    @property
-    def tree(self) -> exp.Expr:
-        return self.parsed.tree
+    def find_column(self, node: exp.Column) -> Column:
+        """The source column that a node of the tree means."""
+        return dict(self.columns)[name_of(node)]
 
     @property
     def inputs(self) -> tuple[Column, ...]:

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlglot import exp
-
 from synqx_dagster.mapping.contract import EXTRA_PARTS, IS_NULL, PlannedField, cast_reason
 from synqx_dagster.mapping.operations import TEXT, Computed, Constant, Digest, Join, Portable, SplitPart, Take
 from synqx_dagster.mapping.portable import Renderer
@@ -220,13 +218,8 @@ def _postgres_split(operation: SplitPart) -> tuple[str, list[tuple[str, str]]]:
 
 
 def _postgres_portable(operation: Portable) -> str:
-    columns = dict(operation.columns)
-
-    def find(node: exp.Column) -> Column:
-        return columns[node.name if node.this.args.get("quoted") else node.name.lower()]
-
-    renderer = Renderer("postgres", find, lambda name: source_column(name, "postgres"))
-    return renderer.render(operation.tree).sql
+    renderer = Renderer("postgres", operation.find_column, lambda name: source_column(name, "postgres"))
+    return renderer.render(operation.parsed.tree).sql
 
 
 def alias_sql(text: str, alias: str, dialect: str) -> str:

@@ -187,25 +187,41 @@ def too_deep(tree: exp.Expr) -> bool:
     return True
 
 
-def parser_message(error: SqlglotError) -> str:
+def parse_statements(text: str, dialect: str, *, what: str, hint: str) -> list[exp.Expr]:
+    """Run the parser; whatever it makes of the text, the only error is ours.
+
+    Raises:
+        QueryRefusedError: The text cannot be parsed; says where, if the parser does.
+    """
+    try:
+        return [tree for tree in parse(text, dialect=dialect) if tree is not None]
+    except SqlglotError as exc:
+        message = f"{what} cannot be read: {_parser_message(exc)}"
+        raise QueryRefusedError(message, hint=hint) from exc
+    except RecursionError:
+        raise QueryRefusedError(f"{what} is nested too deep", hint="write it flatter") from None
+    except _PARSER_FAULTS as exc:
+        raise QueryRefusedError(f"{what} cannot be read", hint=hint) from exc
+
+
+#: sqlglot's parser trips over its own feet for some texts that are not SQL (``select acos(acos())``).
+_PARSER_FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+
+
+def _parser_message(error: SqlglotError) -> str:
     """The parser's complaint on one line, without terminal colours and without the user's text."""
     errors = getattr(error, "errors", None)
     if not errors:
-        return "it cannot be read"
+        return "a word or a sign is not where it can be"
     first = errors[0]
-    message = str(first.get("description") or "it cannot be read").rstrip(".")
+    message = str(first.get("description") or "a word or a sign is not where it can be").rstrip(".")
     message = message.partition(" for <class")[0]
     place = f"line {first['line']}, column {first['col']}: " if first.get("line") else ""
     return f"{place}{message}"
 
 
 def _parse(text: str, dialect: str) -> exp.Query:
-    try:
-        trees = [tree for tree in parse(text, dialect=dialect) if tree is not None]
-    except SqlglotError as exc:
-        raise QueryRefusedError(f"the query cannot be read: {parser_message(exc)}", hint=_ONE_SELECT) from exc
-    except RecursionError:
-        raise QueryRefusedError("the query is nested too deep", hint="write it flatter") from None
+    trees = parse_statements(text, dialect, what="the query", hint=_ONE_SELECT)
     if len(trees) != 1:
         raise QueryRefusedError("more than one statement", hint=_ONE_SELECT)
     tree = trees[0]

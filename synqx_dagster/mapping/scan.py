@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 
 from synqx_dagster.errors import QueryRefusedError
 
 #: Brackets may be nested this deep; the parser recurses and needs several frames for each level.
 MAX_DEPTH = 40
+
+#: Brackets after names of types (``array[``, ``text(``): the parser tries each of them in two ways, so that its time
+#: doubles with every level; 20 levels take minutes.
+MAX_TYPE_DEPTH = 6
 
 _WORD = re.compile(r"[^\W\d][\w$]*")
 _NUMBER = re.compile(r"\d[\w.]*")
@@ -76,6 +81,17 @@ _STANDARD = _Lexicon(strings={"'": _compiled(_SINGLE)}, names={'"': _compiled(_D
 _ESCAPE_STRING = _compiled(_SINGLE_ESCAPED)
 
 
+@cache
+def _type_words(dialect: str) -> frozenset[str]:
+    """The words that the parser takes for the beginning of a type."""
+    from sqlglot import Dialect
+
+    rules = Dialect.get_or_raise(dialect)
+    keywords = rules.tokenizer_class.KEYWORDS
+    types = rules.parser_class.TYPE_TOKENS
+    return frozenset(word.lower() for word, token in keywords.items() if token in types) | {"row", "if"}
+
+
 @dataclass(frozen=True)
 class Scanned:
     """What the lexer found.
@@ -98,7 +114,10 @@ class _Scanner:
         self.lexicon = _LEXICONS.get(dialect, _STANDARD)
         self.position = 0
         self.open: list[str] = []
+        #: Whether each open bracket stands after the name of a type, or is an index.
+        self.typed: list[bool] = []
         self.pieces: list[str] = []
+        self.cases = 0
         self.ended = False
         self.first_word = ""
         self.name = ""
@@ -157,19 +176,34 @@ class _Scanner:
         if self.lexicon.escape_strings and word == "e" and following[:1] == "'":
             self._quoted(_ESCAPE_STRING, "string", start=end)
             return
+        if word == "case":
+            self.cases += 1
+        elif word == "end":
+            self.cases = max(self.cases - 1, 0)
+        if self.cases > MAX_DEPTH:
+            # the parser's time grows with a high power of this depth: 3,000 of them took 25 s
+            raise self.refuse(f"CASE is nested deeper than {MAX_DEPTH}")
         self._take(end, word)
         self.name = word
 
     def _symbol(self, character: str) -> None:
         if character in "([{":
-            if character == "(" and self.name:
-                self.calls.append(self.name)
-            self.open.append(character)
-            if len(self.open) > MAX_DEPTH:
-                raise self.refuse(f"brackets are nested deeper than {MAX_DEPTH}")
-        elif character in _CLOSING and (not self.open or self.open.pop() != _CLOSING[character]):
-            raise self.refuse(f"a {character} closes nothing")
+            self._open(character)
+        elif character in _CLOSING:
+            if not self.open or self.open.pop() != _CLOSING[character]:
+                raise self.refuse(f"a {character} closes nothing")
+            self.typed.pop()
         self._take(self.position + 1, character)
+
+    def _open(self, character: str) -> None:
+        if character == "(" and self.name:
+            self.calls.append(self.name)
+        self.open.append(character)
+        self.typed.append(bool(self.name) and (character == "[" or self.name in _type_words(self.dialect)))
+        if len(self.open) > MAX_DEPTH:
+            raise self.refuse(f"brackets are nested deeper than {MAX_DEPTH}")
+        if sum(self.typed) > MAX_TYPE_DEPTH:
+            raise self.refuse(f"brackets after names of types are nested deeper than {MAX_TYPE_DEPTH}")
 
     def _quoted(self, pattern: re.Pattern[str], what: str, start: int | None = None) -> int:
         match = pattern.match(self.sql, self.position if start is None else start)
