@@ -36,15 +36,15 @@ class AppliedProject:
 def demo_environment(home: Path) -> dict[str, str]:
     """Environment variables with which every command and every process of Dagster works on the demo alone.
 
-    An empty variable counts as unset and wins over ``.env``, so that the user's own catalog is out of reach.
+    Everything is said in full: the environment wins over a ``.env``, and so the user's own catalog is out of reach. A
+    master password that is set all the same is not tried, since the key file opens the vault first.
     """
     return {
         "SYNQX_HOME": str(home),
         "DAGSTER_HOME": str(home),
-        "SYNQX_CATALOG_URL": "",
-        "SYNQX_MASTER_PASSWORD": "",
-        "SYNQX_KEY_FILE": "",
-        "SYNQX_EXECUTOR": "",
+        "SYNQX_CATALOG_URL": f"sqlite:///{home / 'catalog.db'}",
+        "SYNQX_KEY_FILE": str(home / "vault.key"),
+        "SYNQX_EXECUTOR": "in_process",
     }
 
 
@@ -111,9 +111,8 @@ def apply_project(server: DemoServer) -> AppliedProject:
     directory = write_project(server)
     catalog = Catalog.initialise(settings)
     if not catalog.vault.is_initialised:
-        catalog.vault.initialise(key_file=_ensure_key_file(settings.generated_key_file))
-        # The settings were read when there was no key file yet.
-        catalog.settings = settings = load_settings()
+        assert settings.key_file is not None, "enter_demo names one"
+        catalog.vault.initialise(key_file=_ensure_key_file(settings.key_file))
     catalog.vault.unseal_from_settings(settings)
     definitions = read_documents([directory])
     if problems := check_definitions(definitions, known=None):

@@ -23,6 +23,7 @@ import duckdb
 import psutil
 import pytest
 
+from synqx_dagster.demo.project import demo_environment
 from synqx_dagster.demo.server import running_server
 
 ROOT = Path(__file__).parents[2]
@@ -155,7 +156,7 @@ def test_the_demo_may_be_repeated(directory: Path, first_run: dict[str, Any]) ->
 
 
 def _demo_variables(directory: Path) -> dict[str, str]:
-    return {"SYNQX_HOME": str(directory / ".synqx" / "demo"), "SYNQX_CATALOG_URL": "", "SYNQX_KEY_FILE": ""}
+    return demo_environment(directory / ".synqx" / "demo")
 
 
 def test_no_secret_of_the_demo_is_readable(directory: Path, first_run: dict[str, Any]) -> None:

@@ -82,9 +82,12 @@ def test_the_demo_never_uses_the_users_own_catalog(tmp_path: Path) -> None:
         "SYNQX_CATALOG_URL": "sqlite:////own/catalog.db",
         "SYNQX_MASTER_PASSWORD": "own",
         "SYNQX_KEY_FILE": "/own/key",
+        "SYNQX_EXECUTOR": "multiprocess",
     }
     (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in own.items()), encoding="utf-8")
     home = tmp_path / "demo"
     settings = load_settings({**own, **demo_environment(home)}, tmp_path)
-    assert settings == load_settings({"SYNQX_HOME": str(home), "DAGSTER_HOME": str(home)}, tmp_path / "elsewhere")
     assert settings.home == settings.dagster_home == home
+    assert settings.catalog_url == f"sqlite:///{home / 'catalog.db'}"
+    assert settings.key_file == settings.generated_key_file == home / "vault.key"
+    assert settings.executor == "in_process"
