@@ -22,7 +22,10 @@ def test_printable_spells_out_what_drives_a_terminal() -> None:
     assert printable("Zürich 東京 🙂") == "Zürich 東京 🙂"
 
 
-def test_piped_text_has_no_trailing_blanks_and_is_not_cut(capsys: pytest.CaptureFixture[str]) -> None:
+def test_piped_text_has_no_trailing_blanks_and_is_not_cut(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # parallel test processes are given one
     output = Output()
     output.table(["name", "n"], [["x" * 150, "1"], ["y", "22"]], right=["n"])
 
