@@ -6,8 +6,8 @@ them too, and where both exist they give the same rows and the same bad rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from synqx_dagster.connectors.protocol import carrier_type
@@ -159,6 +159,14 @@ class CompiledMapping:
             if arrow_types[operation.column.name] != carrier_type(operation.data_type):
                 return True
         return False
+
+    def requiring(self, names: Collection[str]) -> CompiledMapping:
+        """The same mapping where NULL in one of these fields makes a row bad, because the target's table forbids it."""
+        planned = tuple(
+            replace(one, column=replace(one.column, nullable=False)) if one.column.name in names else one
+            for one in self._planned
+        )
+        return replace(self, fields=tuple(map(_compiled_field, planned)), _planned=planned)
 
     def duckdb(self, arrow_types: Mapping[str, pa.DataType], *, holds: Mapping[str, str]) -> str:
         """One SELECT over a relation named ``source``; it never raises for what a row holds.

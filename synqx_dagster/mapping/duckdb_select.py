@@ -45,7 +45,8 @@ ROW_COLUMN = "_synqx_row"
 
 #: Levels of the pile; a cast takes three (prepare, check, value).
 _READ, _TEXT, _OPERATE, _RESULT, _CAST = 0, 3, 6, 7, 10
-_LEVELS = 13
+_ERRORS, _BAD = 13, 14
+_LEVELS = 15
 _ERROR_TYPE = 'STRUCT("column" VARCHAR, reason VARCHAR)[]'
 
 
@@ -81,7 +82,8 @@ class _Pile:
         if cast.check is None:
             return (result, None) if result == value else (self.add(level + 2, result), None)
         ok = self.add(level + 1, f"coalesce({cast.check(prepared)}, false)")
-        return self.add(level + 2, f"CASE WHEN {ok} THEN {result} END"), f"({value} IS NOT NULL AND NOT {ok})"
+        bad = self.add(level + 2, f"CASE WHEN {value} IS NULL THEN false ELSE NOT {ok} END")
+        return self.add(level + 2, f"CASE WHEN {ok} THEN {result} END"), bad
 
     def wrap(self, relation: str) -> str:
         for level in self._levels:
@@ -134,7 +136,9 @@ class _Select:
             sql, flaws = self._field(field)
             outputs.append(f"{sql} AS {quote_name(field.column.name, 'duckdb')}")
             errors.extend((condition, field.column.name, reason) for condition, reason in flaws)
-        bad, error_list = _error_list(errors)
+        errors = [(self.pile.add(_ERRORS, condition), name, reason) for condition, name, reason in errors]
+        bad = self.pile.add(_BAD, " OR ".join(dict.fromkeys(condition for condition, _, _ in errors)) or "false")
+        error_list = _error_list(errors)
         outputs.append(f"CASE WHEN {bad} THEN {error_list} END AS {ERRORS_COLUMN}")
         outputs.append(f"CASE WHEN {bad} THEN {self._row()} END AS {ROW_COLUMN}")
         columns = ", ".join(self.raw.values())
@@ -149,14 +153,16 @@ class _Select:
         flaws = list(value.flaws)
         for level, station in zip((_RESULT, _CAST), field.types[1:], strict=False):
             value = self._cast(level, value, station, flaws)
-        spoiled = " OR ".join(condition for condition, _ in flaws)
         if field.needs_null_check:
+            spoiled = "".join(f"WHEN {condition} THEN false " for condition, _ in flaws)
             is_null = f"{value.sql} IS NULL"
-            flaws.append((f"({is_null} AND NOT ({spoiled}))" if spoiled else f"({is_null})", IS_NULL))
+            flaws.append((f"CASE {spoiled}ELSE {is_null} END" if spoiled else is_null, IS_NULL))
         limit = self.holds.get(field.column.name)
         if limit is not None:
             fits = limit.replace("{value}", value.sql)
-            flaws.append((f"({value.sql} IS NOT NULL AND NOT coalesce({fits}, true))", DOES_NOT_FIT))
+            flaws.append(
+                (f"CASE WHEN {value.sql} IS NULL THEN false ELSE NOT coalesce({fits}, true) END", DOES_NOT_FIT)
+            )
         return value.sql, flaws
 
     def _cast(self, level: int, value: _Value, target: DataType, flaws: list[tuple[str, str]]) -> _Value:
@@ -204,10 +210,10 @@ class _Select:
     def _join(self, operation: Join) -> _Value:
         texts = [self._text(column.name) for column in operation.inputs]
         separator = quote_text(operation.separator, "duckdb")
-        all_null = " AND ".join(f"{text.sql} IS NULL" for text in texts)
+        some = f"coalesce({', '.join(text.sql for text in texts)})"
         items = [text.sql if operation.nulls == "skip" else f"coalesce({text.sql}, '')" for text in texts]
         joined = f"array_to_string([{', '.join(items)}], {separator})"
-        sql = self.pile.add(_OPERATE, f"CASE WHEN {all_null} THEN NULL ELSE {joined} END")
+        sql = self.pile.add(_OPERATE, f"CASE WHEN {some} IS NULL THEN NULL ELSE {joined} END")
         return _Value(sql, TEXT, _merge(texts))
 
     def _portable(self, operation: Portable) -> _Value:
@@ -260,20 +266,16 @@ class _Select:
         return f"CAST(json_object({', '.join(pairs)}) AS VARCHAR)"
 
 
-def _error_list(errors: Sequence[tuple[str, str, str]]) -> tuple[str, str]:
-    """Whether a row is bad, and the list of its errors."""
+def _error_list(errors: Sequence[tuple[str, str, str]]) -> str:
+    """The list of a row's errors."""
     if not errors:
-        return "false", f"CAST(NULL AS {_ERROR_TYPE})"
+        return f"CAST(NULL AS {_ERROR_TYPE})"
     items = ", ".join(
         f"CASE WHEN {condition} THEN"
         f" [{{'column': {quote_text(name, 'duckdb')}, 'reason': {quote_text(reason, 'duckdb')}}}] END"
         for condition, name, reason in errors
     )
-    return _any([condition for condition, _, _ in errors]), f"flatten([{items}])"
-
-
-def _any(conditions: Sequence[str]) -> str:
-    return "(" + " OR ".join(dict.fromkeys(conditions)) + ")"
+    return f"flatten([{items}])"
 
 
 def _merge(values: Sequence[_Value]) -> tuple[tuple[str, str], ...]:

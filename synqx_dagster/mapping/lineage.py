@@ -270,7 +270,8 @@ class _QuerySource(_Source):
 
     def _table_name(self, table: exp.Table) -> TableName:
         schema = table.args.get("db")
-        name = TableName(self._identifier(table.this), self._identifier(schema) if schema is not None else None)
+        in_schema = self._identifier(schema) if isinstance(schema, exp.Identifier) else None
+        name = TableName(self._identifier(table.this), in_schema)
         for known in self.known:
             same_schema = known.schema == name.schema or self._key(known.schema or "") == self._key(name.schema or "")
             if self._same(known.name, name.name) and same_schema:

@@ -62,6 +62,7 @@ REFUSED_FUNCTIONS: dict[str, tuple[str, ...]] = {
         "query_to_xml*",
         "cursor_to_xml*",
         "ts_stat",
+        "ts_rewrite",
         "crosstab*",
         "connectby",
         "xpath_table",

@@ -118,6 +118,9 @@ class _Scanner:
         self.typed: list[bool] = []
         self.pieces: list[str] = []
         self.cases = 0
+        #: How many indexes stand in a row, as in a[1][2][3], and the last character of code.
+        self.indexes = 0
+        self.last = ""
         self.ended = False
         self.first_word = ""
         self.name = ""
@@ -200,6 +203,10 @@ class _Scanner:
             self.calls.append(self.name)
         self.open.append(character)
         self.typed.append(bool(self.name) and (character == "[" or self.name in _type_words(self.dialect)))
+        self.indexes = self.indexes + 1 if character == "[" and self.last == "]" else 0
+        if self.indexes > MAX_DEPTH:
+            # the parser's time grows with a high power of their number: 1,000 of them took 20 s
+            raise self.refuse(f"more than {MAX_DEPTH} indexes in a row")
         if len(self.open) > MAX_DEPTH:
             raise self.refuse(f"brackets are nested deeper than {MAX_DEPTH}")
         if sum(self.typed) > MAX_TYPE_DEPTH:
@@ -236,6 +243,7 @@ class _Scanner:
                 raise self.refuse("more than one statement", "give exactly one SELECT")
             self.first_word = self.first_word or first_word
             self.name = ""
+            self.last = self.sql[end - 1]
         self.pieces.append(self.sql[self.position : end])
         self.position = end
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg2
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from synqx_dagster_tests.integration.mapping.both import TwoRenderings, make_mapping, make_schema
@@ -343,6 +343,7 @@ def test_any_tree_of_portable_parts_means_the_same(connection: Any) -> None:
     @given(st.lists(st.one_of(*(_grow(kind, 2) for kind in ("text", "int", "bool"))), min_size=3, max_size=6))
     def check(expressions: list[str]) -> None:
         compiled = both.compile(make_mapping(_expressions(expressions)), None)
+        assume(not compiled.source_expressions)  # a product too large to prove its bounds
         assert both.in_duckdb(compiled) == both.in_postgresql(compiled)
 
     check()
