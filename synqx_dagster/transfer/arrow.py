@@ -159,14 +159,16 @@ def split_bad_rows(
     import pyarrow.compute as pc
 
     for batch in batches:
-        errors = batch.column(batch.schema.get_field_index(ERRORS_COLUMN))
-        good = batch.select(batch.schema.names[:-2])
+        # By position: a target field may have any name, these two included.
+        fields = batch.num_columns - 2
+        errors = batch.column(fields)
+        good = batch.select(list(range(fields)))
         if errors.null_count < batch.num_rows:
             is_bad = pc.is_valid(errors)
             bad = batch.filter(is_bad)
             for row_errors, row in zip(
-                bad.column(bad.schema.get_field_index(ERRORS_COLUMN)).to_pylist(),
-                bad.column(bad.schema.get_field_index(ROW_COLUMN)).to_pylist(),
+                bad.column(fields).to_pylist(),
+                bad.column(fields + 1).to_pylist(),
                 strict=True,
             ):
                 breaches = tuple(Breach(item["column"], item["reason"]) for item in row_errors)

@@ -1,7 +1,7 @@
 """Whether a mapping's output fits a table that is already there; pure, and shown column by column.
 
 A column fits when every value of the one type is a value of the other, so that nothing is rounded, cut or
-reinterpreted; text fits text of any length, because a server refuses text that is too long instead of cutting it.
+reinterpreted; text fits text of any length, because a text that is too long is a bad row.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from synqx_dagster.connectors.protocol import Connector
 from synqx_dagster.errors import PlanError
 from synqx_dagster.model.table import Column
 from synqx_dagster.model.types import DataType
+from synqx_dagster.transfer.limits import rewrites
 
 #: Decimal digits that hold every value of an integer type.
 _INTEGER_DIGITS = {"smallint": 5, "integer": 10, "bigint": 19}
@@ -100,10 +101,12 @@ def _misfit(field: Column, column: Column, target: Connector) -> str | None:
     wanted_type = _spelling(field, target)
     if wanted_type is not None and wanted_type == column.native_type:
         return None
-    if field.data_type.kind == column.data_type.kind == "string":
-        return None
     have = column.native_type or str(column.data_type)
     difference = f"the mapping gives {wanted_type or field.data_type}, the table has {have}"
+    if rewrites(field, column):
+        return f"{difference}, which would change values in silence"
+    if field.data_type.kind == column.data_type.kind == "string":
+        return None
     if not widens(field.data_type, column.data_type):
         return difference
     if field.data_type.kind in ("time", "timestamp", "timestamptz"):

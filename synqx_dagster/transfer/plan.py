@@ -6,18 +6,20 @@ Planning changes nothing on either side.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from synqx_dagster.connectors.protocol import Connector, CopyReadSession, ReadSession, WriteSession
 from synqx_dagster.errors import PlanError, SourceChangedError, TargetMismatchError
-from synqx_dagster.mapping.compile import CompiledField, CompiledMapping, Pushdown, compile_mapping
+from synqx_dagster.mapping.compile import CompiledField, CompiledMapping, Pushdown, Violation, compile_mapping
+from synqx_dagster.mapping.contract import DOES_NOT_FIT
 from synqx_dagster.mapping.query import parse_query
 from synqx_dagster.model.mapping import LoadMode, Mapping
 from synqx_dagster.model.schema import Schema
 from synqx_dagster.model.table import Column, TableName, primary_key_of
 from synqx_dagster.transfer.compatibility import fit_columns, is_plain_text, same_bytes
+from synqx_dagster.transfer.limits import length_predicate, most_characters
 from synqx_dagster.transfer.result import Lane
 
 if TYPE_CHECKING:
@@ -184,6 +186,7 @@ def make_plan(
 ) -> LoadPlan:
     """Decide how a load runs. `read` spells expressions, and describes those that only the source can compute."""
     compiled = _compile(mapping, schema, source, read, facts.source_columns)
+    compiled = compiled.requiring({column.name for column in facts.target_columns or () if not column.nullable})
     columns, differences = _target_columns(mapping, compiled, facts, target)
     relation = relation_sql(mapping, source)
     lane, reason, pushdown = _choose_lane(mapping, compiled, columns, source, target, read)
@@ -221,7 +224,7 @@ def make_plan(
     holds = {
         column.name: predicate
         for column in columns
-        if (predicate := target.holds(_by_name(compiled, column.name).column.data_type)) is not None
+        if (predicate := _holds(_by_name(compiled, column.name).column, column, target)) is not None
     }
     arrow_types = {item.name: item.type for item in read_schema}
     needs_transform = compiled.needs_transform(arrow_types, holds=holds)
@@ -280,6 +283,7 @@ def _target_columns(
             table=str(mapping.target),
         )
     filled = {column.name for column in columns}
+    _check_vanished(mapping, facts, filled)
     left = tuple(
         f"{column.name}: in the table only; not filled" for column in facts.target_columns if column.name not in filled
     )
@@ -289,6 +293,28 @@ def _target_columns(
             f"primary key: the mapping says ({', '.join(compiled.primary_key)}); checked, not enforced",
         )
     return columns, left
+
+
+def _check_vanished(mapping: Mapping, facts: Facts, filled: Collection[str]) -> None:
+    """A mirror fills all of its table; what it no longer finds at the source would become NULL in every row.
+
+    Raises:
+        SourceChangedError: Names the columns.
+    """
+    if mapping.column_mappings or mapping.target_schema is not None:
+        return
+    vanished = [
+        column.name
+        for column in facts.target_columns or ()
+        if column.name not in filled and not (column.generated or column.has_default)
+    ]
+    if vanished:
+        names = ", ".join(repr(name) for name in vanished)
+        raise SourceChangedError(
+            f"mapping {mapping.name!r}: the source has no column {names}, which the table {mapping.target} has",
+            hint="drop the column from the table or give it a default; or list the columns to load by column_mappings",
+            table=str(mapping.target),
+        )
 
 
 def _spelt(column: Column, target: Connector) -> Column:
@@ -352,7 +378,11 @@ def _choose_lane(
             have = compiled_field.column.native_type or compiled_field.column.data_type
             return "arrow", f"{column.name}: {have} and {column.native_type} differ in binary form", None
     what = "with pushed-down expressions" if any(not f.is_identity for f in compiled.fields) else "unchanged"
-    return "passthrough", f"PostgreSQL to PostgreSQL, every column {what}: rows flow as binary COPY", pushdown
+    return (
+        "passthrough",
+        f"PostgreSQL to PostgreSQL, every column {what}: rows flow as binary COPY",
+        _with_lengths(pushdown, compiled, columns),
+    )
 
 
 def _binary_fits(compiled_field: CompiledField, column: Column) -> bool:
@@ -381,6 +411,23 @@ def _copy_sql(
     if pushdown.violations:
         where = "\nWHERE NOT (" + " OR ".join(f"({violation.sql})" for violation in pushdown.violations) + ")"
     return f"SELECT {', '.join(expressions)}\nFROM {relation}{where}"
+
+
+def _with_lengths(pushdown: Pushdown, compiled: CompiledMapping, columns: Sequence[Column]) -> Pushdown:
+    """The pushdown with a violation where a text is longer than its column; the server would cut blanks to fit."""
+    violations = list(pushdown.violations)
+    for pushed, compiled_field, column in zip(pushdown.fields, compiled.fields, columns, strict=True):
+        most = most_characters(compiled_field.column, column)
+        if most is not None:
+            too_long = f"coalesce(length({pushed.sql}) > {most}, false)"
+            violations.append(Violation(column.name, DOES_NOT_FIT, too_long))
+    return replace(pushdown, violations=tuple(violations))
+
+
+def _holds(field: Column, column: Column, target: Connector) -> str | None:
+    """What a value must be to be stored exactly, as a predicate over ``{value}``."""
+    predicates = [target.holds(field.data_type), length_predicate(field, column)]
+    return " AND ".join(f"({predicate})" for predicate in predicates if predicate is not None) or None
 
 
 # --- what is read -------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from synqx_dagster.connectors.protocol import Connector, ReadLimits
 from synqx_dagster.model.mapping import Mapping
 from synqx_dagster.model.schema import Schema
 from synqx_dagster.model.table import Column
-from synqx_dagster.transfer.arrow import BATCH_ROWS, ERRORS_COLUMN, Transform
+from synqx_dagster.transfer.arrow import BATCH_ROWS, Transform
 from synqx_dagster.transfer.plan import plan_preview
 from synqx_dagster.transfer.quarantine import Breach
 
@@ -71,7 +71,7 @@ def preview_mapping(mapping: Mapping, schema: Schema | None, source: Connector, 
             for batch in transform.run(
                 read.iter_batches(sql, plan.read_schema, batch_rows=min(BATCH_ROWS, limit_rows))
             ):
-                errors_at = batch.schema.get_field_index(ERRORS_COLUMN)
+                errors_at = batch.num_columns - 2
                 for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                     breaches = tuple(Breach(item["column"], item["reason"]) for item in values[errors_at] or ())
                     texts = tuple(_as_text(value) for value in values[:errors_at])

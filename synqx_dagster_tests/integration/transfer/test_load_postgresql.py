@@ -340,3 +340,57 @@ def test_an_error_of_the_source_query_leaves_the_target(
         load(*connectors, mapping)
     assert target.execute("select id from t") == [(42,)]
     assert target.execute("select tablename from pg_tables where tablename like '%staging%'") == []
+
+
+@pytest.mark.parametrize("lane", ["passthrough", "arrow"])
+def test_what_a_table_that_exists_forbids_is_quarantined(
+    pair: tuple[PostgresqlDatabase, PostgresqlDatabase], connectors: tuple[Connector, Connector], lane: str
+) -> None:
+    source, target = pair
+    source.execute("create table limited (id integer, code text, note text)")
+    source.execute(
+        "insert into limited values (1, 'abc', 'x'), (2, 'abcd', 'x'), (3, 'ab  ', 'x'), (4, 'ab', null), (5, null, '')"
+    )
+    text = "character varying(3)" if lane == "passthrough" else "character(3)"
+    target.execute(f"create table limited (id integer, code {text}, note text not null)")
+    mapping = make_mapping(source_table="limited", target_table="public.limited", on_bad_row="quarantine")
+    result = load(*connectors, mapping)
+    assert (result.lane, result.rows_out, result.rows_quarantined) == (lane, 2, 3)
+    assert target.execute("select id, code::text, note from limited order by id") == [(1, "abc", "x"), (5, None, "")]
+    assert target.execute("select (source_row::json->>'id')::int, reason from _synqx_quarantine order by 1") == [
+        (2, "code: does not fit the target"),
+        (3, "code: does not fit the target"),
+        (4, "note: is null"),
+    ]
+
+
+def test_a_table_whose_types_change_values_is_refused(
+    pair: tuple[PostgresqlDatabase, PostgresqlDatabase], connectors: tuple[Connector, Connector]
+) -> None:
+    source, target = pair
+    source.execute("create table rounded (price text, label text, spans interval[])")
+    target.execute("create table rounded (price money, label name, spans interval(0)[])")
+    with pytest.raises(TargetMismatchError, match=r"(?s)price.*money.*label.*name.*spans.*interval\(0\)\[\]"):
+        load(*connectors, make_mapping(source_table="rounded", target_table="public.rounded"))
+
+
+def test_a_column_that_vanished_from_a_mirrored_source_is_named_before_the_target_is_touched(
+    pair: tuple[PostgresqlDatabase, PostgresqlDatabase], connectors: tuple[Connector, Connector]
+) -> None:
+    source, target = pair
+    source.execute("create table shrinking (id integer, phone text)")
+    source.execute("insert into shrinking values (1, '1'), (2, '2')")
+    mapping = make_mapping(source_table="shrinking", target_table="public.shrinking")
+    load(*connectors, mapping, load_id="before")
+    target.execute("alter table shrinking add loaded_at timestamptz default now()")
+    load(*connectors, mapping, load_id="with a column of the table's own")
+    source.execute("alter table shrinking drop phone")
+    with pytest.raises(SourceChangedError, match="no column 'phone'"):
+        load(*connectors, mapping, load_id="after")
+    assert target.execute("select phone from shrinking order by id") == [("1",), ("2",)]
+    chosen = make_mapping(
+        source_table="shrinking",
+        target_table="public.shrinking",
+        column_mappings=[{"type": "direct", "source_columns": ["id"], "target_fields": ["id"]}],
+    )
+    assert load(*connectors, chosen, load_id="chosen").rows_out == 2

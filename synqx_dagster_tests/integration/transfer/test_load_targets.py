@@ -164,3 +164,22 @@ def test_replacing_twice_leaves_the_second_rows(
     assert (result.target_row_count, result.rows_quarantined) == (248, 2)
     assert loaded(target, connectors[1]) == expected(source, "age <> 'old'")
     assert [tuple(row) for row in target.fetch("select count(*) from _synqx_quarantine")] == [(2,)]
+
+
+def test_columns_may_have_the_names_that_the_engine_uses_itself(
+    source: PostgresqlDatabase, target: Target, connectors: tuple[Connector, Connector]
+) -> None:
+    source.execute(
+        'create table named (id integer, "_synqx_errors" text, "_synqx_row" text, "{value}" text, "100%s" text);'
+        " insert into named values (1, 'a', 'b', 'c', 'd'), (null, 'e', 'f', 'g', 'h')"
+    )
+    names = ("id", "_synqx_errors", "_synqx_row", "{value}", "100%s")
+    columns = [{"name": name, "data_type": "integer" if name == "id" else "string"} for name in names]
+    schema = Schema.model_validate({"name": "named", "columns": columns, "primary_key": ["id"]})
+    mapping = make_mapping(source_table="named", target_table="named", on_bad_row="quarantine")
+    result = load(*connectors, mapping, schema)
+    assert (result.rows_out, result.rows_quarantined) == (1, 1)
+    quote = connectors[1].quote
+    connectors[1].close()
+    found = target.fetch(f"select {', '.join(map(quote, names))} from named")
+    assert [tuple(row) for row in found] == [(1, "a", "b", "c", "d")]
