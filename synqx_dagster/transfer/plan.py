@@ -14,7 +14,7 @@ from synqx_dagster.connectors.protocol import Connector, CopyReadSession, ReadSe
 from synqx_dagster.errors import PlanError, SourceChangedError, TargetMismatchError
 from synqx_dagster.mapping.compile import CompiledField, CompiledMapping, Pushdown, Violation, compile_mapping
 from synqx_dagster.mapping.contract import DOES_NOT_FIT
-from synqx_dagster.mapping.query import parse_query
+from synqx_dagster.mapping.query import clean_query
 from synqx_dagster.model.mapping import LoadMode, Mapping
 from synqx_dagster.model.schema import Schema
 from synqx_dagster.model.table import Column, TableName, primary_key_of
@@ -142,9 +142,7 @@ def gather_facts(mapping: Mapping, source: Connector, read: ReadSession, write: 
 def describe_source(mapping: Mapping, source: Connector, read: ReadSession) -> tuple[Column, ...]:
     """Columns of the mapping's table or query."""
     if mapping.source is None:
-        query = mapping.source_query or ""
-        parse_query(query, source.dialect)
-        return read.describe_query(query)
+        return read.describe_query(clean_query(mapping.source_query or "", source.dialect))
     columns = read.find_columns(mapping.source)
     if columns is None:
         raise SourceChangedError(
@@ -159,8 +157,7 @@ def relation_sql(mapping: Mapping, source: Connector) -> str:
     """The mapping's table or query as it stands behind FROM, under `SOURCE_ALIAS`."""
     if mapping.source is not None:
         return f"{source.qualify(mapping.source)} AS {SOURCE_ALIAS}"
-    # The line break ends a comment that the query may end with.
-    return f"(\n{(mapping.source_query or '').strip().rstrip(';')}\n) AS {SOURCE_ALIAS}"
+    return f"({clean_query(mapping.source_query or '', source.dialect)}) AS {SOURCE_ALIAS}"
 
 
 def _compile(

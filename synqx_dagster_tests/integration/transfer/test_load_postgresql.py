@@ -394,3 +394,23 @@ def test_a_column_that_vanished_from_a_mirrored_source_is_named_before_the_targe
         column_mappings=[{"type": "direct", "source_columns": ["id"], "target_fields": ["id"]}],
     )
     assert load(*connectors, chosen, load_id="chosen").rows_out == 2
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "select id from t -- the end",
+        "select id from t; -- the end",
+        "select id /* ) */ from t;",
+        "with u as (select id from t) select id from u order by id limit 5",
+        "select id from t union all select id + 10 from t",
+    ],
+)
+def test_a_query_is_taken_as_people_write_it(
+    pair: tuple[PostgresqlDatabase, PostgresqlDatabase], connectors: tuple[Connector, Connector], query: str
+) -> None:
+    source, target = pair
+    source.execute("create table t (id int); insert into t values (1), (2)")
+    load(*connectors, make_mapping(source_query=query, target_table="t"))
+    expected = source.execute(f"select id from ({query.partition(';')[0]}\n) as q order by 1")
+    assert target.execute("select id from t order by 1") == expected
