@@ -53,6 +53,12 @@ REFUSED_FUNCTIONS: dict[str, tuple[str, ...]] = {
         "pg_import_system_collations",
         "pg_log_backend_memory_contexts",
         "pg_stat_reset*",
+        "pg_stat_statements_reset",
+        "pg_clear_*",
+        "pg_restore_*",
+        "pg_prewarm",
+        "pg_sync_replication_slots",
+        "pg_log_standby_snapshot",
         "pg_extension_config_dump",
         "pg_nextoid",
         "set_config",
@@ -106,6 +112,7 @@ REFUSED_FUNCTIONS: dict[str, tuple[str, ...]] = {
         "getenv",
         "query",
         "query_table",
+        "json_execute_serialized_sql",
         "sqlite_*",
         "postgres_*",
         "mysql_*",
@@ -237,6 +244,9 @@ def _parse(text: str, dialect: str) -> exp.Query:
 
 def _check_tree(tree: exp.Query, dialect: str) -> None:
     for node in tree.walk():
+        if isinstance(node, exp.Binary) and node.args.get("expression") is None:
+            # The parser reads "lateral ." as a name with nothing in it, which whoever walks the tree trips over.
+            raise QueryRefusedError("the query cannot be read", hint=_ONE_SELECT)
         if isinstance(node, exp.Into):
             raise QueryRefusedError("SELECT INTO writes", hint=_ONE_SELECT)
         if isinstance(node, exp.Lock):

@@ -78,6 +78,7 @@ REFUSED = {
         "select (1]": "closes nothing",
         "select $1": "parameters",
         "select 1 +": "cannot be read",
+        "select * from lateral .": "cannot be read",
         "select " + "array[" * 20 + "1" + "]" * 20: "names of types",
         "select " + "text(" * 20 + "1" + ")" * 20: "names of types",
         "select '\x00'": "NUL",
