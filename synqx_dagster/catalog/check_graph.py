@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from synqx_dagster.catalog.union import RecordUnion
 from synqx_dagster.errors import ConfigurationError, DriverMissingError, Problem
@@ -123,7 +124,8 @@ class _Tables:
 
     def __init__(self, union: RecordUnion) -> None:
         self._union = union
-        self._default_schemas: dict[str, str | None] = {}
+        #: `Capabilities` of each kind of connection; None where the kind is unknown.
+        self._capabilities: dict[str, Any] = {}
 
     def target_of(self, mapping: Mapping) -> _TableKey:
         return self._key(self._union.records.connections[mapping.target_connection], mapping.target)
@@ -144,15 +146,22 @@ class _Tables:
         return [self._key(connection, table) for table in lineage.tables]
 
     def _key(self, connection: Connection, table: TableName) -> _TableKey:
-        schema = table.schema or self._default_schema(connection.db_type)
+        capabilities = self._capabilities_of(connection.db_type)
+        if capabilities is None:
+            return connection.name, table.schema, table.name
+        schema = table.schema or capabilities.default_schema
+        if capabilities.schema_is_database:
+            schema = schema or connection.database
+        if capabilities.folds_case:
+            return connection.name, schema.casefold() if schema else None, table.name.casefold()
         return connection.name, schema, table.name
 
-    def _default_schema(self, db_type: str) -> str | None:
+    def _capabilities_of(self, db_type: str) -> Any:
         from synqx_dagster.connectors.registry import connector_class
 
-        if db_type not in self._default_schemas:
+        if db_type not in self._capabilities:
             try:
-                self._default_schemas[db_type] = connector_class(db_type).capabilities.default_schema
+                self._capabilities[db_type] = connector_class(db_type).capabilities
             except (ConfigurationError, DriverMissingError):
-                self._default_schemas[db_type] = None  # The problem stands at the connection.
-        return self._default_schemas[db_type]
+                self._capabilities[db_type] = None  # The problem stands at the connection.
+        return self._capabilities[db_type]

@@ -56,7 +56,9 @@ class DuckdbConnector:
 
     db_type: ClassVar[str] = "duckdb"
     dialect: ClassVar[str] = DIALECT
-    capabilities: ClassVar[Capabilities] = Capabilities(concurrent_writers=False, default_schema=DEFAULT_SCHEMA)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        concurrent_writers=False, default_schema=DEFAULT_SCHEMA, folds_case=True
+    )
 
     def __init__(self, config: ConnectionConfig) -> None:
         self.config = config

@@ -45,7 +45,9 @@ class MysqlConnector:
 
     db_type: ClassVar[str] = "mysql"
     dialect: ClassVar[str] = DIALECT
-    capabilities: ClassVar[Capabilities] = Capabilities(transactional_ddl=False, max_identifier_bytes=64)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        transactional_ddl=False, schema_is_database=True, max_identifier_bytes=64
+    )
 
     def __init__(self, config: ConnectionConfig) -> None:
         self.config = config

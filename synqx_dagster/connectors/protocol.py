@@ -95,6 +95,8 @@ class Capabilities:
         transactional_ddl: CREATE, DROP and RENAME roll back with the transaction.
         concurrent_writers: More than one process may write at once (False: DuckDB, SQLite files).
         default_schema: Where an unqualified table lies; None where the database has no schemas.
+        schema_is_database: A table's schema is a database of the server (MySQL); unqualified is the connection's own.
+        folds_case: Names of tables that differ only in case are one table.
         max_identifier_bytes: Longer names are refused when planning; None where there is no limit.
     """
 
@@ -104,6 +106,8 @@ class Capabilities:
     transactional_ddl: bool = True
     concurrent_writers: bool = True
     default_schema: str | None = None
+    schema_is_database: bool = False
+    folds_case: bool = False
     max_identifier_bytes: int | None = None
 
 

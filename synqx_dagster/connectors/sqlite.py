@@ -48,7 +48,7 @@ class SqliteConnector:
 
     db_type: ClassVar[str] = "sqlite"
     dialect: ClassVar[str] = DIALECT
-    capabilities: ClassVar[Capabilities] = Capabilities(concurrent_writers=False)
+    capabilities: ClassVar[Capabilities] = Capabilities(concurrent_writers=False, folds_case=True)
 
     def __init__(self, config: ConnectionConfig) -> None:
         self.config = config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from synqx_dagster.model.base import Record, RecordKind, Value
 from synqx_dagster.model.secret import Secret
@@ -37,3 +37,18 @@ class Connection(Record):
     pool: PoolSettings = Field(default_factory=PoolSettings)
     #: How many loads may use this connection at once, in all runs together; a Dagster pool limit.
     max_concurrent_loads: int | None = Field(default=None, ge=1)
+
+    @field_validator("host", "database")
+    @classmethod
+    def _check_not_url(cls, text: str | None) -> str | None:
+        # A password in a URL would be shown wherever the host is: only the password's own field is sealed.
+        if text is not None and "://" in text:
+            raise ValueError("this looks like a URL: write host, port, database, username and password in their fields")
+        return text
+
+    @field_validator("host")
+    @classmethod
+    def _check_host(cls, text: str | None) -> str | None:
+        if text is not None and ("@" in text or any(character.isspace() for character in text)):
+            raise ValueError("a host is a name, an address or a socket's directory, without user and password")
+        return text

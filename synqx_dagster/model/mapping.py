@@ -11,6 +11,8 @@ from synqx_dagster.model.schema import ColumnName
 from synqx_dagster.model.table import TableName
 
 LoadMode = Literal["replace", "append"]
+#: Tables beside a target that SynqX keeps: ledger, fence, quarantine, staging.
+RESERVED_PREFIX = "_synqx_"
 OnBadRow = Literal["fail", "quarantine"]
 
 
@@ -123,6 +125,13 @@ class Mapping(Record):
     def _check_table(cls, text: str | None) -> str | None:
         if text is not None:
             TableName.parse(text)
+        return text
+
+    @field_validator("target_table")
+    @classmethod
+    def _check_target(cls, text: str) -> str:
+        if TableName.parse(text).name.casefold().startswith(RESERVED_PREFIX):
+            raise ValueError(f"names that begin with {RESERVED_PREFIX} are SynqX's own")
         return text
 
     @model_validator(mode="after")

@@ -9,10 +9,14 @@ import json
 from collections.abc import Sequence
 
 from synqx_dagster.connectors.protocol import Connector, WriteSession
+from synqx_dagster.errors import BadRowsError
 from synqx_dagster.model.table import Column, TableName
 from synqx_dagster.transfer.quarantine import BadRow, BadRowSpool, Breach
 
 DUPLICATE_REASON = "the key occurs more than once"
+#: More rows than this that share a key are not bad rows but a wrong key; they are not brought into memory.
+MAX_ROWS = 100_000
+
 PRESENT_REASON = "the key is in the target already"
 
 
@@ -62,6 +66,13 @@ def _move(
     same_key = " AND ".join(f"doubles.{name} = {connector.qualify(staging)}.{name}" for name in quoted_key)
     condition = f"EXISTS (SELECT 1 FROM (SELECT * FROM ({keys_sql}) AS found) AS doubles WHERE {same_key})"
     texts = ", ".join(_as_text(connector, column.name) for column in columns)
+    count = int(str(session.fetch_all(f"SELECT count(*) FROM {connector.qualify(staging)} WHERE {condition}")[0][0]))
+    if count > MAX_ROWS:
+        raise BadRowsError(
+            f"{count:,} rows of {', '.join(key)}: {reason}; nothing was loaded",
+            hint="so many doubles mean another key: look at primary_key",
+            rows=count,
+        )
     rows = session.fetch_all(f"SELECT {texts} FROM {connector.qualify(staging)} WHERE {condition}")
     if not rows:
         return 0

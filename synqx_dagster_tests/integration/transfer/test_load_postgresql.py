@@ -17,6 +17,7 @@ from synqx_dagster.errors import (
     TargetMismatchError,
 )
 from synqx_dagster.model import Schema
+from synqx_dagster.transfer import duplicates
 from synqx_dagster.transfer.load import run_load
 from synqx_dagster.transfer.plan import plan_load
 from synqx_dagster.transfer.result import LoadRequest, Progress
@@ -242,6 +243,22 @@ def test_rows_that_share_a_key_are_quarantined_together(
     with pytest.raises(BadRowsError):
         load(*connectors, mapping.model_copy(update={"on_bad_row": "fail"}), schema, load_id="b")
     assert target.execute("select * from t") == [(2, "c")]
+
+
+def test_a_wrong_key_is_told_instead_of_being_quarantined_whole(
+    pair: tuple[PostgresqlDatabase, PostgresqlDatabase],
+    connectors: tuple[Connector, Connector],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source, target = pair
+    monkeypatch.setattr(duplicates, "MAX_ROWS", 10)
+    source.execute("create table t (id int, v int); insert into t select 1, i from generate_series(1, 11) as i")
+    columns = [{"name": "id", "data_type": "integer"}, {"name": "v", "data_type": "integer"}]
+    schema = Schema.model_validate({"name": "s", "columns": columns, "primary_key": ["id"]})
+    with pytest.raises(BadRowsError, match="11 rows of id: the key occurs more than once") as caught:
+        load(*connectors, make_mapping(source_table="t", target_table="t", on_bad_row="quarantine"), schema)
+    assert "primary_key" in str(caught.value.hint)
+    assert target.execute("select tablename from pg_tables where tablename = 't'") == []
 
 
 def test_replace_keeps_what_hangs_on_the_target(

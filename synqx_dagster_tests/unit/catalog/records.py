@@ -107,6 +107,10 @@ _secrets = st.one_of(
 )
 
 
+def _is_host(text: str) -> bool:
+    return "@" not in text and "://" not in text and not any(character.isspace() for character in text)
+
+
 def connections(names: st.SearchStrategy[str] = _names) -> st.SearchStrategy[Connection]:
     """Connections whose secrets are references."""
     return st.builds(
@@ -114,9 +118,9 @@ def connections(names: st.SearchStrategy[str] = _names) -> st.SearchStrategy[Con
         name=names,
         description=st.none() | _texts,
         db_type=_filled,
-        host=st.none() | _filled,
+        host=st.none() | _filled.filter(_is_host),
         port=st.none() | st.integers(1, 65535),
-        database=st.none() | _filled,
+        database=st.none() | _filled.filter(lambda text: "://" not in text),
         username=st.none() | _filled,
         password=_secrets,
         options=st.dictionaries(_filled, _scalars, max_size=3),

@@ -219,6 +219,25 @@ def test_dagster_takes_the_cron_that_we_take(expression: str) -> None:
 # --- tables and cycles ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("db_type", "first", "second", "is_one"),
+    [
+        ("sqlite", "t", "T", True),
+        ("duckdb", "t", "Main.T", True),
+        ("postgresql", "t", "T", False),
+        ("mysql", "t", "shop.t", True),
+        ("mysql", "t", "other.t", False),
+    ],
+)
+def test_one_table_by_two_names(db_type: str, first: str, second: str, is_one: bool) -> None:
+    target = connection("there", db_type=db_type, database="shop")
+    mappings = [
+        mapping(name, target_table=table, target_connection="there") for name, table in (("a", first), ("b", second))
+    ]
+    problems = [problem for problem in problems_of(*ENDS, target, *mappings) if "load one table" in problem]
+    assert len(problems) == is_one
+
+
 def test_two_mappings_with_one_table() -> None:
     first, second = mapping("a", target_table="t"), mapping("b", target_table="main.t")
     (problem,) = problems_of(*ENDS, first, second)

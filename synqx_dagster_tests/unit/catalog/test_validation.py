@@ -97,7 +97,10 @@ def test_connections(values: dict[str, Any], expected: dict[str, str]) -> None:
                 ".config.delim": "unknown key 'delim' (did you mean 'delimiter'?)",
             },
         ),
-        ({"type": "split", "source_columns": ["a"], "target_fields": ["b", "c"]}, {".config": "config is missing"}),
+        (
+            {"type": "split", "source_columns": ["a"], "target_fields": ["b", "c"]},
+            {".config": "config is missing (write config: {delimiter: ...})"},
+        ),
         (
             {"type": "direct", "source_columns": ["a", "b"], "target_fields": []},
             {
