@@ -137,13 +137,22 @@ def _meant_alternative(value: Any, alternatives: tuple[Any, ...]) -> Any:
     return None
 
 
+def _hint_of_missing(name: str | int, annotation: Any) -> str | None:
+    """What to write where a whole object is missing: its required keys."""
+    model = _strip(annotation)
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return None
+    required = [key for key, field in model.model_fields.items() if field.is_required()]
+    return f"write {name}: {{{', '.join(f'{key}: ...' for key in required)}}}" if required else None
+
+
 def _explain_one(place: _Place, error: ErrorDetails, values: Any) -> FieldProblem:
     context = error.get("ctx", {})
     path = place.path
     last = path[-1] if path else ""
     match error["type"]:
         case "missing":
-            return FieldProblem(path, f"{last} is missing")
+            return FieldProblem(path, f"{last} is missing", _hint_of_missing(last, place.annotation))
         case "extra_forbidden":
             near = nearest(str(last), place.known_keys)
             hint = f"did you mean {near!r}?" if near else f"known keys: {', '.join(place.known_keys)}"

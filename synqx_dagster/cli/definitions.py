@@ -58,9 +58,14 @@ def find_definition_paths(given: Sequence[Path], directory: Path | None = None) 
     if not found:
         raise ConfigurationError(
             f"there are no definitions here: no directory {str(DEFAULT_DIRECTORY)!r}, and no *.yaml with `kind:`",
-            hint="give the files or directories to read: synqx apply PATH...",
+            hint=f"give the files or directories to read: {_command_path()} PATH...",
         )
     return found
+
+
+def _command_path() -> str:
+    context = click.get_current_context(silent=True)
+    return context.command_path if context is not None else "synqx apply"
 
 
 def _holds_kind(path: Path) -> bool:
@@ -144,13 +149,20 @@ def apply(
 
     PATHS are files or directories; left out: the directory `definitions`, else the YAML files here that hold a
     `kind:`. All of it becomes one new revision, or nothing does. Records that no file mentions stay, unless --prune;
-    on a terminal, --prune asks before it removes.
+    on a terminal, --prune asks before it removes. Definitions without any record are pruned with --yes only.
     """
     from synqx_dagster.catalog.apply import apply_changes, plan_changes
     from synqx_dagster.catalog.documents import read_documents
 
     catalog = open_catalog()
-    plan = plan_changes(catalog, read_documents(find_definition_paths(paths)), prune=prune)
+    definitions = read_documents(find_definition_paths(paths))
+    plan = plan_changes(catalog, definitions, prune=prune)
+    if prune and not (definitions.records or plan.is_empty or dry_run or yes):
+        # More often a wrong path or a file that was cut off than somebody's wish.
+        raise ConfigurationError(
+            f"the definitions hold no record, so --prune would remove all {plural(plan.count('removed'), 'record')}",
+            hint="look at what was read; if that is what you want, add --yes",
+        )
     if not (output.as_json or plan.is_empty):
         draw_changes(output, plan.changes)
     removed = plan.count("removed")

@@ -41,7 +41,8 @@ def report_failure(error: Exception, output: Output) -> int:
 
 def _describe(error: Exception, output: Output) -> tuple[int, str, str | None]:
     if isinstance(error, SynqxError):
-        return error.exit_code, printable(error.message), error.hint and printable(error.hint)
+        message = printable(error.message, keep_lines=True)  # some list the differences of two tables
+        return error.exit_code, message, error.hint and printable(error.hint)
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx is not None else "synqx"
         return EXIT_INPUT, printable(error.format_message()), f"`{command} --help` shows how it is used"

@@ -12,7 +12,7 @@ from synqx_dagster.cli.options import PATH, SynqxCommand, json_option, pass_outp
 from synqx_dagster.cli.output import Output
 from synqx_dagster.cli.passwords import ask_new_password
 from synqx_dagster.cli.session import load_process_settings
-from synqx_dagster.errors import CatalogVersionError, ConfigurationError, NotInitialisedError
+from synqx_dagster.errors import CatalogVersionError, ConfigurationError, NotInitialisedError, SynqxError
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -79,13 +79,22 @@ def init(output: Output, key_file: Path | None, generate_key_file: bool) -> None
         )
         output.print()
         if key_file is not None and made_vault and not generate_key_file:
-            output.print(f"Set SYNQX_KEY_FILE={key_file} in the environment or in .env.")
-        if key_file is not None and not made_vault:
+            output.print(f"Set SYNQX_KEY_FILE={key_file.absolute()} in the environment or in .env.")
+        if key_file is not None and not made_vault and not _opens(catalog, key_file):
             output.print(f"The vault exists: `synqx vault add-key-file {key_file}` lets the key file open it.")
         if catalog.latest_revision() == 0:
             output.print("Next: write YAML definitions, then run `synqx check` and `synqx apply`.")
 
     output.result(document, draw)
+
+
+def _opens(catalog: Catalog, key_file: Path) -> bool:
+    """Whether a key file opens the vault; also False where that cannot be seen, as with an operator's seal."""
+    try:
+        catalog.vault.unseal(key_file=key_file)
+    except SynqxError:
+        return False
+    return True
 
 
 def _said(created: bool) -> str:

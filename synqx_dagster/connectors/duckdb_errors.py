@@ -38,7 +38,9 @@ def wrap_open_error(exc: duckdb.Error, path: Path) -> SynqxError:
         )
     if not path.exists():
         return ConnectionFailedError(
-            f"there is no file {path}", reason="database_missing", hint="check the connection's database path"
+            f"there is no file {path}",
+            reason="database_missing",
+            hint="check the connection's database path; the first load into a new one creates it",
         )
     if "ermission denied" in message:
         return ConnectionFailedError(

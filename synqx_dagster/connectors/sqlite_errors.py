@@ -80,7 +80,9 @@ def wrap_error(exc: sqlite3.Error, path: Path, doing: str) -> SynqxError:
 def _cannot_open(path: Path) -> ConnectionFailedError:
     if not path.exists():
         return ConnectionFailedError(
-            f"there is no file {path}", reason="database_missing", hint="check the connection's database path"
+            f"there is no file {path}",
+            reason="database_missing",
+            hint="check the connection's database path; the first load into a new one creates it",
         )
     return ConnectionFailedError(
         f"{path} cannot be opened", reason="permission", hint="may this user read the file and its directory?"

@@ -170,11 +170,12 @@ def test_a_path_that_is_not_there(project: Project) -> None:
 def test_no_definitions_at_all(project: Project) -> None:
     project.write("dagster.yaml", "telemetry: {enabled: false}\n")
 
-    outcome = project("apply")
+    for command in ("apply", "check"):
+        outcome = project(command)
 
-    assert outcome.exit_code == 2
-    assert "no definitions here" in outcome.stderr
-    assert "apply PATH" in outcome.stderr
+        assert outcome.exit_code == 2
+        assert "no definitions here" in outcome.stderr
+        assert f"synqx {command} PATH" in outcome.stderr
 
 
 def test_a_secret_in_a_mistaken_record_is_not_shown(project: Project) -> None:

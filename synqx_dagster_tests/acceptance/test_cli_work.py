@@ -142,6 +142,9 @@ def test_init_makes_a_key_file_where_it_is_told(empty_project: Project) -> None:
     assert empty_project("vault", "status", "--json").document["unsealed"] is False
     empty_project.environment = {"SYNQX_KEY_FILE": str(key_file)}
     assert empty_project("vault", "status", "--json").document["unsealed"] is True
+    assert "add-key-file" not in empty_project("init", "--key-file", str(key_file)).stdout
+    other = key_file.with_name("other.key")
+    assert f"add-key-file {other}" in empty_project("init", "--key-file", str(other)).stdout
 
 
 def test_a_generated_key_file_is_found_again(project: Project) -> None:
@@ -187,6 +190,20 @@ def test_prune_removes_what_no_file_mentions(shop: Project) -> None:
 
     assert outcome.exit_code == 0
     assert "- removed schedule customers" in outcome.stdout
+
+
+def test_prune_by_definitions_without_a_record_needs_yes(shop: Project) -> None:
+    shop.write("empty.yaml", "# nothing yet\n")
+
+    refused = shop("apply", "empty.yaml", "--prune")
+
+    assert refused.exit_code == 2
+    assert "remove all" in refused.stderr
+    assert "--yes" in refused.stderr
+    assert len(shop("history", "--json").document) == 1
+    assert "Nothing was changed" in shop("apply", "empty.yaml", "--prune", "--dry-run").stdout
+    assert shop("apply", "empty.yaml", "--prune", "--yes").exit_code == 0
+    assert shop("export").stdout == ""
 
 
 def test_history_diff_and_rollback(shop: Project) -> None:
