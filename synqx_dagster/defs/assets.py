@@ -31,6 +31,11 @@ progress_listener: ContextVar[Callable[[str, Progress], None] | None] = ContextV
 #: The event log keeps every line for ever, so a long load writes one now and then.
 LOG_INTERVAL_SECONDS = 10.0
 
+# Each one made resolves its type anew, so a thousand mappings share these.
+_IN = dg.In(dg.Nothing)
+_OUT = dg.Out(dg.Nothing)
+_CHECK_OUT = dg.Out(dg.Nothing, is_required=False)
+
 # Dagster reads an op's signature a dozen times; given, it is not worked out a dozen times for each mapping.
 _SIGNATURE = inspect.Signature([inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD)])
 

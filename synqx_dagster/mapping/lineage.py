@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
@@ -89,15 +90,21 @@ def _source_names(
 
 
 def _names_in(expression: str, known: Sequence[str] | None, dialect: str) -> tuple[str, ...]:
-    try:
-        parsed = parse_expression(expression, dialect)
-    except ConfigurationError:
-        return ()
     found = (
         find_name(name, known, dialect, quoted=quoted) if known is not None else fold(name, dialect, quoted=quoted)
-        for name, quoted in parsed.names
+        for name, quoted in _written_names(expression, dialect)
     )
     return tuple(dict.fromkeys(name for name in found if name is not None))
+
+
+# Definitions of a thousand mappings trace a thousand expressions, of which many are written alike.
+@lru_cache(maxsize=4096)
+def _written_names(expression: str, dialect: str) -> tuple[tuple[str, bool], ...]:
+    """The names of columns as an expression writes them, and whether in quotes; none where it is not one."""
+    try:
+        return tuple(parse_expression(expression, dialect).names)
+    except ConfigurationError:
+        return ()
 
 
 # --- sources ------------------------------------------------------------------------------------------------
