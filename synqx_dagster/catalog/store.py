@@ -33,7 +33,7 @@ from synqx_dagster.catalog.engine import (
 )
 from synqx_dagster.catalog.revisions import RevisionInfo
 from synqx_dagster.catalog.snapshot import CatalogSnapshot, not_found, secrets_of
-from synqx_dagster.errors import ConfigurationError, NotInitialisedError, SynqxError
+from synqx_dagster.errors import ConfigurationError, NotInitialisedError, SealedError, SynqxError
 from synqx_dagster.model import (
     Connection,
     EnvSecret,
@@ -242,10 +242,11 @@ class Catalog:
         """The text of a connection's secret field; None when it is not set.
 
         A sealed secret is looked up by the connection's name and the version in the record, so that a run that
-        keeps an old revision keeps its password, too.
+        keeps an old revision keeps its password, too. An operator's seal keeps back references as well: nothing
+        connects with a password until somebody unlocks.
 
         Raises:
-            SealedError: It is in the vault, and the vault is sealed.
+            SealedError: It is in the vault, and the vault is sealed; or an operator sealed it.
             ConfigurationError: The environment variable or the file is missing.
             IntegrityError: What is stored is not what was written.
         """
@@ -259,8 +260,10 @@ class Catalog:
             case LiteralSecret():
                 return value.value.get_secret_value()
             case EnvSecret():
+                self._refuse_operators_seal()
                 return secrets.read_env_secret(value, place)
             case FileSecret():
+                self._refuse_operators_seal()
                 return secrets.read_file_secret(value, place)
             case SealedSecret(version=None):
                 raise ConfigurationError(f"{place}: the record does not say which version of the secret it means")
@@ -269,6 +272,10 @@ class Catalog:
                     stored = secrets.read_envelope(database, connection, field, version)
                 return self.unseal().open_secret(stored.address, stored.envelope)
         raise AssertionError(value)
+
+    def _refuse_operators_seal(self) -> None:
+        if self.vault.status().sealed_by_operator:
+            raise SealedError("an operator sealed the vault", hint="run `synqx unlock`")
 
     # --- operational: no part of any revision -----------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from synqx_dagster.catalog import tables
 from synqx_dagster.catalog.apply import apply_changes, plan_changes
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
 from synqx_dagster.catalog.store import Catalog
-from synqx_dagster.errors import CatalogVersionError, ConfigurationError, IntegrityError, NotFoundError
+from synqx_dagster.errors import CatalogVersionError, ConfigurationError, IntegrityError, NotFoundError, SealedError
 from synqx_dagster.model import Record, SealedSecret
 from synqx_dagster_tests.unit.catalog.records import connection, definitions, mapping, pipeline, schedule, schema
 
@@ -150,6 +150,18 @@ def test_references(catalog: Catalog, tmp_path: Path, monkeypatch: pytest.Monkey
     assert catalog.resolve_secret(server(), "password") is None
     assert catalog.resolve_secret(server(password="three"), "password") == "three"
     assert catalog.resolve_secret(server(password="three"), "host") is None
+
+
+def test_an_operators_seal_keeps_references_back(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret").write_text("two")
+    monkeypatch.setenv("SECRET_FOR_TEST", "one")
+    catalog.vault.seal()
+    for reference in ({"env": "SECRET_FOR_TEST"}, {"file": str(tmp_path / "secret")}):
+        with pytest.raises(SealedError, match="operator"):
+            catalog.resolve_secret(server(password=reference), "password")
+    assert catalog.resolve_secret(server(), "password") is None
 
 
 def test_references_that_lead_nowhere(catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
