@@ -171,6 +171,10 @@ class DuckdbReadSession:
             rows = self._handle.connection.execute(sql).fetchall()
         return rows[0][0] if rows else None
 
+    def cancel(self) -> None:
+        """Interrupt the statement that runs."""
+        self._handle.connection.interrupt()
+
     def iter_batches(self, sql: str, schema: pa.Schema, *, batch_rows: int) -> Iterator[pa.RecordBatch]:
         """Rows of a query as record batches."""
         self._handle.set_busy(True)

@@ -6,7 +6,9 @@ rows, not by renaming, because DDL would commit: views, grants, indexes and keys
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -171,6 +173,14 @@ class MysqlReadSession(_Session):
         """The first column of the first row; None without a row."""
         rows = self.fetch_all(sql)
         return rows[0][0] if rows else None
+
+    def cancel(self) -> None:
+        """Break the connection: the waiting thread fails, and the server ends the query when it next sends rows."""
+        # A KILL QUERY would need a second connection, which a full server may not give. pymysql has no other way.
+        stream = self._connection._sock
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.shutdown(socket.SHUT_RDWR)
 
     def iter_batches(self, sql: str, schema: pa.Schema, *, batch_rows: int) -> Iterator[pa.RecordBatch]:
         """Rows of a query as record batches; the server sends them as they are taken."""

@@ -62,6 +62,8 @@ class PostgresqlReadSession:
         self._action = f"reading from {config.name!r}"
         self._cursor = connection.cursor()
         self._snapshot: str | None = None
+        #: The ADBC cursor that a reading thread waits for, if there is one.
+        self._reading: Any = None
         with wrap_errors(self._action):
             self._cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; " + self._settings())
 
@@ -93,6 +95,18 @@ class PostgresqlReadSession:
             row = self._cursor.fetchone()
         return None if row is None else row[0]
 
+    def cancel(self) -> None:
+        """Cancel the statement that runs, on either of the session's connections."""
+        import adbc_driver_manager
+        import psycopg2
+
+        reading = self._reading
+        with contextlib.suppress(psycopg2.Error, adbc_driver_manager.Error):
+            if reading is not None:
+                reading.adbc_cancel()
+            else:
+                self._connection.cancel()
+
     def iter_batches(self, sql: str, schema: pa.Schema, *, batch_rows: int) -> Iterator[pa.RecordBatch]:
         """Rows of a query as record batches of exactly `schema`, from the session's snapshot.
 
@@ -119,6 +133,7 @@ class PostgresqlReadSession:
                 cursor.fetchall()
                 hint = adbc_driver_postgresql.StatementOptions.BATCH_SIZE_HINT_BYTES.value
                 cursor.adbc_statement.set_options(**{hint: str(batch_bytes)})
+                self._reading = cursor
                 cursor.execute(sql)
                 # Not fetch_record_batch(): its reader loses the SQLSTATE of an error that comes half way.
                 # The handle owns the stream until it has been imported.
@@ -138,6 +153,7 @@ class PostgresqlReadSession:
                         cursor.adbc_cancel()
                     reader.close()
             finally:
+                self._reading = None
                 with contextlib.suppress(adbc_driver_manager.Error):
                     # What ended the read is being raised already; after a cancel the driver complains here.
                     cursor.close()

@@ -179,6 +179,13 @@ class ReadSession(Protocol):
         """The first column of the first row of a query."""
         ...
 
+    def cancel(self) -> None:
+        """Have the server end what another thread waits for in this session; that call then raises.
+
+        Safe from any thread; does nothing when nothing runs. Afterwards the session is good for nothing but its end.
+        """
+        ...
+
     def iter_batches(self, sql: str, schema: pa.Schema, *, batch_rows: int) -> Iterator[pa.RecordBatch]:
         """Rows of a query as record batches of exactly `schema`; at most `batch_rows` rows each, in query order.
 
@@ -193,6 +200,10 @@ class ReadSession(Protocol):
 @runtime_checkable
 class CopyReadSession(Protocol):
     """A read session that can also stream PostgreSQL's binary COPY format."""
+
+    def cancel(self) -> None:
+        """As `ReadSession.cancel`."""
+        ...
 
     def copy_out(self, sql: str, sink: BinaryIO) -> None:
         """Write a query's rows in binary COPY format; returns when the server is done. Does not close `sink`."""

@@ -180,6 +180,10 @@ class SqliteReadSession:
             raise wrap_error(exc, self._path, "reading") from exc
         return row[0] if row else None
 
+    def cancel(self) -> None:
+        """Interrupt the statement that runs."""
+        self._connection.interrupt()
+
     def iter_batches(self, sql: str, schema: pa.Schema, *, batch_rows: int) -> Iterator[pa.RecordBatch]:
         """Rows of a query as record batches."""
         try:

@@ -11,7 +11,8 @@ import contextlib
 import json
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,9 @@ BATCH_ROWS = 32_768
 #: Batches that wait between the reading thread and the writer.
 QUEUE_BATCHES = 4
 
+#: How long a source may take to notice that nobody wants its rows any more, before it is cancelled (again).
+PATIENCE_SECONDS = 0.5
+
 #: What DuckDB may hold while it streams; a stream of row-wise expressions needs a small part of it.
 DUCKDB_MEMORY_LIMIT = "256MB"
 
@@ -37,12 +41,13 @@ ROW_COLUMN = "_synqx_row"
 class Prefetch:
     """Runs an iterator of batches in a thread, a few batches ahead of its consumer.
 
-    Use as a context manager; leaving it early stops the thread before its next batch. An error of the iterator is
-    raised where the consumer asks for the next batch.
+    Use as a context manager; leaving it early stops the thread, by `cancel` where it waits for its source. An error
+    of the iterator is raised where the consumer asks for the next batch.
     """
 
-    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
+    def __init__(self, batches: Iterator[pa.RecordBatch], cancel: Callable[[], None]) -> None:
         self._batches = batches
+        self._cancel = cancel
         self._queue: queue.Queue[pa.RecordBatch | BaseException | None] = queue.Queue(QUEUE_BATCHES)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="synqx-read", daemon=True)
@@ -56,10 +61,14 @@ class Prefetch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopped.set()
-        # The thread may be waiting for room in the queue.
+        patience = time.monotonic() + PATIENCE_SECONDS
+        # The thread may be waiting for room in the queue, or for a server that takes its time.
         while self._thread.is_alive():
             with contextlib.suppress(queue.Empty):
                 self._queue.get(timeout=0.05)
+            if time.monotonic() >= patience:
+                patience = time.monotonic() + PATIENCE_SECONDS
+                self._cancel()
         self._thread.join()
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:

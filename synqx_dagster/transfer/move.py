@@ -65,7 +65,7 @@ def _stream(
         raise FatalError("the plan does not say what the batches of the arrow lane look like")
     batches = read.iter_batches(plan.read_sql, plan.read_schema, batch_rows=BATCH_ROWS)
     with ExitStack() as stack:
-        prefetch = stack.enter_context(Prefetch(batches))
+        prefetch = stack.enter_context(Prefetch(batches, read.cancel))
         if plan.transform_sql is None:
             good = _renamed(iter(prefetch), plan)
         else:

@@ -24,6 +24,9 @@ from synqx_dagster.model.table import Column, TableName
 #: Size of the pipe and of the buffers at its ends. A pipe of the default 64 KiB makes the two ends take turns.
 PIPE_BYTES = 1024 * 1024
 
+#: How long the source may take to notice that nobody reads any more, before it is cancelled (again).
+PATIENCE_SECONDS = 0.5
+
 #: ``fcntl.F_SETPIPE_SZ``; Linux only. Source: fcntl(2).
 _F_SETPIPE_SZ = 1031
 
@@ -66,9 +69,14 @@ def copy_table(
         try:
             rows = write.copy_in(table, columns, cast(BinaryIO, io.BufferedReader(meter, PIPE_BYTES)))
         except BaseException as error:
-            # Closing our end makes the producer's next write fail, so it ends soon.
+            # Closing our end makes the producer's next write fail; one that waits for its server is cancelled.
             raw.close()
-            producer.join()
+            producer.join(PATIENCE_SECONDS)
+            if producer.is_alive():
+                while producer.is_alive():
+                    read.cancel()
+                    producer.join(PATIENCE_SECONDS)
+                raise
             if producer.error is not None and not isinstance(producer.error, BrokenPipeError):
                 root = _cause(producer.error, error)
                 if root is not error:

@@ -21,8 +21,27 @@ def batches(count: int, rows: int = 10) -> Iterator[pa.RecordBatch]:
         yield pa.record_batch([pa.array(range(index * rows, (index + 1) * rows), pa.int64())], schema=SCHEMA)
 
 
+def no_cancel() -> None:
+    raise AssertionError("the source was not waiting")
+
+
+def test_prefetch_left_early_cancels_a_source_that_makes_it_wait() -> None:
+    cancelled = threading.Event()
+
+    def waiting() -> Iterator[pa.RecordBatch]:
+        yield from batches(1)
+        assert cancelled.wait(timeout=30)
+        raise RetryableError("cancelled by the user")
+
+    before = threading.active_count()
+    with Prefetch(waiting(), cancelled.set) as prefetch:
+        next(iter(prefetch))
+    assert cancelled.is_set()
+    assert threading.active_count() == before
+
+
 def test_prefetch_keeps_order_and_counts() -> None:
-    with Prefetch(batches(20)) as prefetch:
+    with Prefetch(batches(20), no_cancel) as prefetch:
         values = [value for batch in prefetch for value in batch.column(0).to_pylist()]
     assert values == list(range(200))
     assert prefetch.rows == 200
@@ -33,7 +52,7 @@ def test_prefetch_raises_the_sources_error_after_the_batches_before_it() -> None
         yield from batches(2)
         raise RetryableError("gone")
 
-    with Prefetch(broken()) as prefetch:
+    with Prefetch(broken(), no_cancel) as prefetch:
         iterator = iter(prefetch)
         assert sum(next(iterator).num_rows for _ in range(2)) == 20
         with pytest.raises(RetryableError, match="gone"):
@@ -51,7 +70,7 @@ def test_prefetch_left_early_closes_the_source_and_ends_its_thread() -> None:
             closed.set()
 
     before = threading.active_count()
-    with Prefetch(endless()) as prefetch:
+    with Prefetch(endless(), no_cancel) as prefetch:
         next(iter(prefetch))
     assert closed.is_set()
     assert threading.active_count() == before
@@ -66,7 +85,7 @@ def test_prefetch_does_not_run_ahead_of_a_slow_consumer() -> None:
             produced += 1
             yield batch
 
-    with Prefetch(counted()) as prefetch:
+    with Prefetch(counted(), no_cancel) as prefetch:
         iterator = iter(prefetch)
         next(iterator)
         threading.Event().wait(0.2)

@@ -29,11 +29,30 @@ class Source:
         if self.error is not None:
             raise self.error
 
+    def cancel(self) -> None:
+        raise AssertionError("the source was not waiting")
+
+
+class WaitingSource(Source):
+    """Sends a little, then waits until it is cancelled."""
+
+    def __init__(self) -> None:
+        super().__init__([b"x" * 1_500_000])
+        self.cancelled = threading.Event()
+
+    def copy_out(self, sql: str, sink: BinaryIO) -> None:
+        super().copy_out(sql, sink)
+        assert self.cancelled.wait(timeout=30)
+        raise DatabaseError("canceling statement due to user request")
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+
 
 class Target:
     """Takes everything, or fails after some bytes."""
 
-    def __init__(self, fail_after_bytes: int | None = None, error: Exception | None = None) -> None:
+    def __init__(self, fail_after_bytes: int | None = None, error: BaseException | None = None) -> None:
         self.received = b""
         self.fail_after_bytes = fail_after_bytes
         self.error = error
@@ -82,6 +101,15 @@ def test_the_target_failing_in_mid_stream_is_the_error_that_is_raised() -> None:
     endless = [b"x" * 1_000_000] * 20
     with pytest.raises(DatabaseError, match="disk full"):
         copy(Source(endless), Target(5_000_000, DatabaseError("disk full")))
+
+
+def test_a_source_that_waits_for_its_server_is_cancelled_when_the_target_fails() -> None:
+    source = WaitingSource()
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        copy(source, Target(1, KeyboardInterrupt()))
+    assert source.cancelled.is_set()
+    assert threading.active_count() == before
 
 
 def test_no_thread_is_left_behind() -> None:
