@@ -20,7 +20,7 @@ from synqx_dagster.connectors.postgresql_replace import find_obstacles, find_oid
 from synqx_dagster.connectors.postgresql_rows import advance_sequences, append_rows, replace_rows
 from synqx_dagster.connectors.postgresql_types import native_type
 from synqx_dagster.connectors.protocol import ConnectionConfig
-from synqx_dagster.errors import BadRowsError, CommitUnknownError, FatalError, PlanError
+from synqx_dagster.errors import BadRowsError, CommitUnknownError, FatalError, PlanError, SynqxError
 from synqx_dagster.model.table import Column, TableName
 
 if TYPE_CHECKING:
@@ -227,8 +227,14 @@ class PostgresqlWriteSession:
     def copy_in(self, table: TableName, columns: Sequence[Column], source: BinaryIO) -> int:
         """Load binary COPY data until its end; returns the rows. A cut stream raises."""
         stream = _WithoutTrailer(source)
-        with wrap_errors(self._action, rows_at=str(table), columns=[column.name for column in columns]):
-            self._cursor.copy_expert(self._copy_sql(table, columns, "binary"), stream, COPY_BYTES)
+        try:
+            with wrap_errors(self._action, rows_at=str(table), columns=[column.name for column in columns]):
+                self._cursor.copy_expert(self._copy_sql(table, columns, "binary"), stream, COPY_BYTES)
+        except SynqxError:
+            # The driver puts an error of its own in place of what stopped the stream, a Ctrl-C included.
+            if stream.failure is not None:
+                raise stream.failure from None
+            raise
         rows: int = self._cursor.rowcount
         return rows
 
@@ -288,9 +294,18 @@ class _WithoutTrailer:
     def __init__(self, source: BinaryIO) -> None:
         self._source = source
         self._held = b""
+        #: What ended the stream before its time.
+        self.failure: BaseException | None = None
 
     def read(self, size: int = -1) -> bytes:
         """The next bytes; empty at the end."""
+        try:
+            return self._read(size)
+        except BaseException as error:
+            self.failure = error
+            raise
+
+    def _read(self, size: int) -> bytes:
         while True:
             chunk = self._source.read(size)
             if not chunk:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import threading
+import time
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -202,3 +205,36 @@ def test_a_terminated_backend_ends_the_attempt_and_a_retry_is_exact(
     assert_exact(source, target)
     for connector in connectors:
         connector.close()
+
+
+@pytest.mark.parametrize("lane", ["passthrough", "arrow"])
+def test_an_interrupt_ends_a_load_that_waits_for_its_source(
+    pair: tuple[PostgresqlDatabase, PostgresqlDatabase], lane: str, tmp_path: Path
+) -> None:
+    source, target = pair
+    # Two minutes for all rows; the first ones are there at once.
+    source.execute("create view slow as select id, body || coalesce(pg_sleep(0.025)::text, '') as body from orders")
+    config = target.config("target")
+    if lane == "arrow":
+        config = ConnectionConfig(name="target", db_type="duckdb", database=str(tmp_path / "target.duckdb"))
+    child = ChildLoad(source.config("source"), config, make_mapping(source_table="slow", target_table="copies"))
+    try:
+        while not any(
+            "slow" in query
+            for (query,) in source.execute(
+                "select query from pg_stat_activity where datname = current_database() and state = 'active'"
+                " and pid <> pg_backend_pid()"
+            )
+        ):
+            assert child.process.poll() is None
+            time.sleep(0.1)
+        time.sleep(1)
+        child.process.send_signal(signal.SIGINT)
+        assert child.process.wait(timeout=20) != 0
+    finally:
+        child.process.kill()
+        child.process.wait()
+        assert child.process.stdout is not None
+        child.process.stdout.close()
+    if lane == "passthrough":
+        assert target.execute("select tablename from pg_tables where tablename = 'copies'") == []
