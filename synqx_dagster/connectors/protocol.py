@@ -213,6 +213,52 @@ class CopyReadSession(Protocol):
 # --- writing ------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class RowChanges:
+    """What a publication did to the target's rows; equal rows that a merge left alone are in none of the counts."""
+
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+
+
+@dataclass(frozen=True)
+class MergeSpec:
+    """How staged rows are merged into a target.
+
+    Attributes:
+        key: Columns that match a staged row with a row of the target; never NULL and unique in the staging table.
+        delete_missing: Rows of the target without a staged row are deleted.
+        deleted_flag: A boolean column of the staging table that the target does not have; where it is true, the
+            target's row is deleted and the staged one not inserted. Never NULL.
+    """
+
+    key: tuple[str, ...]
+    delete_missing: bool = False
+    deleted_flag: str | None = None
+
+
+@dataclass(frozen=True)
+class HistorySpec:
+    """How staged rows become versions in a target that keeps history (slowly changing dimension of type 2).
+
+    A row that is new or differs from the key's current version closes that version (``valid_to = loaded_at``,
+    ``is_current = false``) and opens one (``valid_from = loaded_at``, ``valid_to`` NULL, ``is_current = true``). Equal
+    rows change nothing, so a second load of the same rows is without effect.
+
+    Attributes:
+        merge: As for a merge; a deletion closes the current version.
+        valid_from, valid_to, is_current: Columns of the target that the staging table does not have.
+        loaded_at: The moment of the load as canonical text of a ``timestamptz``; the same in all of its rows.
+    """
+
+    merge: MergeSpec
+    valid_from: str
+    valid_to: str
+    is_current: str
+    loaded_at: str
+
+
 class WriteSession(Protocol):
     """One connection to a target. Statements run in the transaction between `begin` and `commit` or `rollback`.
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_serializer, model_validator
 
 from synqx_dagster.model.base import Label, Name, Record, RecordKind, Value
 from synqx_dagster.model.schema import ColumnName
 from synqx_dagster.model.table import TableName
 
-LoadMode = Literal["replace", "append"]
+LoadMode = Literal["replace", "append", "merge", "scd2"]
+#: The modes that match rows by a key.
+KEYED_MODES: frozenset[LoadMode] = frozenset({"merge", "scd2"})
 #: Tables beside a target that SynqX keeps: ledger, fence, quarantine, staging.
 RESERVED_PREFIX = "_synqx_"
 OnBadRow = Literal["fail", "quarantine"]
@@ -99,6 +101,76 @@ class Freshness(Value):
     maximum_age_seconds: int = Field(ge=60)
 
 
+class Cursor(Value):
+    """Read only what is new: rows whose cursor column is at or after the watermark.
+
+    Attributes:
+        column: A column of the source that never goes back: an ``updated_at``, a sequence, a version as text.
+        lag_seconds: How far before the watermark to look again, for rows that commit late. For times only.
+        late_commits: ``by_lag`` trusts `lag_seconds`. ``by_snapshot`` (PostgreSQL) also reads what was written by a
+            transaction that was still open when the watermark was taken, however long it stayed open.
+    """
+
+    column: ColumnName
+    lag_seconds: int = Field(default=0, ge=0, le=31_536_000)
+    late_commits: Literal["by_lag", "by_snapshot"] = "by_lag"
+
+
+class HistoryColumns(Value):
+    """The target's columns that a load in mode ``scd2`` keeps: half-open validity, and which version is current."""
+
+    valid_from: ColumnName = "valid_from"
+    valid_to: ColumnName = "valid_to"
+    is_current: ColumnName = "is_current"
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """The three columns, in this order."""
+        return (self.valid_from, self.valid_to, self.is_current)
+
+
+class BadRowLimit(Value):
+    """How many bad rows a load may have before it fails: a number of rows, or a share of the rows read."""
+
+    rows: int | None = None
+    percent: float | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, value: object) -> object:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return {"rows": value}
+        if isinstance(value, str) and value.endswith("%"):
+            try:
+                return {"percent": float(value[:-1])}
+            except ValueError:
+                return value
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> BadRowLimit:
+        if (self.rows is None) == (self.percent is None):
+            raise ValueError("give a number of rows, such as 100, or a share of the rows read, such as 0.5%")
+        if self.rows is not None and self.rows < 0:
+            raise ValueError("a number of rows is not negative")
+        if self.percent is not None and not 0 <= self.percent <= 100:
+            raise ValueError("a percentage lies between 0% and 100%")
+        return self
+
+    @model_serializer
+    def _write(self) -> int | str | None:
+        return self.rows if self.percent is None else f"{self.percent:g}%"
+
+    def allows(self, bad_rows: int, rows_in: int) -> bool:
+        """Whether so many bad rows of so many rows read may be set aside."""
+        if self.percent is not None:
+            return bad_rows * 100 <= self.percent * rows_in
+        return bad_rows <= (self.rows or 0)
+
+    def __str__(self) -> str:
+        return str(self._write())
+
+
 class Mapping(Record):
     """A load of one target table from one source table or query."""
 
@@ -111,7 +183,19 @@ class Mapping(Record):
     target_table: str
     target_schema: Name | None = None
     mode: LoadMode = "replace"
+    #: What ``merge`` and ``scd2`` match rows by; left out: the schema's primary key, else the target's or the source's.
+    key: tuple[ColumnName, ...] = ()
+    #: ``merge`` and ``scd2``: rows of the target whose key the source no longer has are deleted (closed in ``scd2``).
+    delete_missing: bool = False
+    #: ``merge`` and ``scd2``: a column of the source that is true, or not NULL if it is no boolean, in deleted rows.
+    soft_delete_column: ColumnName | None = None
+    history: HistoryColumns = HistoryColumns()
+    cursor: Cursor | None = None
+    #: How many ranges of the source table are read at the same time.
+    parallelism: int = Field(default=1, ge=1, le=64)
     on_bad_row: OnBadRow = "fail"
+    #: With ``on_bad_row: quarantine``: more bad rows than this fail the load.
+    max_bad_rows: BadRowLimit | None = None
     column_mappings: tuple[ColumnMapping, ...] | None = Field(default=None, min_length=1, max_length=1600)
     group: Label | None = None
     owners: tuple[Label, ...] = ()
@@ -138,12 +222,34 @@ class Mapping(Record):
     def _check_whole(self) -> Mapping:
         if (self.source_table is None) == (self.source_query is None):
             raise ValueError("give either source_table or source_query")
+        self._check_mode()
         seen: set[str] = set()
         for field in self.target_fields:
             if field in seen:
                 raise ValueError(f"column_mappings fill the field {field!r} twice")
             seen.add(field)
         return self
+
+    def _check_mode(self) -> None:
+        keyed = self.mode in KEYED_MODES
+        for name in ("key", "delete_missing", "soft_delete_column"):
+            if getattr(self, name) and not keyed:
+                raise ValueError(f"{name} is for the modes merge and scd2; this mapping has mode {self.mode}")
+        if len(set(self.key)) != len(self.key):
+            raise ValueError("key names a column twice")
+        if self.mode != "scd2" and self.history != HistoryColumns():
+            raise ValueError(f"history is for the mode scd2; this mapping has mode {self.mode}")
+        if len(set(self.history.names)) != len(self.history.names):
+            raise ValueError("history gives two of its columns one name")
+        if self.cursor is not None:
+            if self.mode == "replace":
+                raise ValueError("a cursor reads only what is new, and replace removes the rest; use merge or append")
+            if self.delete_missing:
+                raise ValueError("delete_missing needs all rows of the source, and a cursor reads only what is new")
+            if self.cursor.late_commits == "by_snapshot" and not keyed:
+                raise ValueError("late_commits: by_snapshot may read a row twice, which needs the mode merge or scd2")
+        if self.max_bad_rows is not None and self.on_bad_row != "quarantine":
+            raise ValueError("max_bad_rows is for on_bad_row: quarantine")
 
     @property
     def source(self) -> TableName | None:

@@ -116,10 +116,14 @@ class LoadPlan:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the databases say: the columns of the source, and of the target if it is there."""
+    """What the databases say: the columns of the source, and of the target if it is there.
+
+    ``predicates`` narrow what is read of the source: conditions in its dialect over its columns, all of which hold.
+    """
 
     source_columns: tuple[Column, ...]
     target_columns: tuple[Column, ...] | None
+    predicates: tuple[str, ...] = ()
 
 
 def plan_load(mapping: Mapping, schema: Schema | None, source: Connector, target: Connector) -> LoadPlan:
@@ -153,11 +157,17 @@ def describe_source(mapping: Mapping, source: Connector, read: ReadSession) -> t
     return columns
 
 
-def relation_sql(mapping: Mapping, source: Connector) -> str:
-    """The mapping's table or query as it stands behind FROM, under `SOURCE_ALIAS`."""
+def relation_sql(mapping: Mapping, source: Connector, predicates: Sequence[str] = ()) -> str:
+    """The mapping's table or query as it stands behind FROM, under `SOURCE_ALIAS`; only rows that hold `predicates`."""
     if mapping.source is not None:
-        return f"{source.qualify(mapping.source)} AS {SOURCE_ALIAS}"
-    return f"({clean_query(mapping.source_query or '', source.dialect)}) AS {SOURCE_ALIAS}"
+        relation = f"{source.qualify(mapping.source)} AS {SOURCE_ALIAS}"
+    else:
+        relation = f"({clean_query(mapping.source_query or '', source.dialect)}) AS {SOURCE_ALIAS}"
+    if not predicates:
+        return relation
+    # A derived table: whoever puts this behind FROM adds conditions of their own.
+    where = " AND ".join(f"({predicate})" for predicate in predicates)
+    return f"(SELECT * FROM {relation} WHERE {where}) AS {SOURCE_ALIAS}"
 
 
 def _compile(
@@ -185,7 +195,7 @@ def make_plan(
     compiled = _compile(mapping, schema, source, read, facts.source_columns)
     compiled = compiled.requiring({column.name for column in facts.target_columns or () if not column.nullable})
     columns, differences = _target_columns(mapping, compiled, facts, target)
-    relation = relation_sql(mapping, source)
+    relation = relation_sql(mapping, source, facts.predicates)
     lane, reason, pushdown = _choose_lane(mapping, compiled, columns, source, target, read)
     target_key = primary_key_of(facts.target_columns or ())
     creates = facts.target_columns is None

@@ -31,6 +31,21 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class ReadWindow:
+    """Which part of a source with a cursor one run reads, other than from the watermark on.
+
+    Attributes:
+        full: Read everything, and take the watermark anew.
+        start: Read from this value of the cursor column on (inclusive), whatever the watermark says.
+        end: Read up to this value (exclusive).
+    """
+
+    full: bool = False
+    start: str | None = None
+    end: str | None = None
+
+
+@dataclass(frozen=True)
 class LoadRequest:
     """One attempt at one load.
 
@@ -38,6 +53,7 @@ class LoadRequest:
         run_id: The run that makes this attempt.
         load_id: The same for every attempt at one load: an attempt that finds it in the ledger does nothing.
         progress: Called about twice a second from the thread that loads; must be quick and must not raise.
+        window: For a mapping with a cursor; the default reads from the watermark on.
     """
 
     mapping: Mapping
@@ -47,6 +63,7 @@ class LoadRequest:
     run_id: str
     load_id: str
     progress: Callable[[Progress], None] | None = None
+    window: ReadWindow = ReadWindow()
 
 
 @dataclass(frozen=True)
@@ -65,8 +82,10 @@ class LoadResult:
 
     ``rows_in`` is ``rows_out`` plus ``rows_quarantined``. ``bytes`` is what went over the wire to the target in
     passthrough, and the size of the Arrow batches written otherwise. ``seconds`` is wall time from opening the
-    connections to the last check. With ``already_committed`` an earlier attempt at the same load had committed:
-    the figures are that attempt's, out of the ledger.
+    connections to the last check. ``rows_inserted``, ``rows_updated`` and ``rows_deleted`` say what happened in the
+    target; rows of a merge that were equal are in none of them. ``watermark_before`` and ``watermark_after`` are the
+    cursor column's values as the source prints them. With ``already_committed`` an earlier attempt at the same load
+    had committed: the figures are that attempt's, out of the ledger.
     """
 
     lane: Lane
@@ -85,6 +104,13 @@ class LoadResult:
     target_row_count: int
     peak_memory_bytes: int
     checksum: str | None = None
+    rows_inserted: int = 0
+    rows_updated: int = 0
+    rows_deleted: int = 0
+    parallelism: int = 1
+    watermark_before: str | None = None
+    watermark_after: str | None = None
+    schema_changes: tuple[str, ...] = ()
 
 
 class Stopwatch:

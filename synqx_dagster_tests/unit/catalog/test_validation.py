@@ -151,7 +151,7 @@ def test_one_wrong_item_is_one_problem() -> None:
 
 def test_choices() -> None:
     assert problems_of("mapping", MAPPING | {"mode": "replce"}) == {
-        "mode": "must be 'replace' or 'append' (did you mean 'replace'?)"
+        "mode": "must be 'replace', 'append', 'merge' or 'scd2' (did you mean 'replace'?)"
     }
 
 

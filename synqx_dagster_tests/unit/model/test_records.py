@@ -55,7 +55,23 @@ def messages(error: ValidationError) -> str:
         (Mapping, {**MAPPING, "source_table": None}, "either source_table or source_query"),
         (Mapping, {**MAPPING, "target_table": "a.b.c"}, "write table or schema.table"),
         (Mapping, {**MAPPING, "target_table": '"a'}, "quote is not closed"),
-        (Mapping, {**MAPPING, "mode": "upsert"}, "'replace' or 'append'"),
+        (Mapping, {**MAPPING, "mode": "upsert"}, "'replace', 'append', 'merge' or 'scd2'"),
+        (Mapping, {**MAPPING, "key": ["id"]}, "key is for the modes merge and scd2"),
+        (Mapping, {**MAPPING, "mode": "merge", "key": ["id", "id"]}, "key names a column twice"),
+        (Mapping, {**MAPPING, "mode": "merge", "history": {"valid_to": "x"}}, "history is for the mode scd2"),
+        (Mapping, {**MAPPING, "mode": "scd2", "history": {"valid_to": "valid_from"}}, "two of its columns one name"),
+        (Mapping, {**MAPPING, "cursor": {"column": "id"}}, "use merge or append"),
+        (Mapping, {**MAPPING, "mode": "merge", "cursor": {"column": "id"}, "delete_missing": True}, "all rows"),
+        (
+            Mapping,
+            {**MAPPING, "mode": "append", "cursor": {"column": "id", "late_commits": "by_snapshot"}},
+            "may read a row twice",
+        ),
+        (Mapping, {**MAPPING, "parallelism": 0}, "greater than or equal to 1"),
+        (Mapping, {**MAPPING, "max_bad_rows": 5}, "max_bad_rows is for on_bad_row: quarantine"),
+        (Mapping, {**MAPPING, "on_bad_row": "quarantine", "max_bad_rows": "many"}, "BadRowLimit"),
+        (Mapping, {**MAPPING, "on_bad_row": "quarantine", "max_bad_rows": "101%"}, "between 0% and 100%"),
+        (Mapping, {**MAPPING, "on_bad_row": "quarantine", "max_bad_rows": -1}, "not negative"),
         (Schedule, {"name": "s", "mapping": "m", "cron_expression": "* * * * *", "timezone": "Mars/X"}, "IANA"),
         (Schedule, {"name": "s", "mapping": "m", "cron_expression": "* * * * *", "timezone": "../etc"}, "IANA"),
         (Schedule, {"name": "s", "cron_expression": "* * * * *"}, "give mapping or pipeline"),
@@ -72,6 +88,27 @@ def test_a_split_needs_a_delimiter() -> None:
     with pytest.raises(ValidationError) as caught:
         Mapping.model_validate({**MAPPING, "column_mappings": [split]})
     assert caught.value.errors()[0]["loc"][-1] == "delimiter"
+
+
+@pytest.mark.parametrize(
+    ("written", "bad_rows", "rows_in", "allowed"),
+    [
+        (0, 0, 10, True),
+        (0, 1, 10, False),
+        (5, 5, 5, True),
+        (5, 6, 1000, False),
+        ("0%", 1, 1000, False),
+        ("0.5%", 5, 1000, True),
+        ("0.5%", 6, 1000, False),
+        ("100%", 3, 3, True),
+    ],
+)
+def test_a_limit_of_bad_rows(written: int | str, bad_rows: int, rows_in: int, allowed: bool) -> None:
+    mapping = Mapping.model_validate({**MAPPING, "on_bad_row": "quarantine", "max_bad_rows": written})
+    assert mapping.max_bad_rows is not None
+    assert mapping.max_bad_rows.allows(bad_rows, rows_in) is allowed
+    assert mapping.model_dump(mode="json")["max_bad_rows"] == written
+    assert Mapping.model_validate(mapping.model_dump(mode="json")) == mapping
 
 
 def test_a_field_is_filled_once() -> None:
