@@ -1,6 +1,12 @@
 """Fixtures of every suite; one module for each kind of server."""
 
 import os
+import signal
+
+# A shell without job control starts what goes to the background deaf to SIGINT, and a deaf process's children are born
+# deaf. With a handler this process stays as deaf as it was asked to be, and the programs that it starts hear.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, lambda number, frame: None)
 
 # Parallel test processes are told the width of the terminal that they do not have.
 for _variable in ("COLUMNS", "LINES"):

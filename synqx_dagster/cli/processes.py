@@ -7,6 +7,7 @@ session. On Linux they also end when this process is killed.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import selectors
 import signal
@@ -73,7 +74,7 @@ class ProcessGroup:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=self._die_with_parent if self._libc is not None else None,
+            preexec_fn=functools.partial(self._prepare, os.getpid()),
         )
         managed = ManagedProcess(name, process)
         assert process.stdout is not None
@@ -158,6 +159,11 @@ class ProcessGroup:
             chunks.append(chunk)
         return managed.take(b"".join(chunks), at_end=stream.closed)
 
-    def _die_with_parent(self) -> None:
-        assert self._libc is not None
-        self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    def _prepare(self, parent: int) -> None:
+        """Runs in the new process, before its command does."""
+        # A shell that starts this program in the background has it ignore SIGINT, and that is inherited.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if self._libc is not None:
+            self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != parent:  # it was killed before it could be followed
+                os._exit(1)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from synqx_dagster_tests.fix_cli import Project
+from synqx_dagster_tests.processes import reaped
 
 DEFINITIONS = """\
 kind: connection
@@ -81,14 +82,14 @@ def check_dev(project: Project, temporary: str) -> None:
     port = find_free_port()
     log = project.directory / "dev.log"
     with log.open("w") as stream:
-        process = subprocess.Popen(
+        command = subprocess.Popen(
             [sys.executable, "-m", "synqx_dagster.cli.main", "dev", "--port", str(port)],
             cwd=project.directory,
             env=project.process_environment({"TMPDIR": temporary}),
             stdout=stream,
             stderr=subprocess.STDOUT,
         )
-    try:
+    with reaped(command) as process:
         deadline = time.monotonic() + 120
         while f"http://127.0.0.1:{port}" not in log.read_text():
             assert process.poll() is None, log.read_text()
@@ -100,7 +101,6 @@ def check_dev(project: Project, temporary: str) -> None:
         assert {"code-server", "dagster-webserver", "dagster-daemon"} <= {
             word.rpartition("/")[2] for command in children for word in command.split()
         }
-    finally:
         process.send_signal(signal.SIGINT)
         code = process.wait(90)
 

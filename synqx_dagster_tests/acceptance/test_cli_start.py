@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from synqx_dagster_tests.fix_cli import Project
+from synqx_dagster_tests.processes import reaped
 
 HEAVY = (
     "dagster",
@@ -91,10 +93,24 @@ def test_names_that_the_terminal_cannot_spell_do_not_fail(project: Project) -> N
     assert "rich" in outcome.stdout
 
 
+def open_once_read(fifo: Path, reader: subprocess.Popen[str]) -> int:
+    """A descriptor to write to a pipe, once a process has opened it to read."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as exc:
+            if exc.errno != errno.ENXIO:  # that nobody reads
+                raise
+        assert reader.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_interrupting_exits_130(project: Project, tmp_path: Path) -> None:
     fifo = tmp_path / "token"
     os.mkfifo(fifo)
-    process = subprocess.Popen(
+    command = subprocess.Popen(
         [sys.executable, "-m", "synqx_dagster.cli.main", "check", str(fifo)],
         cwd=project.directory,
         env=project.process_environment(),
@@ -102,11 +118,12 @@ def test_interrupting_exits_130(project: Project, tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    descriptor = os.open(fifo, os.O_WRONLY)  # returns once the command reads
-    time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=30)
-    os.close(descriptor)
+    with reaped(command) as process:
+        descriptor = open_once_read(fifo, process)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=30)
+        os.close(descriptor)
 
     assert process.returncode == 130
     assert "Traceback" not in stderr

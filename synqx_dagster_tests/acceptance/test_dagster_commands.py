@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import dagster as dg
@@ -17,6 +16,7 @@ from pydantic import SecretStr
 from synqx_dagster.catalog.store import Catalog
 from synqx_dagster.defs.instance import open_instance, prepare_instance
 from synqx_dagster.defs.runs import RunReport, iter_logs, list_runs, read_report
+from synqx_dagster_tests.processes import reaped
 from synqx_dagster_tests.unit.defs.dev_server import wait_for
 from synqx_dagster_tests.unit.defs.projects import REPOSITORY, Project, describe, locked_target
 
@@ -82,21 +82,6 @@ def project(tmp_path: Path) -> Project:
     return project
 
 
-@pytest.fixture
-def running() -> Iterator[Callable[[subprocess.Popen[bytes]], subprocess.Popen[bytes]]]:
-    """Processes that end with the test, however it ends."""
-    processes: list[subprocess.Popen[bytes]] = []
-
-    def keep(process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
-        processes.append(process)
-        return process
-
-    yield keep
-    for process in processes:
-        process.kill()
-        process.wait(timeout=30)
-
-
 def last_run(project: Project) -> RunReport:
     with open_instance(project.settings) as instance:
         return read_report(instance, list_runs(instance, 1)[0].run_id)
@@ -122,21 +107,22 @@ def test_a_schedules_job_loads_its_pipeline(project):
     assert metadata["synqx/rows_in"].value == 3
 
 
-def test_every_step_process_keeps_the_revision_of_its_run(project, running):
-    with locked_target(project):
-        process = running(project.start_job("load_all", SYNQX_EXECUTOR="multiprocess"))
+def test_every_step_process_keeps_the_revision_of_its_run(project):
+    with ExitStack() as stack:
+        with locked_target(project):
+            process = stack.enter_context(reaped(project.start_job("load_all", SYNQX_EXECUTOR="multiprocess")))
 
-        def step_has_started() -> bool:
-            with open_instance(project.settings) as instance:
-                runs = list_runs(instance, 1)
-                lines = [line.message for line in iter_logs(instance, runs[0].run_id)] if runs else []
-            assert process.poll() is None, lines
-            return any(line.startswith("Started execution of step") for line in lines)
+            def step_has_started() -> bool:
+                with open_instance(project.settings) as instance:
+                    runs = list_runs(instance, 1)
+                    lines = [line.message for line in iter_logs(instance, runs[0].run_id)] if runs else []
+                assert process.poll() is None, lines
+                return any(line.startswith("Started execution of step") for line in lines)
 
-        wait_for(step_has_started, seconds=90, what="started step")
-        # The second step's process starts after this, and must not see it.
-        project.apply(TABLES.replace("upper(name)", "lower(name)"))
-    assert process.wait(timeout=90) == 0
+            wait_for(step_has_started, seconds=90, what="started step")
+            # The second step's process starts after this, and must not see it.
+            project.apply(TABLES.replace("upper(name)", "lower(name)"))
+        assert process.wait(timeout=90) == 0
     assert project.rows("customer_name") == [(0, "NAME 0"), (1, "NAME 1"), (2, "NAME 2")]
     report = last_run(project)
     assert report.revision == 1

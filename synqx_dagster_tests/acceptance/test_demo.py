@@ -25,6 +25,7 @@ import pytest
 
 from synqx_dagster.demo.project import demo_environment
 from synqx_dagster.demo.server import running_server
+from synqx_dagster_tests.processes import reaped
 
 ROOT = Path(__file__).parents[2]
 SHOP_ROWS = {
@@ -193,7 +194,7 @@ def dev(directory: Path, first_run: dict[str, Any]) -> Iterator[Dev]:
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    process = subprocess.Popen(
+    started = subprocess.Popen(
         command("demo", "--dev", "--port", str(port)),
         cwd=directory,
         env=environment(),
@@ -203,14 +204,13 @@ def dev(directory: Path, first_run: dict[str, Any]) -> Iterator[Dev]:
         text=True,
         start_new_session=True,
     )
-    try:
-        yield Dev(process, _wait_for_address(process))
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(60)
-        assert process.stderr is not None
-        process.stderr.close()
+    with reaped(started) as process:
+        try:
+            yield Dev(process, _wait_for_address(process))
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait(60)
 
 
 def _wait_for_address(process: subprocess.Popen[str]) -> str:

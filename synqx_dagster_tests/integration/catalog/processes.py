@@ -34,6 +34,8 @@ def run_at_once(act: Callable[..., _T], *arguments: object, count: int = 2) -> l
     finally:
         for worker in workers:
             worker.join(timeout=10)
+            worker.kill()
+            worker.join()
             worker.close()
         results.close()
     return [found[number] for number in range(count)]

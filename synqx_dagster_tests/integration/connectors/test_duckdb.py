@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import duckdb
@@ -30,6 +30,7 @@ from synqx_dagster.errors import (
 )
 from synqx_dagster.model.table import Column, TableName
 from synqx_dagster.model.types import DataType
+from synqx_dagster_tests.processes import reaped
 
 TARGET = TableName("t", "main")
 
@@ -62,19 +63,17 @@ def run(path: Path, *statements: str) -> list[tuple[object, ...]]:
 @pytest.fixture
 def hold(path: Path) -> Iterator[object]:
     """Opens the file in another process, to ``read`` or to ``write``."""
-    processes = []
+    with ExitStack() as stack:
 
-    def start(mode: str) -> None:
-        process = subprocess.Popen(
-            [sys.executable, "-c", HOLD_SCRIPT, str(path), mode], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        processes.append(process)
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"open\n"
+        def start(mode: str) -> None:
+            command = [sys.executable, "-c", HOLD_SCRIPT, str(path), mode]
+            process = stack.enter_context(
+                reaped(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            )
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"open\n"
 
-    yield start
-    for process in processes:
-        process.communicate(timeout=30)
+        yield start
 
 
 def read_all(session: ReadSession, table: TableName = TARGET) -> dict[str, list[object]]:

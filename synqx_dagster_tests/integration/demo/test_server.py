@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import stat
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import pytest
 
 from synqx_dagster.demo.server import PORT, ROLES, DemoServer, running_server, stop_server
 from synqx_dagster.errors import ConfigurationError
+from synqx_dagster_tests.processes import reaped
 
 
 @pytest.fixture
@@ -75,10 +75,9 @@ def test_a_server_that_a_killed_process_left_is_joined_and_stopped(home: Path) -
         "import sys, time; from pathlib import Path; from synqx_dagster.demo.server import running_server\n"
         "with running_server(Path(sys.argv[1])):\n    print('up', flush=True); time.sleep(600)"
     )
-    with subprocess.Popen([sys.executable, "-c", program, str(home)], stdout=subprocess.PIPE) as process:
+    with reaped(subprocess.Popen([sys.executable, "-c", program, str(home)], stdout=subprocess.PIPE)) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"
-        process.send_signal(signal.SIGKILL)
     pid_file = home / "postgresql" / "postmaster.pid"
     left = pid_file.read_text()
     with running_server(home) as server:

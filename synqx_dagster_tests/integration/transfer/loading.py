@@ -16,6 +16,7 @@ from synqx_dagster.model import Mapping, Schema
 from synqx_dagster.transfer.failpoints import VARIABLE
 from synqx_dagster.transfer.load import LoadResult, run_load
 from synqx_dagster.transfer.result import LoadRequest
+from synqx_dagster_tests.processes import reaped
 
 
 def connect(config: ConnectionConfig) -> Connector:
@@ -104,6 +105,7 @@ class ChildLoad:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(asked))
         self.process.stdin.close()
+        self.process.stdin = None
 
     def wait_until_stopped(self) -> None:
         """Wait until the process has stopped itself at a failpoint."""
@@ -116,10 +118,9 @@ class ChildLoad:
 
     def wait(self) -> dict[str, Any] | None:
         """What the attempt reported; None when it was killed."""
-        assert self.process.stdout is not None
-        output = self.process.stdout.read()
-        self.process.stdout.close()
-        code = self.process.wait(timeout=60)
+        with reaped(self.process):
+            output, _ = self.process.communicate(timeout=120)
+        code = self.process.returncode
         if code == -signal.SIGKILL:
             return None
         assert code == 0, code

@@ -6,7 +6,7 @@ import signal
 import socket
 import threading
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from synqx_dagster.connectors.protocol import ConnectionConfig
 from synqx_dagster.errors import SynqxError
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
 from synqx_dagster_tests.integration.transfer.loading import ChildLoad, connect, load, make_mapping
+from synqx_dagster_tests.processes import reaped
 
 ROWS = 5000
 SOURCE = f"""
@@ -71,10 +72,11 @@ def test_a_paused_attempt_that_comes_back_late_is_refused(
     target.execute("create table copies (id integer, body text)")
     # The table exists and append takes no lock that a second writer would wait for.
     late = ChildLoad(*configs, mapping, failpoints="before_commit=stop")
-    late.wait_until_stopped()
-    assert ChildLoad(*configs, mapping, run_id="run-2").wait() == {"rows_out": ROWS, "already_committed": False}
-    late.resume()
-    report = late.wait()
+    with reaped(late.process):
+        late.wait_until_stopped()
+        assert ChildLoad(*configs, mapping, run_id="run-2").wait() == {"rows_out": ROWS, "already_committed": False}
+        late.resume()
+        report = late.wait()
     assert report is not None
     assert report["error"] == "FencedError"
     assert target.execute("select count(*), count(distinct id) from copies") == [(ROWS, ROWS)]
@@ -86,7 +88,10 @@ def test_two_loads_at_once_leave_one_exact_result(pair: tuple[PostgresqlDatabase
     mapping = make_mapping(source_table="orders", target_table="orders")
     configs = (source.config("source"), target.config("target"))
     children = [ChildLoad(*configs, mapping, load_id=f"load-{n}", run_id=f"run-{n}") for n in range(3)]
-    reports = [child.wait() for child in children]
+    with ExitStack() as stack:
+        for child in children:
+            stack.enter_context(reaped(child.process))
+        reports = [child.wait() for child in children]
     done = [report for report in reports if report and "rows_out" in report]
     assert done, reports
     assert_exact(source, target, entries=len(done))
@@ -218,7 +223,7 @@ def test_an_interrupt_ends_a_load_that_waits_for_its_source(
     if lane == "arrow":
         config = ConnectionConfig(name="target", db_type="duckdb", database=str(tmp_path / "target.duckdb"))
     child = ChildLoad(source.config("source"), config, make_mapping(source_table="slow", target_table="copies"))
-    try:
+    with reaped(child.process):
         while not any(
             "slow" in query
             for (query,) in source.execute(
@@ -231,10 +236,5 @@ def test_an_interrupt_ends_a_load_that_waits_for_its_source(
         time.sleep(1)
         child.process.send_signal(signal.SIGINT)
         assert child.process.wait(timeout=20) != 0
-    finally:
-        child.process.kill()
-        child.process.wait()
-        assert child.process.stdout is not None
-        child.process.stdout.close()
     if lane == "passthrough":
         assert target.execute("select tablename from pg_tables where tablename = 'copies'") == []

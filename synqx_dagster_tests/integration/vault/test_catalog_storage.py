@@ -17,6 +17,7 @@ from synqx_dagster.catalog.store import Catalog
 from synqx_dagster.model import Connection, LiteralSecret
 from synqx_dagster.settings import Settings
 from synqx_dagster.vault import create_key_file
+from synqx_dagster_tests.processes import reaped
 
 CANARY = "canary-5f2b9a-{number}"
 CONNECTIONS = 6
@@ -123,8 +124,8 @@ def test_old_revisions_open_after_a_rotation(catalog: Catalog) -> None:
     ],
 )
 def test_a_rotation_that_was_killed_goes_on(catalog: Catalog, call: str, count: int, begun: bool, left: int) -> None:
-    process = start_rotation(catalog, fatal_call=call, count=count)
-    process.communicate(timeout=60)
+    with reaped(start_rotation(catalog, fatal_call=call, count=count)) as process:
+        process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     assert_all_open(catalog)
     assert catalog.vault.status().rotation_in_progress == begun
@@ -135,8 +136,9 @@ def test_a_rotation_that_was_killed_goes_on(catalog: Catalog, call: str, count: 
 
 
 def test_two_processes_rotate_at_once(catalog: Catalog) -> None:
-    processes = [start_rotation(catalog) for _ in range(2)]
-    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    with reaped(start_rotation(catalog)) as one, reaped(start_rotation(catalog)) as other:
+        processes = [one, other]
+        outputs = [process.communicate(timeout=60)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     status = catalog.vault.status()
     assert not status.rotation_in_progress

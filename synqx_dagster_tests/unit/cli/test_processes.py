@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
+import psutil
 import pytest
 
 from synqx_dagster.cli.processes import ProcessGroup
+from synqx_dagster_tests.processes import reaped
 
 SLEEPER = "import time; print('ready', flush=True); time.sleep(60)"
 STUBBORN = (
@@ -28,12 +28,11 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 def lives(pid: int) -> bool:
+    """Whether a process runs; one that only waits to be reaped does not."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
         return False
-    stat = Path(f"/proc/{pid}/stat")
-    return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
 @pytest.fixture
@@ -42,14 +41,14 @@ def lines() -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def group(lines: list[tuple[str, str]]) -> ProcessGroup:
-    return ProcessGroup(lambda name, line: lines.append((name, line)))
+def group(lines: list[tuple[str, str]]) -> Iterator[ProcessGroup]:
+    with ProcessGroup(lambda name, line: lines.append((name, line))) as made:
+        yield made
 
 
 def test_output_is_passed_on_by_line(group: ProcessGroup, lines: list[tuple[str, str]]) -> None:
-    with group:
-        group.start("talker", [sys.executable, "-c", "print('one\\ntwo'); print('three', end='')"])
-        ended = group.watch(20)
+    group.start("talker", [sys.executable, "-c", "print('one\\ntwo'); print('three', end='')"])
+    ended = group.watch(20)
 
     assert ended is not None
     assert ended.name == "talker"
@@ -57,10 +56,9 @@ def test_output_is_passed_on_by_line(group: ProcessGroup, lines: list[tuple[str,
 
 
 def test_the_first_to_end_is_reported_with_its_status(group: ProcessGroup) -> None:
-    with group:
-        group.start("lasting", [sys.executable, "-c", SLEEPER])
-        group.start("failing", [sys.executable, "-c", "raise SystemExit(7)"])
-        ended = group.watch(20)
+    group.start("lasting", [sys.executable, "-c", SLEEPER])
+    group.start("failing", [sys.executable, "-c", "raise SystemExit(7)"])
+    ended = group.watch(20)
 
     assert ended is not None
     assert (ended.name, ended.process.returncode) == ("failing", 7)
@@ -99,7 +97,7 @@ def test_close_ends_what_a_process_has_started(group: ProcessGroup, lines: list[
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl(2) is Linux's own")
-def test_processes_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+def test_processes_end_when_their_parent_is_killed() -> None:
     script = (
         "import sys\n"
         "from synqx_dagster.cli.processes import ProcessGroup\n"
@@ -107,13 +105,27 @@ def test_processes_end_when_their_parent_is_killed(tmp_path: Path) -> None:
         f"group.start('sleeper', [sys.executable, '-c', {SLEEPER!r}])\n"
         "group.watch(60)\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    child = int(parent.stdout.readline())
-    assert lives(child)
-
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
-    parent.stdout.close()
+    with reaped(subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert lives(child)
+        parent.send_signal(signal.SIGKILL)
 
     wait_for(lambda: not lives(child))
+
+
+DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+TELL = "import signal; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
+
+
+def test_processes_hear_ctrl_c_whatever_this_one_hears() -> None:
+    script = (
+        DEAF + "import sys\n"
+        "from synqx_dagster.cli.processes import ProcessGroup\n"
+        "with ProcessGroup(lambda name, line: print(line, flush=True)) as group:\n"
+        f"    group.start('child', [sys.executable, '-c', {TELL!r}])\n"
+        "    group.watch(60)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, check=True, timeout=90)
+
+    assert done.stdout == "False\n"
