@@ -124,7 +124,7 @@ class _Tables:
 
     def __init__(self, union: RecordUnion) -> None:
         self._union = union
-        #: `Capabilities` of each kind of connection; None where the kind is unknown.
+        #: `Capabilities` of each connection by name; None where its kind is unknown.
         self._capabilities: dict[str, Any] = {}
 
     def target_of(self, mapping: Mapping) -> _TableKey:
@@ -138,7 +138,7 @@ class _Tables:
         if mapping.source is not None:
             return [self._key(connection, mapping.source)]
         try:
-            dialect = dialect_of(connection.db_type)
+            dialect = dialect_of(connection.db_type, connection.options)
         except (ConfigurationError, DriverMissingError):
             return []  # The problem stands at the connection.
         schema = self._union.records.schemas.get(mapping.target_schema or "")
@@ -146,7 +146,7 @@ class _Tables:
         return [self._key(connection, table) for table in lineage.tables]
 
     def _key(self, connection: Connection, table: TableName) -> _TableKey:
-        capabilities = self._capabilities_of(connection.db_type)
+        capabilities = self._capabilities_of(connection)
         if capabilities is None:
             return connection.name, table.schema, table.name
         schema = table.schema or capabilities.default_schema
@@ -156,12 +156,13 @@ class _Tables:
             return connection.name, schema.casefold() if schema else None, table.name.casefold()
         return connection.name, schema, table.name
 
-    def _capabilities_of(self, db_type: str) -> Any:
-        from synqx_dagster.connectors.registry import connector_class
+    def _capabilities_of(self, connection: Connection) -> Any:
+        from synqx_dagster.connectors.registry import capabilities_of
 
-        if db_type not in self._capabilities:
+        if connection.name not in self._capabilities:
             try:
-                self._capabilities[db_type] = connector_class(db_type).capabilities
+                found = capabilities_of(connection.db_type, connection.options)
             except (ConfigurationError, DriverMissingError):
-                self._capabilities[db_type] = None  # The problem stands at the connection.
-        return self._capabilities[db_type]
+                found = None  # The problem stands at the connection.
+            self._capabilities[connection.name] = found
+        return self._capabilities[connection.name]

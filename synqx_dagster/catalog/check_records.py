@@ -78,7 +78,7 @@ def check_mapping_record(union: RecordUnion, mapping: Mapping) -> Iterator[Probl
 
     A mapping that the catalog already has, with the same schema and the same kind of source, has been checked.
     """
-    from synqx_dagster.connectors.registry import dialect_of
+    from synqx_dagster.connectors.registry import capabilities_of, dialect_of
     from synqx_dagster.mapping.check import check_mapping
 
     source = union.records.connections[mapping.source_connection]
@@ -87,23 +87,22 @@ def check_mapping_record(union: RecordUnion, mapping: Mapping) -> Iterator[Probl
     ends_unchanged = all(_has_same_type(union, connection) for connection in (source, target))
     if ends_unchanged and all(union.is_unchanged(record) for record in (mapping, schema) if record is not None):
         return
-    reader, writer = _find_connector(source), _find_connector(target)
-    if reader is None or writer is None:
+    if _find_connector(source) is None or _find_connector(target) is None:
         return  # The problem stands at the connection.
-    if not reader.capabilities.reads:
+    if not capabilities_of(source.db_type, source.options).reads:
         yield union.problem(mapping, ("source_connection",), f"{source.db_type} cannot be read from")
-    if not writer.capabilities.writes:
+    if not capabilities_of(target.db_type, target.options).writes:
         yield union.problem(mapping, ("target_connection",), f"{target.db_type} cannot be written to")
     if mapping.source is not None and (source.name, mapping.source) == (target.name, mapping.target):
         yield union.problem(mapping, ("target_table",), "the mapping loads the table that it reads")
-    for problem in check_mapping(mapping, schema, source_dialect=dialect_of(source.db_type)):
+    for problem in check_mapping(mapping, schema, source_dialect=dialect_of(source.db_type, source.options)):
         field = problem.location.field if problem.location else None
         yield union.problem(mapping, parse_path(field or ""), problem.message, problem.hint)
 
 
 def _has_same_type(union: RecordUnion, connection: Connection) -> bool:
     before = union.known.connections.get(connection.name) if union.known is not None else None
-    return before is not None and before.db_type == connection.db_type
+    return before is not None and (before.db_type, before.options) == (connection.db_type, connection.options)
 
 
 def _find_connector(connection: Connection) -> type[Connector] | None:

@@ -98,6 +98,8 @@ class Capabilities:
         schema_is_database: A table's schema is a database of the server (MySQL); unqualified is the connection's own.
         folds_case: Names of tables that differ only in case are one table.
         max_identifier_bytes: Longer names are refused when planning; None where there is no limit.
+        snapshot_reads: All statements of a read session see the same rows; elsewhere each sees its own.
+        limit_clause: A query may end with ``LIMIT n``.
     """
 
     reads: bool = True
@@ -109,6 +111,8 @@ class Capabilities:
     schema_is_database: bool = False
     folds_case: bool = False
     max_identifier_bytes: int | None = None
+    snapshot_reads: bool = True
+    limit_clause: bool = True
 
 
 # --- reports ------------------------------------------------------------------------------------------------
@@ -363,7 +367,8 @@ class Connector(Protocol):
 
     #: The ``db_type`` that users write.
     db_type: str
-    #: The sqlglot dialect of its SQL.
+    #: The sqlglot dialect of its SQL, empty for one that sqlglot does not know. It and `capabilities` may differ from
+    #: connection to connection; they are known as soon as the connector is made, without its secrets too.
     dialect: str
     capabilities: Capabilities
     config: ConnectionConfig

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib.metadata import entry_points
 
-from synqx_dagster.connectors.protocol import ConnectionConfig, Connector
+from synqx_dagster.connectors.protocol import Capabilities, ConnectionConfig, Connector
 from synqx_dagster.errors import ConfigurationError, DriverMissingError
-from synqx_dagster.model.connection import Connection
+from synqx_dagster.model.connection import Connection, OptionValue
 
 ENTRY_POINT_GROUP = "synqx_dagster.connectors"
 
@@ -76,9 +76,28 @@ def connector_class(db_type: str) -> type[Connector]:
     return found
 
 
-def dialect_of(db_type: str) -> str:
-    """The sqlglot dialect of a ``db_type``; a built-in connector is not imported for it."""
-    return _DIALECTS.get(db_type) or connector_class(db_type).dialect
+def dialect_of(db_type: str, options: Mapping[str, OptionValue] | None = None) -> str:
+    """The sqlglot dialect of a connection; no driver is imported for a built-in connector.
+
+    Args:
+        options: The connection's options: one connector may serve several dialects.
+    """
+    return _DIALECTS.get(db_type) or _without_secrets(db_type, options).dialect
+
+
+def capabilities_of(db_type: str, options: Mapping[str, OptionValue] | None = None) -> Capabilities:
+    """What a connection's engine can do.
+
+    Args:
+        options: The connection's options: one connector may serve several engines.
+    """
+    return _without_secrets(db_type, options).capabilities
+
+
+def _without_secrets(db_type: str, options: Mapping[str, OptionValue] | None) -> Connector:
+    """A connector that can be asked what it is, and not connect."""
+    make: Callable[[ConnectionConfig], Connector] = connector_class(db_type)
+    return make(ConnectionConfig(db_type, db_type, options=dict(options or {})))
 
 
 def make_connector(connection: Connection, resolve_secret: Callable[[Connection, str], str | None]) -> Connector:
