@@ -148,7 +148,7 @@ def plan(output: Output, mapping_name: str) -> None:
     Asks both databases for their columns and shows the lane and why it was chosen, the statements, how the rows
     become visible, what is guaranteed, and where the target differs.
     """
-    from synqx_dagster.transfer.plan import plan_load
+    from synqx_dagster.transfer.prepare import plan_load
 
     catalog = open_catalog()
     snapshot, mapping, schema = _read_mapping(catalog, mapping_name)

@@ -246,8 +246,6 @@ class Mapping(Record):
                 raise ValueError("a cursor reads only what is new, and replace removes the rest; use merge or append")
             if self.delete_missing:
                 raise ValueError("delete_missing needs all rows of the source, and a cursor reads only what is new")
-            if self.cursor.late_commits == "by_snapshot" and not keyed:
-                raise ValueError("late_commits: by_snapshot may read a row twice, which needs the mode merge or scd2")
         if self.max_bad_rows is not None and self.on_bad_row != "quarantine":
             raise ValueError("max_bad_rows is for on_bad_row: quarantine")
 

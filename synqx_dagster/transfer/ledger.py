@@ -88,7 +88,8 @@ def ledger_columns(dialect: str) -> tuple[Column, ...]:
         _count("rows_quarantined"),
         _count("bytes"),
         _text("checksum", dialect, nullable=True),
-        _text("watermark", dialect, nullable=True),
+        # A text cursor may be long.
+        Column("watermark", DataType("string")),
         Column("committed_at", DataType("timestamp"), False),
     )
 
@@ -201,6 +202,20 @@ class Ledger:
         }
         optional = {name: None if values[name] is None else str(values[name]) for name in ("checksum", "watermark")}
         return LedgerEntry(**texts, **counts, **optional)  # type: ignore[arg-type]  # one dict per value type
+
+    def find_watermark(self) -> str | None:
+        """The watermark of the last load of the table that committed; None when that load had none, or none has.
+
+        A load reads it after `begin_attempt`: from then on no earlier attempt can commit.
+        """
+        if self._session.find_columns(self._ledger_name) is None:
+            return None
+        rows = self._session.fetch_all(
+            f"SELECT watermark FROM {self._ledger} WHERE target_table = ? AND epoch ="
+            f" (SELECT max(epoch) FROM {self._ledger} WHERE target_table = ?) ORDER BY batch DESC",
+            (self._target.name, self._target.name),
+        )
+        return next((str(text) for (text,) in rows if text is not None), None)
 
     def settle_commit(self, entry: LedgerEntry) -> bool:
         """Whether a commit whose reply was lost has happened, asked over a fresh session.

@@ -17,7 +17,8 @@ from synqx_dagster.transfer.duplicates import set_duplicates_aside
 from synqx_dagster.transfer.failpoints import reach
 from synqx_dagster.transfer.ledger import MAX_RACES, Ledger, LedgerEntry
 from synqx_dagster.transfer.move import Moved, move_rows
-from synqx_dagster.transfer.plan import LoadPlan, gather_facts, make_plan
+from synqx_dagster.transfer.plan import LoadPlan
+from synqx_dagster.transfer.prepare import Preparation
 from synqx_dagster.transfer.quarantine import BadRowSpool, Quarantine
 from synqx_dagster.transfer.result import (
     CheckOutcome,
@@ -28,6 +29,8 @@ from synqx_dagster.transfer.result import (
     peak_memory_bytes,
 )
 from synqx_dagster.transfer.verify import check_contract, check_keys, check_row_count, count_rows
+from synqx_dagster.transfer.watermark import Watermark
+from synqx_dagster.transfer.window import Window
 
 logger = logging.getLogger(__name__)
 
@@ -54,37 +57,40 @@ class _Load:
         self._mapping = request.mapping
         self._stopwatch = Stopwatch()
         self._meter = ProgressMeter(request.progress, self._stopwatch)
+        self._window: Window | None = None
 
     def run(self) -> LoadResult:
+        request = self._request
         self._meter.enter("plan")
         target = self._mapping.target
         for _ in range(MAX_RACES):
-            with self._request.target.write() as write:
-                ledger = Ledger(self._request.target, write, target)
+            with request.target.write() as write:
+                ledger = Ledger(request.target, write, target)
                 # Before the snapshot: a later epoch must never publish older rows.
                 before = ledger.find_epoch()
-                with self._request.source.read() as read:
+                with request.source.read() as read:
                     with self._stopwatch.phase("plan"):
-                        plan = self._plan(read, write)
-                        epoch = ledger.begin_attempt(after=before, run_id=self._request.run_id)
+                        preparation = Preparation(
+                            self._mapping, request.schema, request.source, request.target, read, write
+                        )
+                        plan = preparation.plan()
+                        epoch = ledger.begin_attempt(after=before, run_id=request.run_id)
                     if epoch is None:
                         continue
-                    earlier = ledger.find_entry(self._request.load_id)
+                    earlier = ledger.find_entry(request.load_id)
                     if earlier is not None:
                         return self._report_earlier(plan, epoch, earlier, write)
+                    with self._stopwatch.phase("plan"):
+                        # Not before the epoch is ours: an earlier attempt might still commit a newer watermark.
+                        self._window = preparation.find_window(plan, request.window)
+                        plan = preparation.narrow(plan, self._window)
+                    logger.info("%s: lane %s: %s", self._mapping.name, plan.lane, plan.lane_reason)
                     return self._attempt(plan, epoch, ledger, read, write)
         raise RetryableError(
             f"other loads of {target} keep starting at the same time",
             hint="one table wants one writer at a time; look for a second schedule or run",
             table=str(target),
         )
-
-    def _plan(self, read: ReadSession, write: WriteSession) -> LoadPlan:
-        request = self._request
-        facts = gather_facts(self._mapping, request.source, read, write)
-        plan = make_plan(self._mapping, request.schema, request.source, request.target, read, facts)
-        logger.info("%s: lane %s: %s", self._mapping.name, plan.lane, plan.lane_reason)
-        return plan
 
     def _attempt(
         self, plan: LoadPlan, epoch: int, ledger: Ledger, read: ReadSession, write: WriteSession
@@ -249,6 +255,7 @@ class _Load:
             rows_quarantined=spool.rows,
             bytes=moved.bytes,
             checksum=moved.checksum,
+            watermark=None if self._window is None or self._window.after is None else self._window.after.to_json(),
         )
 
     def _report_earlier(self, plan: LoadPlan, epoch: int, entry: LedgerEntry, write: WriteSession) -> LoadResult:
@@ -300,9 +307,15 @@ class _Load:
             target_row_count=target_rows,
             peak_memory_bytes=peak_memory_bytes(),
             checksum=entry.checksum,
+            watermark_before=None if self._window is None else _value_of(self._window.before),
+            watermark_after=None if entry.watermark is None else _value_of(Watermark.from_json(entry.watermark)),
         )
 
     def _lineage(self, plan: LoadPlan) -> Lineage:
         return trace_lineage(
             self._mapping, self._request.schema, plan.source_columns, dialect=self._request.source.dialect
         )
+
+
+def _value_of(watermark: Watermark | None) -> str | None:
+    return None if watermark is None or watermark.value is None else str(watermark.value)

@@ -1,7 +1,6 @@
 """The planner: from a mapping and what both databases say of their tables to a load that can explain itself.
 
-`make_plan` decides and reads nothing but its arguments; `plan_load` asks both databases for their columns first.
-Planning changes nothing on either side.
+`make_plan` decides and reads nothing but its arguments. Planning changes nothing on either side.
 """
 
 from __future__ import annotations
@@ -10,15 +9,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from synqx_dagster.connectors.protocol import Connector, CopyReadSession, ReadSession, WriteSession
+from synqx_dagster.connectors.protocol import Connector, CopyReadSession, ReadSession
 from synqx_dagster.errors import PlanError, SourceChangedError, TargetMismatchError
 from synqx_dagster.mapping.compile import CompiledField, CompiledMapping, Pushdown, Violation, compile_mapping
 from synqx_dagster.mapping.contract import DOES_NOT_FIT
-from synqx_dagster.mapping.query import clean_query
 from synqx_dagster.model.mapping import LoadMode, Mapping
 from synqx_dagster.model.schema import Schema
 from synqx_dagster.model.table import Column, TableName, primary_key_of
 from synqx_dagster.transfer.compatibility import fit_columns, is_plain_text, same_bytes
+from synqx_dagster.transfer.facts import SOURCE_ALIAS, Facts, describe_source, relation_sql
 from synqx_dagster.transfer.limits import length_predicate, most_characters
 from synqx_dagster.transfer.result import Lane
 
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
 
 TargetAction = Literal["create", "use"]
 Guarantee = Literal["effectively once", "at least once"]
-
-#: The name under which every rendering of a mapping knows the source.
-SOURCE_ALIAS = "source"
 
 VIOLATIONS_COLUMN = "_synqx_violations"
 
@@ -62,6 +58,7 @@ class LoadPlan:
         count_sql: Counts the source's rows on its own; None where that would run a query twice.
         key_columns: The source's key, for the quarantine.
         enforced_key: The target's own primary key guarantees `primary_key`.
+        window: What a mapping with a cursor reads this time, in words; None without a cursor.
     """
 
     mapping_name: str
@@ -85,6 +82,7 @@ class LoadPlan:
     source_columns: tuple[Column, ...]
     compiled: CompiledMapping = field(repr=False, compare=False)
     differences: tuple[str, ...] = ()
+    window: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain values, for people and for JSON."""
@@ -107,67 +105,12 @@ class LoadPlan:
                 for column in self.columns
             ],
             "primary_key": list(self.primary_key),
+            "window": self.window,
             "read_sql": self.read_sql,
             "transform_sql": self.transform_sql,
             "bad_rows_sql": self.bad_rows.sql if self.bad_rows else None,
             "differences": list(self.differences),
         }
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the databases say: the columns of the source, and of the target if it is there.
-
-    ``predicates`` narrow what is read of the source: conditions in its dialect over its columns, all of which hold.
-    """
-
-    source_columns: tuple[Column, ...]
-    target_columns: tuple[Column, ...] | None
-    predicates: tuple[str, ...] = ()
-
-
-def plan_load(mapping: Mapping, schema: Schema | None, source: Connector, target: Connector) -> LoadPlan:
-    """Plan a load by asking both databases; changes nothing on either.
-
-    Raises:
-        PlanError: The mapping cannot be run at all; says which field.
-        SourceChangedError: The source lacks a table or a column that the mapping reads.
-        TargetMismatchError: The target table exists and its columns do not fit.
-    """
-    with source.read() as read, target.write() as write:
-        return make_plan(mapping, schema, source, target, read, gather_facts(mapping, source, read, write))
-
-
-def gather_facts(mapping: Mapping, source: Connector, read: ReadSession, write: WriteSession) -> Facts:
-    """Ask both databases for the columns that a plan needs."""
-    return Facts(describe_source(mapping, source, read), write.find_columns(mapping.target))
-
-
-def describe_source(mapping: Mapping, source: Connector, read: ReadSession) -> tuple[Column, ...]:
-    """Columns of the mapping's table or query."""
-    if mapping.source is None:
-        return read.describe_query(clean_query(mapping.source_query or "", source.dialect))
-    columns = read.find_columns(mapping.source)
-    if columns is None:
-        raise SourceChangedError(
-            f"mapping {mapping.name!r}: the source has no table {mapping.source}",
-            hint=f"`synqx connections discover {mapping.source_connection}` lists what is there",
-            table=str(mapping.source),
-        )
-    return columns
-
-
-def relation_sql(mapping: Mapping, source: Connector, predicates: Sequence[str] = ()) -> str:
-    """The mapping's table or query as it stands behind FROM, under `SOURCE_ALIAS`; only rows that hold `predicates`."""
-    if mapping.source is not None:
-        relation = f"{source.qualify(mapping.source)} AS {SOURCE_ALIAS}"
-    else:
-        relation = f"({clean_query(mapping.source_query or '', source.dialect)}) AS {SOURCE_ALIAS}"
-    if not predicates:
-        return relation
-    # A derived table: whoever puts this behind FROM adds conditions of their own.
-    where = " AND ".join(f"({predicate})" for predicate in predicates)
-    return f"(SELECT * FROM {relation} WHERE {where}) AS {SOURCE_ALIAS}"
 
 
 def _compile(

@@ -62,11 +62,6 @@ def messages(error: ValidationError) -> str:
         (Mapping, {**MAPPING, "mode": "scd2", "history": {"valid_to": "valid_from"}}, "two of its columns one name"),
         (Mapping, {**MAPPING, "cursor": {"column": "id"}}, "use merge or append"),
         (Mapping, {**MAPPING, "mode": "merge", "cursor": {"column": "id"}, "delete_missing": True}, "all rows"),
-        (
-            Mapping,
-            {**MAPPING, "mode": "append", "cursor": {"column": "id", "late_commits": "by_snapshot"}},
-            "may read a row twice",
-        ),
         (Mapping, {**MAPPING, "parallelism": 0}, "greater than or equal to 1"),
         (Mapping, {**MAPPING, "max_bad_rows": 5}, "max_bad_rows is for on_bad_row: quarantine"),
         (Mapping, {**MAPPING, "on_bad_row": "quarantine", "max_bad_rows": "many"}, "BadRowLimit"),

@@ -1,0 +1,90 @@
+"""Planning with both databases at hand: their columns, the watermark, and the plan that follows from them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from synqx_dagster.connectors.protocol import Connector, ReadSession, WriteSession
+from synqx_dagster.model.mapping import Mapping
+from synqx_dagster.model.schema import Schema
+from synqx_dagster.transfer.facts import gather_facts
+from synqx_dagster.transfer.ledger import Ledger
+from synqx_dagster.transfer.plan import LoadPlan, make_plan
+from synqx_dagster.transfer.result import ReadWindow
+from synqx_dagster.transfer.watermark import Watermark
+from synqx_dagster.transfer.window import Window, plan_window
+
+
+def plan_load(
+    mapping: Mapping,
+    schema: Schema | None,
+    source: Connector,
+    target: Connector,
+    *,
+    asked: ReadWindow | None = None,
+) -> LoadPlan:
+    """Plan a load by asking both databases; changes nothing on either.
+
+    Raises:
+        PlanError: The mapping cannot be run at all; says which field.
+        SourceChangedError: The source lacks a table or a column that the mapping reads.
+        TargetMismatchError: The target table exists and its columns do not fit.
+        DataError: The rows have no usable cursor values.
+    """
+    with source.read() as read, target.write() as write:
+        preparation = Preparation(mapping, schema, source, target, read, write)
+        plan = preparation.plan()
+        window = preparation.find_window(plan, asked or ReadWindow())
+        return preparation.narrow(plan, window)
+
+
+class Preparation:
+    """Plans one load over two open sessions; what the databases say of their columns is asked once."""
+
+    def __init__(
+        self,
+        mapping: Mapping,
+        schema: Schema | None,
+        source: Connector,
+        target: Connector,
+        read: ReadSession,
+        write: WriteSession,
+    ) -> None:
+        self._mapping = mapping
+        self._schema = schema
+        self._source = source
+        self._target = target
+        self._read = read
+        self._write = write
+        self._facts = gather_facts(mapping, source, read, write)
+
+    def plan(self) -> LoadPlan:
+        """The plan for all rows of the source."""
+        return self._make_plan(())
+
+    def find_window(self, plan: LoadPlan, asked: ReadWindow) -> Window | None:
+        """What a mapping with a cursor reads this time; None without a cursor.
+
+        A table that is not there has nothing of what earlier loads brought, whatever the ledger says.
+
+        Raises:
+            PlanError, SourceChangedError, DataError: As `plan_window`.
+        """
+        if self._mapping.cursor is None:
+            return None
+        ledger = Ledger(self._target, self._write, self._mapping.target)
+        text = None if plan.target_action == "create" else ledger.find_watermark()
+        before = None if text is None else Watermark.from_json(text)
+        return plan_window(self._mapping, asked, self._source, self._read, self._facts.source_columns, before)
+
+    def narrow(self, plan: LoadPlan, window: Window | None) -> LoadPlan:
+        """The same plan for the rows of a window only."""
+        if window is None:
+            return plan
+        if window.predicates:
+            plan = self._make_plan(window.predicates)
+        return replace(plan, window=window.description)
+
+    def _make_plan(self, predicates: tuple[str, ...]) -> LoadPlan:
+        facts = replace(self._facts, predicates=predicates)
+        return make_plan(self._mapping, self._schema, self._source, self._target, self._read, facts)
