@@ -99,6 +99,10 @@ class ConflictError(ConfigurationError):
     """Somebody else changed the catalog in the meantime."""
 
 
+class HostRefusedError(ConfigurationError):
+    """The operator, or common sense, does not let connections go to this host."""
+
+
 class QueryRefusedError(ConfigurationError):
     """The query is not exactly one SELECT."""
 
@@ -162,7 +166,7 @@ class ConnectionFailedError(RetryableError):
     """The server cannot be reached, or refused the connection.
 
     ``reason`` is one of: ``name_resolution``, ``refused``, ``timeout``, ``authentication``, ``database_missing``,
-    ``tls``, ``permission``, ``unknown``.
+    ``tls``, ``host_key``, ``tunnel``, ``host_refused``, ``permission``, ``unknown``.
     """
 
     def __init__(

@@ -11,6 +11,7 @@ from dotenv import dotenv_values
 from pydantic import SecretStr
 
 from synqx_dagster.errors import ConfigurationError
+from synqx_dagster.model.host_policy import ALLOWED_VARIABLE, DENIED_VARIABLE, HostPolicy
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Settings:
         key_file: Opens the vault's key file keyslot; without a setting, the home's ``vault.key`` if there is one.
         dagster_home: Dagster's own home; the CLI sets ``DAGSTER_HOME`` to it when that is unset.
         executor: Runs the steps of jobs: ``in_process``, ``multiprocess``, or an executor as ``module:attribute``.
+        host_policy: The operator's lists of hosts that connections may and may not reach.
     """
 
     home: Path
@@ -32,6 +34,7 @@ class Settings:
     key_file: Path | None = None
     dagster_home: Path = Path(".synqx")
     executor: str = "in_process"
+    host_policy: HostPolicy = field(default_factory=HostPolicy)
 
     @property
     def generated_key_file(self) -> Path:
@@ -57,6 +60,9 @@ def load_settings(environ: Mapping[str, str] | None = None, directory: Path | No
     Args:
         environ: The environment; left out, the process's own.
         directory: The project's directory; left out, the working directory.
+
+    Raises:
+        ConfigurationError: ``.env`` or a list of hosts cannot be read.
     """
     directory = (directory or Path.cwd()).absolute()
     environ = os.environ if environ is None else environ
@@ -77,6 +83,7 @@ def load_settings(environ: Mapping[str, str] | None = None, directory: Path | No
         key_file=directory / Path(key_file).expanduser() if key_file else None,
         dagster_home=directory / Path(dagster_home).expanduser() if dagster_home else home,
         executor=get("SYNQX_EXECUTOR") or "in_process",
+        host_policy=HostPolicy.parse(get(ALLOWED_VARIABLE), get(DENIED_VARIABLE)),
     )
     if settings.key_file is None and settings.generated_key_file.is_file():
         return replace(settings, key_file=settings.generated_key_file)

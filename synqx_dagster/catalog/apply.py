@@ -14,7 +14,7 @@ from synqx_dagster.catalog import revisions
 from synqx_dagster.catalog.changes import Change, ChangePlan, FieldChange, compare_records
 from synqx_dagster.catalog.check import check_definitions
 from synqx_dagster.catalog.documents import Definitions
-from synqx_dagster.catalog.snapshot import AnySecret, secrets_of
+from synqx_dagster.catalog.snapshot import AnySecret, secrets_of, with_secrets
 from synqx_dagster.catalog.store import Catalog
 from synqx_dagster.errors import ConfigurationError, InvalidInputError
 from synqx_dagster.model import RECORD_KINDS, Connection, LiteralSecret, Record, SealedSecret
@@ -122,7 +122,7 @@ def _keep_secrets(catalog: Catalog, before: Record | None, record: Record) -> tu
                 kept[field] = earlier
             else:
                 changed.add(field)
-    return (record.model_copy(update=kept) if kept else record), frozenset(changed)
+    return with_secrets(record, kept), frozenset(changed)
 
 
 def _moved_secrets(before: Record | None, after: Record) -> frozenset[str]:
@@ -189,7 +189,7 @@ def apply_changes(catalog: Catalog, plan: ChangePlan, *, author: str, reason: st
         for change in plan.changes:
             if change.record is not None:
                 fields = sealed.get((change.kind, change.name), {})
-                by_action[change.action].append(change.record.model_copy(update=fields))
+                by_action[change.action].append(with_secrets(change.record, fields))
         number = revisions.write_revision(
             connection,
             base_revision=plan.base_revision,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from synqx_dagster.catalog.snapshot import AnySecret, is_same, secrets_of
+from synqx_dagster.catalog.snapshot import AnySecret, is_same, plain_values, secrets_of
 from synqx_dagster.catalog.yaml_tree import FieldPath, format_path
 from synqx_dagster.model import EnvSecret, FileSecret, Record, RecordKind
 
@@ -132,13 +132,11 @@ def compare_records(before: Record | None, after: Record, changed_secrets: froze
 
 def _show_secrets(record: Record, texts: Mapping[str, str], *, defaults: bool = False) -> dict[str, Any]:
     """A record's values with every stored secret as a word. ``defaults`` keeps only what created records lack."""
-    secrets = secrets_of(record)
-    values = record.model_dump(mode="json", exclude=set(secrets))
     if defaults:
-        given = record.model_dump(mode="json", exclude=set(secrets), exclude_defaults=True)
-        return {name: value for name, value in values.items() if name not in given}
-    for name, secret in secrets.items():
-        values[name] = texts.get(name) or _show_secret(secret)
+        given = plain_values(record, {}, exclude_defaults=True)
+        return {name: value for name, value in plain_values(record, {}).items() if name not in given}
+    shown = {path: texts.get(path) or _show_secret(secret) for path, secret in secrets_of(record).items()}
+    values = plain_values(record, shown)
     values.pop("name")
     return values
 

@@ -15,7 +15,7 @@ from synqx_dagster.catalog.check_records import check_connection, check_mapping_
 from synqx_dagster.catalog.documents import Definitions
 from synqx_dagster.catalog.snapshot import CatalogSnapshot, nearest, secrets_of
 from synqx_dagster.catalog.union import RecordUnion
-from synqx_dagster.catalog.yaml_tree import FieldPath
+from synqx_dagster.catalog.yaml_tree import FieldPath, parse_path
 from synqx_dagster.errors import Problem
 from synqx_dagster.model import (
     RECORD_KINDS,
@@ -158,24 +158,25 @@ def _references_of(record: Record) -> Iterator[tuple[RecordKind, str, FieldPath]
 def _check_secrets(union: RecordUnion) -> Iterator[Problem]:
     for record in union.definitions.records:
         for field, secret in secrets_of(record).items():
+            path = parse_path(field)
             match secret:
                 case SealedSecret():
                     if not _is_sealed(union.known, record, field):
                         yield union.problem(
                             record,
-                            (field,),
+                            path,
                             "the catalog has no sealed value to keep",
                             "give {env: NAME}, {file: PATH}, or the value itself",
                         )
                 case FileSecret() if not secret.file.startswith(("/", "~")):
                     yield union.problem(
                         record,
-                        (field, "file"),
+                        (*path, "file"),
                         "the file of a secret needs an absolute path",
                         "the process that connects may run in another directory",
                     )
                 case LiteralSecret() if not secret.value.get_secret_value():
-                    yield union.problem(record, (field,), "must not be empty", "leave it out if there is none")
+                    yield union.problem(record, path, "must not be empty", "leave it out if there is none")
 
 
 def _is_sealed(known: CatalogSnapshot | None, record: Record, field: str) -> bool:

@@ -8,35 +8,26 @@ from datetime import UTC, datetime
 from synqx_dagster.catalog.snapshot import secrets_of
 from synqx_dagster.catalog.union import RecordUnion
 from synqx_dagster.catalog.yaml_tree import parse_path
-from synqx_dagster.connectors.protocol import ConnectionConfig, Connector
+from synqx_dagster.connectors.protocol import Connector
 from synqx_dagster.errors import ConfigurationError, DriverMissingError, Problem
 from synqx_dagster.model import Connection, Mapping, Schedule
 
-#: Stands for a password that is set: checks may ask whether there is one, not what it is.
-_SOME_PASSWORD = "set"  # noqa: S105
+#: Stands for a secret that is set: checks may ask whether there is one, not what it is.
+_SOME_SECRET = "set"  # noqa: S105
 
 
 def check_connection(union: RecordUnion, connection: Connection) -> Iterator[Problem]:
     """Whether a connector exists, and what it says of the configuration."""
-    from synqx_dagster.connectors.registry import connector_class
+    from synqx_dagster.connectors.registry import check_config, connector_class, make_config
 
     try:
-        found = connector_class(connection.db_type)
+        connector_class(connection.db_type)
     except (ConfigurationError, DriverMissingError) as exc:
         yield union.problem(connection, ("db_type",), exc.message, exc.hint)
         return
-    config = ConnectionConfig(
-        name=connection.name,
-        db_type=connection.db_type,
-        host=connection.host,
-        port=connection.port,
-        database=connection.database,
-        username=connection.username,
-        password=_SOME_PASSWORD if "password" in secrets_of(connection) else None,
-        options=dict(connection.options),
-        pool=connection.pool,
-    )
-    for text in found.check_config(config):
+    secrets = secrets_of(connection)
+    config = make_config(connection, lambda path: _SOME_SECRET if path in secrets else None)
+    for text in check_config(config):
         # "field: what is wrong with it", as connectors say it.
         field, separator, message = text.partition(": ")
         path = parse_path(field)

@@ -6,6 +6,7 @@ Guarantee: a snapshot holds no secret. A sealed secret is the number of its vers
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -28,11 +29,13 @@ from synqx_dagster.model import (
     Schedule,
     Schema,
     SealedSecret,
+    Value,
 )
 
 AnySecret = EnvSecret | FileSecret | SealedSecret | LiteralSecret
 
 _RecordT = TypeVar("_RecordT", bound=Record)
+_ValueT = TypeVar("_ValueT", bound=Value)
 
 
 @dataclass(frozen=True)
@@ -149,16 +152,55 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
 
 
 def secrets_of(record: Record) -> dict[str, AnySecret]:
-    """The secret fields of a record that are set."""
-    values = ((name, getattr(record, name)) for name in type(record).model_fields)
-    return {name: value for name, value in values if isinstance(value, AnySecret)}
+    """The secret fields of a record that are set, by their paths: ``password``, ``ssh_tunnel.password``."""
+    return dict(_iter_secrets(record, ""))
+
+
+def _iter_secrets(value: Value, prefix: str) -> Iterator[tuple[str, AnySecret]]:
+    for name in type(value).model_fields:
+        part = getattr(value, name)
+        if isinstance(part, AnySecret):
+            yield prefix + name, part
+        elif isinstance(part, Value):
+            yield from _iter_secrets(part, f"{prefix}{name}.")
+
+
+def with_secrets(record: _RecordT, secrets: Mapping[str, AnySecret]) -> _RecordT:
+    """The record with secrets in place of those that it has at these paths."""
+    for path, secret in secrets.items():
+        record = _with_secret(record, path.split("."), secret)
+    return record
+
+
+def _with_secret(value: _ValueT, path: list[str], secret: AnySecret) -> _ValueT:
+    name, *rest = path
+    part = _with_secret(getattr(value, name), rest, secret) if rest else secret
+    return value.model_copy(update={name: part})
+
+
+def plain_values(record: Record, secrets: Mapping[str, Any], *, exclude_defaults: bool = False) -> dict[str, Any]:
+    """A record as JSON has it, with `secrets` at their paths in place of its own; others are left out."""
+    hidden: dict[str, Any] = {}
+    for path in secrets_of(record):
+        *parents, name = path.split(".")
+        inner = hidden
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[name] = True
+    values = record.model_dump(mode="json", exclude=hidden, exclude_defaults=exclude_defaults)
+    for path, secret in secrets.items():
+        *parents, name = path.split(".")
+        inner = values
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[name] = secret
+    return values
 
 
 def is_same(before: Record, after: Record) -> bool:
     """Whether two records say the same. Not ``==``, for which 1 is True."""
-    secrets = secrets_of(after)
     return (
-        secrets_of(before) == secrets
+        secrets_of(before) == secrets_of(after)
         and type(before) is type(after)
-        and before.model_dump_json(exclude=set(secrets)) == after.model_dump_json(exclude=set(secrets))
+        and json.dumps(plain_values(before, {})) == json.dumps(plain_values(after, {}))
     )

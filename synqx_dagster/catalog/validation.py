@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from synqx_dagster.catalog.snapshot import AnySecret, nearest, secrets_of
-from synqx_dagster.catalog.yaml_tree import FieldPath
+from synqx_dagster.catalog.yaml_tree import FieldPath, parse_path
 from synqx_dagster.model import RECORD_TYPES, EnvSecret, Record, RecordKind, SealedSecret
 
 
@@ -55,18 +55,19 @@ def build_record(kind: RecordKind, values: Mapping[str, Any]) -> Record:
     problems = [
         problem
         for field, secret in secrets_of(record).items()
-        if isinstance(secret, SealedSecret) and (problem := _why_not_sealed(field, values[field]))
+        if isinstance(secret, SealedSecret) and (problem := _why_not_sealed(parse_path(field), values))
     ]
     if problems:
         raise InvalidRecordError(problems)
     return record
 
 
-def _why_not_sealed(field: str, value: Mapping[str, Any]) -> FieldProblem | None:
+def _why_not_sealed(path: FieldPath, values: Mapping[str, Any]) -> FieldProblem | None:
+    value = _value_at(values, path)
     if "version" in value:
-        return FieldProblem((field, "version"), "only the catalog gives versions; write {sealed: true}")
+        return FieldProblem((*path, "version"), "only the catalog gives versions; write {sealed: true}")
     if "sealed" not in value:  # Its default makes {} one, too.
-        return FieldProblem((field,), f"must be {_describe(get_args(AnySecret))}")
+        return FieldProblem(path, f"must be {_describe(get_args(AnySecret))}")
     return None
 
 

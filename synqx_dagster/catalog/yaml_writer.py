@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from synqx_dagster.catalog.snapshot import CatalogSnapshot, secrets_of
+from synqx_dagster.catalog.snapshot import CatalogSnapshot, plain_values, secrets_of
 from synqx_dagster.catalog.yaml_tree import resolve_plain
 from synqx_dagster.model import Record, SealedSecret
 
@@ -35,9 +35,11 @@ def write_documents(snapshot: CatalogSnapshot) -> str:
 
 
 def _plain(record: Record) -> _Root:
-    values = record.model_dump(mode="json", exclude_defaults=True)
-    for name, secret in secrets_of(record).items():
-        values[name] = {"sealed": True} if isinstance(secret, SealedSecret) else secret.model_dump()
+    secrets = {
+        path: {"sealed": True} if isinstance(secret, SealedSecret) else secret.model_dump()
+        for path, secret in secrets_of(record).items()
+    }
+    values = plain_values(record, secrets, exclude_defaults=True)
     ordered = {name: values[name] for name in type(record).model_fields if name in values}
     return _Root(kind=record.kind, **ordered)
 

@@ -34,7 +34,7 @@ def make_connector_of(catalog: Catalog, connection: Connection) -> Connector:
     """
     from synqx_dagster.connectors.registry import make_connector
 
-    return make_connector(connection, catalog.resolve_secret)
+    return make_connector(connection, catalog.resolve_secret, host_policy=catalog.settings.host_policy)
 
 
 def describe_address(connection: Connection) -> str:

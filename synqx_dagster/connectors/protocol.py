@@ -21,7 +21,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol, runtime_checkable
 
-from synqx_dagster.model.connection import OptionValue, PoolSettings
+from synqx_dagster.model.connection import OptionValue, PoolSettings, TlsMode
+from synqx_dagster.model.host_policy import HostPolicy
 from synqx_dagster.model.table import Column, TableName
 from synqx_dagster.model.types import DataType, TypeKind
 
@@ -70,6 +71,30 @@ def untrusted_text() -> pa.DataType:
 
 
 @dataclass(frozen=True)
+class TlsConfig:
+    """`synqx_dagster.model.TlsSettings` with its secret resolved."""
+
+    mode: TlsMode | None = None
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    key_password: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class SshTunnelConfig:
+    """`synqx_dagster.model.SshTunnel` with its secrets resolved: the text of the private key, not its file."""
+
+    host: str
+    username: str
+    host_key: str
+    port: int = 22
+    private_key: str | None = field(default=None, repr=False)
+    passphrase: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
 class ConnectionConfig:
     """A connection with its secrets resolved; exists only in the process that connects, and never prints them."""
 
@@ -82,6 +107,10 @@ class ConnectionConfig:
     password: str | None = field(default=None, repr=False)
     options: Mapping[str, OptionValue] = field(default_factory=dict)
     pool: PoolSettings = field(default_factory=PoolSettings)
+    tls: TlsConfig | None = None
+    ssh_tunnel: SshTunnelConfig | None = None
+    #: Which hosts may be reached; None: what the environment says when the connection is made.
+    host_policy: HostPolicy | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +127,7 @@ class Capabilities:
         schema_is_database: A table's schema is a database of the server (MySQL); unqualified is the connection's own.
         folds_case: Names of tables that differ only in case are one table.
         max_identifier_bytes: Longer names are refused when planning; None where there is no limit.
+        secures_network: Understands a connection's ``tls`` and ``ssh_tunnel``; elsewhere they are refused.
         snapshot_reads: All statements of a read session see the same rows; elsewhere each sees its own.
         limit_clause: A query may end with ``LIMIT n``.
     """
@@ -111,6 +141,7 @@ class Capabilities:
     schema_is_database: bool = False
     folds_case: bool = False
     max_identifier_bytes: int | None = None
+    secures_network: bool = False
     snapshot_reads: bool = True
     limit_clause: bool = True
 
@@ -421,4 +452,46 @@ class Connector(Protocol):
 
     def close(self) -> None:
         """Close pooled connections. The connector may be used again."""
+        ...
+
+
+# --- comparing content --------------------------------------------------------------------------------------------
+
+#: How two columns are compared: what a value is turned into before it is digested, the same in every database.
+#: ``integer`` and ``decimal``: plain digits without idle zeros. ``float``: the sixteen hex digits of the IEEE 754
+#: double. ``boolean``: ``true`` or ``false``. ``plain``: canonical text that never holds a comma (dates, times,
+#: UUIDs). ``text``: the text itself. ``binary``: lower-case hex digits.
+ChecksumForm = Literal["integer", "decimal", "float", "boolean", "plain", "text", "binary"]
+
+
+@dataclass(frozen=True)
+class ChecksumValue:
+    """One column of a row that is digested: an SQL expression, the column it stands for, and its form."""
+
+    expression: str
+    column: Column
+    form: ChecksumForm
+
+
+@runtime_checkable
+class ChecksumReadSession(Protocol):
+    """A read session whose database can digest rows by itself.
+
+    Guarantee: two sessions that name the same scheme give the same number for rows whose values are the same, and
+    for others different numbers but for a chance of 2^-59.
+    """
+
+    def checksum_schemes(self) -> tuple[str, ...]:
+        """Names of what this database can compute, the fastest first; equal names mean equal numbers."""
+        ...
+
+    def checksum_text(self, value: ChecksumValue) -> str | None:
+        """SQL for the value's text in its form, NULL for NULL; None where this database cannot spell it exactly."""
+        ...
+
+    def checksum_digest(self, scheme: str, values: Sequence[ChecksumValue]) -> str:
+        """SQL for one signed 64-bit integer that stands for all the values in their order; never NULL.
+
+        Every value must have a `checksum_text`.
+        """
         ...

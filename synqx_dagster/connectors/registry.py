@@ -11,10 +11,14 @@ import importlib
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib.metadata import entry_points
+from typing import Any
 
-from synqx_dagster.connectors.protocol import Capabilities, ConnectionConfig, Connector
+from synqx_dagster.connectors.key_files import check_private_file
+from synqx_dagster.connectors.protocol import Capabilities, ConnectionConfig, Connector, SshTunnelConfig, TlsConfig
 from synqx_dagster.errors import ConfigurationError, DriverMissingError
 from synqx_dagster.model.connection import Connection, OptionValue
+from synqx_dagster.model.host_policy import HostPolicy
+from synqx_dagster.model.secret import FileSecret
 
 ENTRY_POINT_GROUP = "synqx_dagster.connectors"
 
@@ -31,9 +35,6 @@ _DIALECTS = {"postgresql": "postgres", "mysql": "mysql", "sqlite": "sqlite", "du
 
 #: The extra that installs a driver which the package does not depend on.
 _EXTRAS = {"mysql": "mysql"}
-
-#: Records may carry these as secrets.
-_SECRET_FIELDS = ("password",)
 
 
 @lru_cache(maxsize=1)
@@ -100,12 +101,77 @@ def _without_secrets(db_type: str, options: Mapping[str, OptionValue] | None) ->
     return make(ConnectionConfig(db_type, db_type, options=dict(options or {})))
 
 
-def make_connector(connection: Connection, resolve_secret: Callable[[Connection, str], str | None]) -> Connector:
+def make_config(
+    connection: Connection, get_secret: Callable[[str], str | None], *, host_policy: HostPolicy | None = None
+) -> ConnectionConfig:
+    """What a connector is made of, from a record.
+
+    Args:
+        get_secret: The text of a secret field by its path; None where it is not set.
+        host_policy: Which hosts may be reached; left out, what the environment says.
+    """
+    tls, tunnel = connection.tls, connection.ssh_tunnel
+    return ConnectionConfig(
+        name=connection.name,
+        db_type=connection.db_type,
+        host=connection.host,
+        port=connection.port,
+        database=connection.database,
+        username=connection.username,
+        password=get_secret("password"),
+        options=dict(connection.options),
+        pool=connection.pool,
+        tls=TlsConfig(
+            mode=tls.mode,
+            ca_file=tls.ca_file,
+            cert_file=tls.cert_file,
+            key_file=tls.key_file,
+            key_password=get_secret("tls.key_password"),
+        )
+        if tls is not None
+        else None,
+        ssh_tunnel=SshTunnelConfig(
+            host=tunnel.host,
+            port=tunnel.port,
+            username=tunnel.username,
+            host_key=tunnel.host_key,
+            private_key=get_secret("ssh_tunnel.private_key"),
+            passphrase=get_secret("ssh_tunnel.passphrase"),
+            password=get_secret("ssh_tunnel.password"),
+        )
+        if tunnel is not None
+        else None,
+        host_policy=host_policy,
+    )
+
+
+def check_config(config: ConnectionConfig) -> list[str]:
+    """What is wrong with a configuration, field by field: what its connector says, and what no connector may ignore.
+
+    Raises:
+        ConfigurationError, DriverMissingError: There is no such connector.
+    """
+    problems = connector_class(config.db_type).check_config(config)
+    if config.tls is None and config.ssh_tunnel is None:
+        return problems
+    if not capabilities_of(config.db_type, config.options).secures_network:
+        blocks = (("tls", config.tls), ("ssh_tunnel", config.ssh_tunnel))
+        problems += [f"{name}: {config.db_type} does not take it" for name, block in blocks if block is not None]
+    return problems
+
+
+def make_connector(
+    connection: Connection,
+    resolve_secret: Callable[[Connection, str], str | None],
+    *,
+    host_policy: HostPolicy | None = None,
+) -> Connector:
     """A connector for a record, with its secrets resolved; opens nothing.
 
     Args:
         connection: The record.
-        resolve_secret: Called with the record and the name of each secret field that it fills.
+        resolve_secret: Called with the record and the path of each secret field that it fills.
+        host_policy: Which hosts may be reached; left out, what the environment says.
 
     Raises:
         ConfigurationError: The configuration is wrong.
@@ -113,21 +179,18 @@ def make_connector(connection: Connection, resolve_secret: Callable[[Connection,
         SealedError: A secret is in a sealed vault.
     """
     found = connector_class(connection.db_type)
-    secrets = {
-        name: resolve_secret(connection, name) for name in _SECRET_FIELDS if getattr(connection, name) is not None
-    }
-    config = ConnectionConfig(
-        name=connection.name,
-        db_type=connection.db_type,
-        host=connection.host,
-        port=connection.port,
-        database=connection.database,
-        username=connection.username,
-        password=secrets.get("password"),
-        options=dict(connection.options),
-        pool=connection.pool,
-    )
-    problems = found.check_config(config)
+    private_key = connection.ssh_tunnel.private_key if connection.ssh_tunnel is not None else None
+    if isinstance(private_key, FileSecret):
+        check_private_file(private_key.file, f"connection {connection.name!r}, ssh_tunnel.private_key")
+
+    def get_secret(path: str) -> str | None:
+        value: Any = connection
+        for name in path.split("."):
+            value = getattr(value, name)
+        return resolve_secret(connection, path) if value is not None else None
+
+    config = make_config(connection, get_secret, host_policy=host_policy)
+    problems = check_config(config)
     if problems:
         raise ConfigurationError(f"connection {connection.name!r}: " + "; ".join(problems))
     make: Callable[[ConnectionConfig], Connector] = found

@@ -27,7 +27,9 @@ def open_catalog(settings: Settings) -> Catalog:
 
 def needs_vault(connection: Connection) -> bool:
     """Whether connecting takes a secret out of the vault; a reference to a variable or a file does not."""
-    return isinstance(connection.password, SealedSecret)
+    from synqx_dagster.catalog.snapshot import secrets_of
+
+    return any(isinstance(secret, SealedSecret) for secret in secrets_of(connection).values())
 
 
 def require_unsealed(catalog: Catalog, *, secrets_needed: bool) -> None:

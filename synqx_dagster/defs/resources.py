@@ -47,7 +47,8 @@ class ConnectionResource:
             if self._connector is None:
                 catalog = self._get_catalog()
                 require_unsealed(catalog, secrets_needed=needs_vault(self.connection))
-                self._connector = make_connector(self.connection, catalog.resolve_secret)
+                policy = catalog.settings.host_policy
+                self._connector = make_connector(self.connection, catalog.resolve_secret, host_policy=policy)
             return self._connector
 
     def close(self) -> None:

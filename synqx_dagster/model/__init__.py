@@ -1,7 +1,8 @@
 """The records that users declare, as frozen values without any input or output."""
 
 from synqx_dagster.model.base import RECORD_KINDS, Record, RecordKind, Value, dagster_name
-from synqx_dagster.model.connection import Connection, PoolSettings
+from synqx_dagster.model.connection import Connection, PoolSettings, SshTunnel, TlsSettings
+from synqx_dagster.model.host_policy import HostPolicy
 from synqx_dagster.model.mapping import ColumnMapping, Mapping
 from synqx_dagster.model.pipeline import Pipeline
 from synqx_dagster.model.schedule import Schedule
@@ -23,6 +24,7 @@ __all__ = [
     "DataType",
     "EnvSecret",
     "FileSecret",
+    "HostPolicy",
     "LiteralSecret",
     "Mapping",
     "Pipeline",
@@ -34,7 +36,9 @@ __all__ = [
     "SchemaColumn",
     "SealedSecret",
     "Secret",
+    "SshTunnel",
     "TableName",
+    "TlsSettings",
     "Value",
     "dagster_name",
     "primary_key_of",

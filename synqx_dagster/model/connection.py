@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from synqx_dagster.model.base import Record, RecordKind, Value
 from synqx_dagster.model.secret import Secret
@@ -22,6 +22,85 @@ class PoolSettings(Value):
     recycle_seconds: int = Field(default=1800, ge=-1)
 
 
+TlsMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
+
+
+class TlsSettings(Value):
+    """How the server proves who it is, and the client itself.
+
+    Attributes:
+        mode: Left out: ``verify-full``, and ``prefer`` to this machine where no ``ca_file`` is given.
+        ca_file: PEM file of the authorities to trust; left out, the system's.
+        cert_file: The client's certificate, as a PEM file; with ``key_file``.
+        key_password: Opens an encrypted ``key_file``.
+    """
+
+    mode: TlsMode | None = None
+    ca_file: str | None = Field(default=None, min_length=1, max_length=4096)
+    cert_file: str | None = Field(default=None, min_length=1, max_length=4096)
+    key_file: str | None = Field(default=None, min_length=1, max_length=4096)
+    key_password: Secret | None = None
+
+    @model_validator(mode="after")
+    def _check_pair(self) -> TlsSettings:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("a client certificate needs both cert_file and key_file")
+        if self.key_password is not None and self.key_file is None:
+            raise ValueError("key_password opens a key_file, and there is none")
+        return self
+
+
+class SshTunnel(Value):
+    """An SSH server through which a database is reached; its key is pinned, because nobody is there to be asked.
+
+    Attributes:
+        host_key: The server's public key as ``ssh-keyscan`` and ``*.pub`` files have it: ``ssh-ed25519 AAAA...``.
+        private_key: The text of the user's private key (a reference to its file is usual), or
+        password: the user's password. One of the two.
+        passphrase: Opens an encrypted private key.
+    """
+
+    host: str = Field(min_length=1, max_length=255)
+    port: int = Field(default=22, ge=1, le=65535)
+    username: str = Field(min_length=1, max_length=255)
+    host_key: str = Field(min_length=1, max_length=16384)
+    private_key: Secret | None = None
+    passphrase: Secret | None = None
+    password: Secret | None = None
+
+    @field_validator("host")
+    @classmethod
+    def _check_host(cls, text: str) -> str:
+        return check_host(text)
+
+    @field_validator("host_key")
+    @classmethod
+    def _check_host_key(cls, text: str) -> str:
+        if "PRIVATE KEY" in text:
+            raise ValueError("this is a private key; host_key is the server's public key")
+        parts = text.split()
+        if len(parts) < 2 or not parts[1].startswith("AAAA") or "\n" in text.strip():
+            raise ValueError("write the server's public key as its type and its text: ssh-ed25519 AAAA...")
+        return text
+
+    @model_validator(mode="after")
+    def _check_credentials(self) -> SshTunnel:
+        if (self.private_key is None) == (self.password is None):
+            raise ValueError("give either private_key or password")
+        if self.passphrase is not None and self.private_key is None:
+            raise ValueError("passphrase opens a private_key, and there is none")
+        return self
+
+
+def check_host(text: str) -> str:
+    """Refuse what is not a host: a URL, or a name with a user and a password, which would be shown."""
+    if "://" in text:
+        raise ValueError("this looks like a URL: write host, port, database, username and password in their fields")
+    if "@" in text or any(character.isspace() for character in text):
+        raise ValueError("a host is a name, an address or a socket's directory, without user and password")
+    return text
+
+
 class Connection(Record):
     """A database, or a directory of files, that SynqX reads from or writes to."""
 
@@ -33,15 +112,17 @@ class Connection(Record):
     database: str | None = Field(default=None, min_length=1, max_length=4096)
     username: str | None = Field(default=None, min_length=1, max_length=255)
     password: Secret | None = None
+    tls: TlsSettings | None = None
+    ssh_tunnel: SshTunnel | None = None
     options: dict[Annotated[str, Field(min_length=1, max_length=64)], OptionValue] = Field(default_factory=dict)
     pool: PoolSettings = Field(default_factory=PoolSettings)
     #: How many loads may use this connection at once, in all runs together; a Dagster pool limit.
     max_concurrent_loads: int | None = Field(default=None, ge=1)
 
-    @field_validator("host", "database")
+    @field_validator("database")
     @classmethod
     def _check_not_url(cls, text: str | None) -> str | None:
-        # A password in a URL would be shown wherever the host is: only the password's own field is sealed.
+        # A password in a URL would be shown wherever the database is: only the password's own field is sealed.
         if text is not None and "://" in text:
             raise ValueError("this looks like a URL: write host, port, database, username and password in their fields")
         return text
@@ -49,6 +130,4 @@ class Connection(Record):
     @field_validator("host")
     @classmethod
     def _check_host(cls, text: str | None) -> str | None:
-        if text is not None and ("@" in text or any(character.isspace() for character in text)):
-            raise ValueError("a host is a name, an address or a socket's directory, without user and password")
-        return text
+        return None if text is None else check_host(text)
