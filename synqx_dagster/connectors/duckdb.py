@@ -6,7 +6,6 @@ error that names the file. See docs/connectors-duckdb.md.
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -21,10 +20,10 @@ from synqx_dagster.connectors.duckdb_session import (
     DuckdbReadSession,
     DuckdbWriteSession,
     qualify,
-    quote,
     read_columns,
 )
 from synqx_dagster.connectors.duckdb_types import DIALECT, holds, native_type
+from synqx_dagster.connectors.file_database import can_write, check_file_config, find_path, quote
 from synqx_dagster.connectors.protocol import (
     Capabilities,
     ConnectionConfig,
@@ -66,7 +65,7 @@ class DuckdbConnector:
     @property
     def path(self) -> Path:
         """The file, absolute."""
-        return Path(self.config.database or "").expanduser().absolute()
+        return find_path(self.config)
 
     @property
     def _settings(self) -> dict[str, str]:
@@ -78,17 +77,12 @@ class DuckdbConnector:
     @classmethod
     def check_config(cls, config: ConnectionConfig) -> list[str]:
         """What is wrong with a configuration."""
-        problems = []
-        if not config.database:
-            problems.append("database: give the path of the DuckDB file")
-        elif config.database.startswith((":memory:", "md:", "motherduck:")) or "://" in config.database:
-            problems.append("database: give the path of a local file")
-        elif "\x00" in config.database:
-            problems.append("database: a path must not hold a NUL character")
-        problems.extend(
-            f"{name}: means nothing for a file"
-            for name in ("host", "port", "username", "password")
-            if getattr(config, name) is not None
+        database = config.database or ""
+        problems = check_file_config(
+            config,
+            product="DuckDB",
+            is_path=not database.startswith((":memory:", "md:", "motherduck:")) and "://" not in database,
+            hint="give the path of a local file",
         )
         for name, value in config.options.items():
             if name == "memory_limit":
@@ -121,7 +115,7 @@ class DuckdbConnector:
             server_version=f"DuckDB {duckdb.__version__}",
             latency_seconds=time.monotonic() - start,
             can_read=True,
-            can_write=os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK),
+            can_write=can_write(self.path),
         )
 
     def discover(self, schema: str | None = None) -> list[TableDescription]:

@@ -22,6 +22,7 @@ from synqx_dagster.connectors.duckdb_types import (
     parse_native,
     to_canonical,
 )
+from synqx_dagster.connectors.file_database import FileTables, quote
 from synqx_dagster.connectors.protocol import Encoded, ReadLimits, carrier_type
 from synqx_dagster.connectors.query_guard import limit_batches
 from synqx_dagster.errors import DatabaseError, StatementTimeoutError, SynqxError
@@ -60,13 +61,6 @@ FROM duckdb_columns() AS columns
 WHERE database_name = current_database() AND schema_name = ? AND table_name = ?
 ORDER BY column_index
 """
-
-
-def quote(identifier: str) -> str:
-    """An identifier in double quotes."""
-    if "\x00" in identifier:
-        raise DatabaseError("a name must not hold a NUL character")
-    return '"' + identifier.replace('"', '""') + '"'
 
 
 def qualify(table: TableName) -> str:
@@ -211,7 +205,7 @@ def _arrow_errors(path: Path) -> Iterator[None]:
         ) from exc
 
 
-class DuckdbWriteSession:
+class DuckdbWriteSession(FileTables):
     """A write session; see `synqx_dagster.connectors.protocol.WriteSession`."""
 
     def __init__(self, path: Path, settings: Mapping[str, str]) -> None:
@@ -299,25 +293,11 @@ class DuckdbWriteSession:
         """Create the table's schema if it is missing."""
         self.execute(f"CREATE SCHEMA IF NOT EXISTS {quote(table.schema or DEFAULT_SCHEMA)}")
 
-    def create_table(self, table: TableName, columns: Sequence[Column], primary_key: Sequence[str]) -> None:
-        """Create an empty table."""
-        lines = [
-            f"{quote(column.name)} {native_type(column)}{'' if column.nullable else ' NOT NULL'}" for column in columns
-        ]
-        if primary_key:
-            lines.append(f"PRIMARY KEY ({', '.join(map(quote, primary_key))})")
-        self.execute(f"CREATE TABLE {qualify(table)} ({', '.join(lines)})")
+    def _qualify(self, table: TableName) -> str:
+        return qualify(table)
 
-    def create_staging(self, target: TableName, columns: Sequence[Column], *, epoch: int) -> TableName:
-        """Create an empty table that a rollback removes."""
-        staging = TableName(f"_synqx_staging_{target.name}", target.schema)
-        self.drop_staging(staging)
-        self.create_table(staging, columns, ())
-        return staging
-
-    def drop_staging(self, staging: TableName) -> None:
-        """Drop a staging table if it is there."""
-        self.execute(f"DROP TABLE IF EXISTS {qualify(staging)}")
+    def _spell(self, column: Column) -> str:
+        return native_type(column)
 
     def write_batches(
         self, table: TableName, columns: Sequence[Column], batches: Iterable[pa.RecordBatch]

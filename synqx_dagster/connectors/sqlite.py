@@ -6,7 +6,6 @@ text, and a value that is not of its declared type is a bad row, never a guess. 
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
+from synqx_dagster.connectors.file_database import can_write, check_file_config, find_path, quote
 from synqx_dagster.connectors.protocol import (
     Capabilities,
     ConnectionConfig,
@@ -23,15 +23,13 @@ from synqx_dagster.connectors.protocol import (
 )
 from synqx_dagster.connectors.sqlite_errors import wrap_error
 from synqx_dagster.connectors.sqlite_session import (
-    DIALECT,
     SqliteReadSession,
     SqliteWriteSession,
     open_file,
     qualify,
-    quote,
     read_columns,
 )
-from synqx_dagster.connectors.sqlite_types import holds, native_type
+from synqx_dagster.connectors.sqlite_types import DIALECT, holds, spell
 from synqx_dagster.errors import ConnectionFailedError, RetryableError
 from synqx_dagster.model.table import Column, TableName
 from synqx_dagster.model.types import DataType
@@ -56,22 +54,17 @@ class SqliteConnector:
     @property
     def path(self) -> Path:
         """The file, absolute."""
-        return Path(self.config.database or "").expanduser().absolute()
+        return find_path(self.config)
 
     @classmethod
     def check_config(cls, config: ConnectionConfig) -> list[str]:
         """What is wrong with a configuration."""
-        problems = []
-        if not config.database:
-            problems.append("database: give the path of the SQLite file")
-        elif config.database == ":memory:" or config.database.startswith("file:"):
-            problems.append("database: give a plain path; each session opens the file anew")
-        elif "\x00" in config.database:
-            problems.append("database: a path must not hold a NUL character")
-        problems.extend(
-            f"{name}: means nothing for a file"
-            for name in ("host", "port", "username", "password")
-            if getattr(config, name) is not None
+        database = config.database or ""
+        problems = check_file_config(
+            config,
+            product="SQLite",
+            is_path=database != ":memory:" and not database.startswith("file:"),
+            hint="give a plain path; each session opens the file anew",
         )
         problems.extend(f"options.{name}: sqlite has no options" for name in config.options)
         return problems
@@ -91,15 +84,13 @@ class SqliteConnector:
             return ConnectionReport(False, exc.message, reason=exc.reason, hint=exc.hint)
         except RetryableError as exc:
             return ConnectionReport(False, exc.message, reason="timeout", hint=exc.hint)
-        # A writer makes a journal beside the file.
-        can_write = os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK)
         return ConnectionReport(
             True,
             f"{self.path} is a SQLite database",
             server_version=f"SQLite {sqlite3.sqlite_version}",
             latency_seconds=time.monotonic() - start,
             can_read=True,
-            can_write=can_write,
+            can_write=can_write(self.path),
         )
 
     def discover(self, schema: str | None = None) -> list[TableDescription]:
@@ -128,9 +119,7 @@ class SqliteConnector:
 
     def native_type(self, column: Column) -> str:
         """How SQLite spells a column's type; there is a spelling for every type."""
-        if column.native_dialect == DIALECT and column.native_type is not None:
-            return column.native_type
-        return native_type(column.data_type)
+        return spell(column)
 
     def holds(self, data_type: DataType) -> str | None:
         """What of a type SQLite can store."""

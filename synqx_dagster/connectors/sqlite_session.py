@@ -14,19 +14,18 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from synqx_dagster.connectors.file_database import FileTables, quote
 from synqx_dagster.connectors.protocol import Encoded, ReadLimits, untrusted_text
 from synqx_dagster.connectors.query_guard import limit_batches
 from synqx_dagster.connectors.row_batches import iter_row_batches
 from synqx_dagster.connectors.sqlite_errors import wrap_error
-from synqx_dagster.connectors.sqlite_types import native_type, parse_declaration
-from synqx_dagster.errors import BadRowsError, ConnectionFailedError, DatabaseError
+from synqx_dagster.connectors.sqlite_types import DIALECT, parse_declaration, spell
+from synqx_dagster.errors import BadRowsError, ConnectionFailedError
 from synqx_dagster.model.table import Column, TableName
 from synqx_dagster.model.types import DataType
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-DIALECT = "sqlite"
 
 SqliteValue = str | bytes | int | float | None
 
@@ -38,13 +37,6 @@ _PROGRESS_INSTRUCTIONS = 20_000
 _COLUMNS_SQL = """
 SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(?, ?) WHERE hidden <> 1 ORDER BY cid
 """
-
-
-def quote(identifier: str) -> str:
-    """An identifier in double quotes."""
-    if "\x00" in identifier:
-        raise DatabaseError("a name must not hold a NUL character")
-    return '"' + identifier.replace('"', '""') + '"'
 
 
 def qualify(table: TableName) -> str:
@@ -246,7 +238,7 @@ def _authorize_read(
     return sqlite3.SQLITE_DENY if action in (sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH) else sqlite3.SQLITE_OK
 
 
-class SqliteWriteSession:
+class SqliteWriteSession(FileTables):
     """A write session; see `synqx_dagster.connectors.protocol.WriteSession`."""
 
     def __init__(self, path: Path, lock_timeout_seconds: float) -> None:
@@ -316,23 +308,11 @@ class SqliteWriteSession:
     def ensure_schema(self, table: TableName) -> None:
         """A file has one schema, and it is there."""
 
-    def create_table(self, table: TableName, columns: Sequence[Column], primary_key: Sequence[str]) -> None:
-        """Create an empty table."""
-        lines = [f"{quote(column.name)} {_spell(column)}{'' if column.nullable else ' NOT NULL'}" for column in columns]
-        if primary_key:
-            lines.append(f"PRIMARY KEY ({', '.join(map(quote, primary_key))})")
-        self.execute(f"CREATE TABLE {qualify(table)} ({', '.join(lines)})")
+    def _qualify(self, table: TableName) -> str:
+        return qualify(table)
 
-    def create_staging(self, target: TableName, columns: Sequence[Column], *, epoch: int) -> TableName:
-        """Create an empty table that a rollback removes."""
-        staging = TableName(f"_synqx_staging_{target.name}", target.schema)
-        self.drop_staging(staging)
-        self.create_table(staging, columns, ())
-        return staging
-
-    def drop_staging(self, staging: TableName) -> None:
-        """Drop a staging table if it is there."""
-        self.execute(f"DROP TABLE IF EXISTS {qualify(staging)}")
+    def _spell(self, column: Column) -> str:
+        return spell(column)
 
     def write_batches(
         self, table: TableName, columns: Sequence[Column], batches: Iterable[pa.RecordBatch]
@@ -367,12 +347,6 @@ class SqliteWriteSession:
         names = ", ".join(quote(column.name) for column in columns)
         self.execute(f"INSERT INTO {qualify(target)} ({names}) SELECT {names} FROM {qualify(staging)}")
         self.drop_staging(staging)
-
-
-def _spell(column: Column) -> str:
-    if column.native_dialect == DIALECT and column.native_type is not None:
-        return column.native_type
-    return native_type(column.data_type)
 
 
 def _refuse_nan(batch: pa.RecordBatch) -> None:

@@ -10,7 +10,10 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+from synqx_dagster.model.table import Column
 from synqx_dagster.model.types import DataType, TypeKind
+
+DIALECT = "sqlite"
 
 Affinity = Literal["integer", "text", "blob", "real", "numeric"]
 
@@ -112,6 +115,13 @@ def native_type(data_type: DataType) -> str:
     scale = data_type.scale or 0
     fits_real = data_type.precision <= REAL_DIGITS and 0 <= scale <= data_type.precision
     return f"{'DECIMAL' if fits_real else 'DECIMAL TEXT'}({data_type.precision},{scale})"
+
+
+def spell(column: Column) -> str:
+    """How SQLite spells a column's type: as it was declared where it comes from SQLite."""
+    if column.native_dialect == DIALECT and column.native_type is not None:
+        return column.native_type
+    return native_type(column.data_type)
 
 
 def holds(data_type: DataType) -> str | None:

@@ -16,7 +16,12 @@ from synqx_dagster.model import Mapping, Schema
 from synqx_dagster.transfer.failpoints import VARIABLE
 from synqx_dagster.transfer.load import LoadResult, run_load
 from synqx_dagster.transfer.result import LoadRequest
+from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
 from synqx_dagster_tests.processes import reaped
+
+#: A source and a target.
+Databases = tuple[PostgresqlDatabase, PostgresqlDatabase]
+Connectors = tuple[Connector, Connector]
 
 
 def connect(config: ConnectionConfig) -> Connector:
@@ -30,6 +35,15 @@ def make_mapping(**fields: Any) -> Mapping:
     return Mapping.model_validate(
         {"name": "load", "source_connection": "source", "target_connection": "target", **fields}
     )
+
+
+def make_schema(primary_key: str = "id", **columns: str | dict[str, Any]) -> Schema:
+    """A schema with a key of one column; a column is its type, or all of its fields but the name."""
+    declared = [
+        {"name": name, **({"data_type": column} if isinstance(column, str) else column)}
+        for name, column in columns.items()
+    ]
+    return Schema.model_validate({"name": "schema", "columns": declared, "primary_key": [primary_key]})
 
 
 def load(

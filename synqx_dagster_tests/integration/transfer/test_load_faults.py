@@ -14,7 +14,13 @@ import pytest
 from synqx_dagster.connectors.protocol import ConnectionConfig
 from synqx_dagster.errors import SynqxError
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
-from synqx_dagster_tests.integration.transfer.loading import ChildLoad, connect, load, make_mapping
+from synqx_dagster_tests.integration.transfer.loading import (
+    ChildLoad,
+    Databases,
+    connect,
+    load,
+    make_mapping,
+)
 from synqx_dagster_tests.processes import reaped
 
 ROWS = 5000
@@ -30,7 +36,7 @@ LEFTOVERS = (
 
 
 @pytest.fixture
-def pair(postgresql: PostgresqlDatabase) -> tuple[PostgresqlDatabase, PostgresqlDatabase]:
+def pair(postgresql: PostgresqlDatabase) -> Databases:
     postgresql.execute(SOURCE)
     return postgresql, postgresql.create_database()
 
@@ -51,9 +57,7 @@ def assert_exact(source: PostgresqlDatabase, target: PostgresqlDatabase, *, entr
         ("after_commit", "append"),
     ],
 )
-def test_killed_anywhere_a_retry_is_exact(
-    pair: tuple[PostgresqlDatabase, PostgresqlDatabase], place: str, mode: str
-) -> None:
+def test_killed_anywhere_a_retry_is_exact(pair: Databases, place: str, mode: str) -> None:
     source, target = pair
     mapping = make_mapping(source_table="orders", target_table="orders", mode=mode)
     configs = (source.config("source"), target.config("target"))
@@ -64,7 +68,7 @@ def test_killed_anywhere_a_retry_is_exact(
 
 
 def test_a_paused_attempt_that_comes_back_late_is_refused(
-    pair: tuple[PostgresqlDatabase, PostgresqlDatabase],
+    pair: Databases,
 ) -> None:
     source, target = pair
     mapping = make_mapping(source_table="orders", target_table="copies", mode="append")
@@ -83,7 +87,7 @@ def test_a_paused_attempt_that_comes_back_late_is_refused(
     assert target.execute("select run_id, epoch from _synqx_ledger") == [("run-2", 2)]
 
 
-def test_two_loads_at_once_leave_one_exact_result(pair: tuple[PostgresqlDatabase, PostgresqlDatabase]) -> None:
+def test_two_loads_at_once_leave_one_exact_result(pair: Databases) -> None:
     source, target = pair
     mapping = make_mapping(source_table="orders", target_table="orders")
     configs = (source.config("source"), target.config("target"))
@@ -154,7 +158,7 @@ def _receive(connection: socket.socket) -> bytes:
 
 
 def test_a_lost_reply_to_commit_is_settled_by_the_ledger(
-    pair: tuple[PostgresqlDatabase, PostgresqlDatabase],
+    pair: Databases,
 ) -> None:
     source, target = pair
     with closing(DroppedReply(target.port)) as proxy:
@@ -180,9 +184,7 @@ def test_a_lost_reply_to_commit_is_settled_by_the_ledger(
 
 
 @pytest.mark.parametrize("end", ["source", "target"])
-def test_a_terminated_backend_ends_the_attempt_and_a_retry_is_exact(
-    pair: tuple[PostgresqlDatabase, PostgresqlDatabase], end: str
-) -> None:
+def test_a_terminated_backend_ends_the_attempt_and_a_retry_is_exact(pair: Databases, end: str) -> None:
     source, target = pair
     source.execute("create view slow as select id, body || coalesce(pg_sleep(0.0005)::text, '') as body from orders")
     mapping = make_mapping(source_query="select id, body from slow", target_table="orders")
@@ -213,9 +215,7 @@ def test_a_terminated_backend_ends_the_attempt_and_a_retry_is_exact(
 
 
 @pytest.mark.parametrize("lane", ["passthrough", "arrow"])
-def test_an_interrupt_ends_a_load_that_waits_for_its_source(
-    pair: tuple[PostgresqlDatabase, PostgresqlDatabase], lane: str, tmp_path: Path
-) -> None:
+def test_an_interrupt_ends_a_load_that_waits_for_its_source(pair: Databases, lane: str, tmp_path: Path) -> None:
     source, target = pair
     # Two minutes for all rows; the first ones are there at once.
     source.execute("create view slow as select id, body || coalesce(pg_sleep(0.025)::text, '') as body from orders")

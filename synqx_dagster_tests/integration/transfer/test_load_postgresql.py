@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from synqx_dagster.connectors.protocol import Connector
 from synqx_dagster.errors import (
     BadRowsError,
     DatabaseError,
@@ -16,13 +15,19 @@ from synqx_dagster.errors import (
     SourceChangedError,
     TargetMismatchError,
 )
-from synqx_dagster.model import Schema
 from synqx_dagster.transfer import duplicates
 from synqx_dagster.transfer.load import run_load
-from synqx_dagster.transfer.plan import plan_load
+from synqx_dagster.transfer.prepare import plan_load
 from synqx_dagster.transfer.result import LoadRequest, Progress
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
-from synqx_dagster_tests.integration.transfer.loading import connect, load, make_mapping
+from synqx_dagster_tests.integration.transfer.loading import (
+    Connectors,
+    Databases,
+    connect,
+    load,
+    make_mapping,
+    make_schema,
+)
 
 PEOPLE = """
 create table people (
@@ -37,22 +42,20 @@ CHECKSUM = "select count(*), md5(string_agg(t::text, E'\\n' order by t::text)) f
 
 
 @pytest.fixture
-def pair(postgresql: PostgresqlDatabase) -> tuple[PostgresqlDatabase, PostgresqlDatabase]:
+def pair(postgresql: PostgresqlDatabase) -> Databases:
     """A source and a target database on one server."""
     return postgresql, postgresql.create_database()
 
 
 @pytest.fixture
-def connectors(pair: tuple[PostgresqlDatabase, PostgresqlDatabase]) -> Iterator[tuple[Connector, Connector]]:
+def connectors(pair: Databases) -> Iterator[Connectors]:
     source, target = connect(pair[0].config("source")), connect(pair[1].config("target"))
     yield source, target
     source.close()
     target.close()
 
 
-def test_a_mirror_is_equal_to_its_source(
-    pair: tuple[PostgresqlDatabase, PostgresqlDatabase], connectors: tuple[Connector, Connector]
-) -> None:
+def test_a_mirror_is_equal_to_its_source(pair: Databases, connectors: Connectors) -> None:
     source, target = pair
     source.execute(PEOPLE)
     result = load(*connectors, make_mapping(source_table="people", target_table="copy.people"))
@@ -67,7 +70,7 @@ def test_a_mirror_is_equal_to_its_source(
 
 
 def test_replace_twice_leaves_the_second_rows_and_one_ledger_entry_each(
-    pair: tuple[PostgresqlDatabase, PostgresqlDatabase], connectors: tuple[Connector, Connector]
+    pair: Databases, connectors: Connectors
 ) -> None:
     source, target = pair
     source.execute(PEOPLE)
@@ -80,9 +83,7 @@ def test_replace_twice_leaves_the_second_rows_and_one_ledger_entry_each(
     assert target.execute(ledger) == [("a", 1, 2000), ("b", 2, 10)]
 
 
-def test_the_same_load_again_changes_nothing(
-    pair: tuple[PostgresqlDatabase, PostgresqlDatabase], connectors: tuple[Connector, Connector]
-) -> None:
+def test_the_same_load_again_changes_nothing(pair: Databases, connectors: Connectors) -> None:
     source, target = pair
     source.execute(PEOPLE)
     mapping = make_mapping(source_table="people", target_table="log", mode="append")
@@ -93,9 +94,7 @@ def test_the_same_load_again_changes_nothing(
     assert target.execute("select count(*) from log") == [(2000,)]
 
 
-def test_append_adds(
-    pair: tuple[PostgresqlDatabase, PostgresqlDatabase], connectors: tuple[Connector, Connector]
-) -> None:
+def test_append_adds(pair: Databases, connectors: Connectors) -> None:
     source, target = pair
     source.execute("create table events (at timestamptz, what text); insert into events values (now(), 'a')")
     mapping = make_mapping(source_table="events", target_table="events", mode="append")
@@ -104,9 +103,7 @@ def test_append_adds(
     assert target.execute("select count(*) from events") == [(3,)]
 
 
-def test_an_empty_source_empties_the_target(
-    pair: tuple[PostgresqlDatabase, PostgresqlDatabase], connectors: tuple[Connector, Connector]
-) -> None:
+def test_an_empty_source_empties_the_target(pair: Databases, connectors: Connectors) -> None:
     source, target = pair
     source.execute("create table t (id int primary key); insert into t values (1)")
     mapping = make_mapping(source_table="t", target_table="t")
@@ -117,18 +114,12 @@ def test_an_empty_source_empties_the_target(
     assert target.execute("select count(*) from t") == [(0,)]
 
 
-SCHEMA = Schema.model_validate(
-    {
-        "name": "person",
-        "columns": [
-            {"name": "id", "data_type": "integer"},
-            {"name": "first_name", "data_type": "string"},
-            {"name": "rest", "data_type": "string"},
-            {"name": "email", "data_type": "string", "nullable": False},
-            {"name": "mail_hash", "data_type": "string"},
-        ],
-        "primary_key": ["id"],
-    }
+SCHEMA = make_schema(
+    id="integer",
+    first_name="string",
+    rest="string",
+    email={"data_type": "string", "nullable": False},
+    mail_hash="string",
 )
 COLUMN_MAPPINGS = [
     {"type": "direct", "source_columns": ["id"], "target_fields": ["id"]},
@@ -143,9 +134,7 @@ COLUMN_MAPPINGS = [
 ]
 
 
-def test_bad_rows_are_quarantined_and_the_rest_arrives(
-    pair: tuple[PostgresqlDatabase, PostgresqlDatabase], connectors: tuple[Connector, Connector]
-) -> None:
+def test_bad_rows_are_quarantined_and_the_rest_arrives(pair: Databases, connectors: Connectors) -> None:
     source, target = pair
     source.execute(PEOPLE)
     mapping = make_mapping(
@@ -175,8 +164,8 @@ def test_bad_rows_are_quarantined_and_the_rest_arrives(
 
 
 def test_both_lanes_quarantine_the_same_rows_in_the_same_words(
-    pair: tuple[PostgresqlDatabase, PostgresqlDatabase],
-    connectors: tuple[Connector, Connector],
+    pair: Databases,
+    connectors: Connectors,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source, target = pair
@@ -205,9 +194,7 @@ def test_both_lanes_quarantine_the_same_rows_in_the_same_words(
     assert seen[0] == seen[1]
 
 
-def test_failing_on_bad_rows_names_them_and_leaves_the_target(
-    pair: tuple[PostgresqlDatabase, PostgresqlDatabase], connectors: tuple[Connector, Connector]
-) -> None:
+def test_failing_on_bad_rows_names_them_and_leaves_the_target(pair: Databases, connectors: Connectors) -> None:
     source, target = pair
     source.execute(PEOPLE)
     target.execute(
@@ -221,20 +208,12 @@ def test_failing_on_bad_rows_names_them_and_leaves_the_target(
     assert target.execute("select count(*) from _synqx_ledger") == [(0,)]
 
 
-def test_rows_that_share_a_key_are_quarantined_together(
-    pair: tuple[PostgresqlDatabase, PostgresqlDatabase], connectors: tuple[Connector, Connector]
-) -> None:
+def test_rows_that_share_a_key_are_quarantined_together(pair: Databases, connectors: Connectors) -> None:
     source, target = pair
     source.execute(
         "create table t (id int, v text); insert into t values (1, 'a'), (1, 'b'), (2, 'c'), (3, 'd'), (3, 'd')"
     )
-    schema = Schema.model_validate(
-        {
-            "name": "s",
-            "columns": [{"name": "id", "data_type": "integer"}, {"name": "v", "data_type": "string"}],
-            "primary_key": ["id"],
-        }
-    )
+    schema = make_schema(id="integer", v="string")
     mapping = make_mapping(source_table="t", target_table="t", on_bad_row="quarantine")
     result = load(*connectors, mapping, schema)
     assert (result.rows_out, result.rows_quarantined) == (1, 4)
@@ -246,24 +225,21 @@ def test_rows_that_share_a_key_are_quarantined_together(
 
 
 def test_a_wrong_key_is_told_instead_of_being_quarantined_whole(
-    pair: tuple[PostgresqlDatabase, PostgresqlDatabase],
-    connectors: tuple[Connector, Connector],
+    pair: Databases,
+    connectors: Connectors,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source, target = pair
     monkeypatch.setattr(duplicates, "MAX_ROWS", 10)
     source.execute("create table t (id int, v int); insert into t select 1, i from generate_series(1, 11) as i")
-    columns = [{"name": "id", "data_type": "integer"}, {"name": "v", "data_type": "integer"}]
-    schema = Schema.model_validate({"name": "s", "columns": columns, "primary_key": ["id"]})
+    schema = make_schema(id="integer", v="integer")
     with pytest.raises(BadRowsError, match="11 rows of id: the key occurs more than once") as caught:
         load(*connectors, make_mapping(source_table="t", target_table="t", on_bad_row="quarantine"), schema)
     assert "primary_key" in str(caught.value.hint)
     assert target.execute("select tablename from pg_tables where tablename = 't'") == []
 
 
-def test_replace_keeps_what_hangs_on_the_target(
-    pair: tuple[PostgresqlDatabase, PostgresqlDatabase], connectors: tuple[Connector, Connector]
-) -> None:
+def test_replace_keeps_what_hangs_on_the_target(pair: Databases, connectors: Connectors) -> None:
     source, target = pair
     source.execute(PEOPLE)
     mapping = make_mapping(source_table="people", target_table="people")
@@ -284,7 +260,7 @@ def test_replace_keeps_what_hangs_on_the_target(
 
 
 def test_a_vanished_source_column_is_named_before_the_target_is_touched(
-    pair: tuple[PostgresqlDatabase, PostgresqlDatabase], connectors: tuple[Connector, Connector]
+    pair: Databases, connectors: Connectors
 ) -> None:
     source, target = pair
     source.execute(PEOPLE)
@@ -295,14 +271,12 @@ def test_a_vanished_source_column_is_named_before_the_target_is_touched(
     assert target.execute("select count(*) from pg_tables where schemaname = 'public'") == [(0,)]
 
 
-def test_a_missing_source_table_is_named(connectors: tuple[Connector, Connector]) -> None:
+def test_a_missing_source_table_is_named(connectors: Connectors) -> None:
     with pytest.raises(SourceChangedError, match=r"nowhere\.at_all"):
         load(*connectors, make_mapping(source_table="nowhere.at_all", target_table="t"))
 
 
-def test_a_target_that_does_not_fit_is_listed_column_by_column(
-    pair: tuple[PostgresqlDatabase, PostgresqlDatabase], connectors: tuple[Connector, Connector]
-) -> None:
+def test_a_target_that_does_not_fit_is_listed_column_by_column(pair: Databases, connectors: Connectors) -> None:
     source, target = pair
     source.execute("create table t (id bigint, name text, price numeric(12,4), extra text)")
     target.execute("create table t (id integer, naem text, price numeric(12,2), must text not null, extra text)")
@@ -316,9 +290,7 @@ def test_a_target_that_does_not_fit_is_listed_column_by_column(
     assert "extra" not in message
 
 
-def test_a_type_that_the_target_lacks_is_refused_when_planning(
-    connectors: tuple[Connector, Connector], pair: tuple[PostgresqlDatabase, PostgresqlDatabase]
-) -> None:
+def test_a_type_that_the_target_lacks_is_refused_when_planning(connectors: Connectors, pair: Databases) -> None:
     pair[0].execute(f'create table t ("{"x" * 63}" int)')
     mapping = make_mapping(
         source_table="t",
@@ -329,9 +301,7 @@ def test_a_type_that_the_target_lacks_is_refused_when_planning(
         plan_load(mapping, None, *connectors)
 
 
-def test_progress_is_reported_by_phase(
-    pair: tuple[PostgresqlDatabase, PostgresqlDatabase], connectors: tuple[Connector, Connector]
-) -> None:
+def test_progress_is_reported_by_phase(pair: Databases, connectors: Connectors) -> None:
     pair[0].execute(PEOPLE)
     seen: list[Progress] = []
     mapping = make_mapping(source_table="people", target_table="people")
@@ -346,9 +316,7 @@ def test_progress_is_reported_by_phase(
     assert seen[-1].rows == 2000
 
 
-def test_an_error_of_the_source_query_leaves_the_target(
-    pair: tuple[PostgresqlDatabase, PostgresqlDatabase], connectors: tuple[Connector, Connector]
-) -> None:
+def test_an_error_of_the_source_query_leaves_the_target(pair: Databases, connectors: Connectors) -> None:
     source, target = pair
     source.execute("create table t (id int); insert into t values (1), (0)")
     target.execute("create table t (id int); insert into t values (42)")
@@ -360,9 +328,7 @@ def test_an_error_of_the_source_query_leaves_the_target(
 
 
 @pytest.mark.parametrize("lane", ["passthrough", "arrow"])
-def test_what_a_table_that_exists_forbids_is_quarantined(
-    pair: tuple[PostgresqlDatabase, PostgresqlDatabase], connectors: tuple[Connector, Connector], lane: str
-) -> None:
+def test_what_a_table_that_exists_forbids_is_quarantined(pair: Databases, connectors: Connectors, lane: str) -> None:
     source, target = pair
     source.execute("create table limited (id integer, code text, note text)")
     source.execute(
@@ -381,9 +347,7 @@ def test_what_a_table_that_exists_forbids_is_quarantined(
     ]
 
 
-def test_a_table_whose_types_change_values_is_refused(
-    pair: tuple[PostgresqlDatabase, PostgresqlDatabase], connectors: tuple[Connector, Connector]
-) -> None:
+def test_a_table_whose_types_change_values_is_refused(pair: Databases, connectors: Connectors) -> None:
     source, target = pair
     source.execute("create table rounded (price text, label text, spans interval[])")
     target.execute("create table rounded (price money, label name, spans interval(0)[])")
@@ -392,7 +356,7 @@ def test_a_table_whose_types_change_values_is_refused(
 
 
 def test_a_column_that_vanished_from_a_mirrored_source_is_named_before_the_target_is_touched(
-    pair: tuple[PostgresqlDatabase, PostgresqlDatabase], connectors: tuple[Connector, Connector]
+    pair: Databases, connectors: Connectors
 ) -> None:
     source, target = pair
     source.execute("create table shrinking (id integer, phone text)")
@@ -423,9 +387,7 @@ def test_a_column_that_vanished_from_a_mirrored_source_is_named_before_the_targe
         "select id from t union all select id + 10 from t",
     ],
 )
-def test_a_query_is_taken_as_people_write_it(
-    pair: tuple[PostgresqlDatabase, PostgresqlDatabase], connectors: tuple[Connector, Connector], query: str
-) -> None:
+def test_a_query_is_taken_as_people_write_it(pair: Databases, connectors: Connectors, query: str) -> None:
     source, target = pair
     source.execute("create table t (id int); insert into t values (1), (2)")
     load(*connectors, make_mapping(source_query=query, target_table="t"))

@@ -13,10 +13,17 @@ import pytest
 
 from synqx_dagster.connectors.protocol import ConnectionConfig, Connector
 from synqx_dagster.errors import BadRowsError
-from synqx_dagster.model import Mapping, Schema
+from synqx_dagster.model import Mapping
 from synqx_dagster_tests.fix_mysql import MysqlDatabase
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
-from synqx_dagster_tests.integration.transfer.loading import ChildLoad, connect, load, make_mapping
+from synqx_dagster_tests.integration.transfer.loading import (
+    ChildLoad,
+    Connectors,
+    connect,
+    load,
+    make_mapping,
+    make_schema,
+)
 
 ROWS = 3000
 SOURCE = f"""
@@ -26,18 +33,7 @@ select i, 'Zoë ' || i, case when i % 100 = 0 then 'old' else (i % 90)::text end
 from generate_series(1, {ROWS}) as i;
 """
 BAD_ROWS = ROWS // 100
-SCHEMA = Schema.model_validate(
-    {
-        "name": "person",
-        "columns": [
-            {"name": "id", "data_type": "integer"},
-            {"name": "name", "data_type": "string"},
-            {"name": "age", "data_type": "integer"},
-            {"name": "joined", "data_type": "date"},
-        ],
-        "primary_key": ["id"],
-    }
-)
+SCHEMA = make_schema(id="integer", name="string", age="integer", joined="date")
 
 
 @dataclass
@@ -94,7 +90,7 @@ def source(postgresql: PostgresqlDatabase) -> PostgresqlDatabase:
 
 
 @pytest.fixture
-def connectors(source: PostgresqlDatabase, target: Target) -> Iterator[tuple[Connector, Connector]]:
+def connectors(source: PostgresqlDatabase, target: Target) -> Iterator[Connectors]:
     pair = connect(source.config("source")), connect(target.config)
     yield pair
     for connector in pair:
@@ -117,7 +113,7 @@ def loaded(target: Target, connector: Connector) -> list[tuple[object, ...]]:
 
 
 def test_bad_rows_are_quarantined_and_the_rest_is_exact(
-    source: PostgresqlDatabase, target: Target, connectors: tuple[Connector, Connector]
+    source: PostgresqlDatabase, target: Target, connectors: Connectors
 ) -> None:
     result = load(*connectors, people(on_bad_row="quarantine"), SCHEMA)
     assert (result.lane, result.rows_out, result.rows_quarantined) == ("arrow", ROWS - BAD_ROWS, BAD_ROWS)
@@ -130,7 +126,7 @@ def test_bad_rows_are_quarantined_and_the_rest_is_exact(
 
 
 def test_failing_leaves_no_trace_of_the_rows(
-    source: PostgresqlDatabase, target: Target, connectors: tuple[Connector, Connector]
+    source: PostgresqlDatabase, target: Target, connectors: Connectors
 ) -> None:
     with pytest.raises(BadRowsError, match="age"):
         load(*connectors, people(), SCHEMA)
@@ -155,7 +151,7 @@ def test_killed_anywhere_a_retry_is_exact(source: PostgresqlDatabase, target: Ta
 
 
 def test_replacing_twice_leaves_the_second_rows(
-    source: PostgresqlDatabase, target: Target, connectors: tuple[Connector, Connector]
+    source: PostgresqlDatabase, target: Target, connectors: Connectors
 ) -> None:
     mapping = people(on_bad_row="quarantine")
     load(*connectors, mapping, SCHEMA, load_id="a")
@@ -167,15 +163,14 @@ def test_replacing_twice_leaves_the_second_rows(
 
 
 def test_columns_may_have_the_names_that_the_engine_uses_itself(
-    source: PostgresqlDatabase, target: Target, connectors: tuple[Connector, Connector]
+    source: PostgresqlDatabase, target: Target, connectors: Connectors
 ) -> None:
     source.execute(
         'create table named (id integer, "_synqx_errors" text, "_synqx_row" text, "{value}" text, "100%s" text);'
         " insert into named values (1, 'a', 'b', 'c', 'd'), (null, 'e', 'f', 'g', 'h')"
     )
     names = ("id", "_synqx_errors", "_synqx_row", "{value}", "100%s")
-    columns = [{"name": name, "data_type": "integer" if name == "id" else "string"} for name in names]
-    schema = Schema.model_validate({"name": "named", "columns": columns, "primary_key": ["id"]})
+    schema = make_schema(**{name: "integer" if name == "id" else "string" for name in names})
     mapping = make_mapping(source_table="named", target_table="named", on_bad_row="quarantine")
     result = load(*connectors, mapping, schema)
     assert (result.rows_out, result.rows_quarantined) == (1, 1)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from synqx_dagster.connectors.postgresql_types import native_type
 from synqx_dagster.errors import PlanError
 from synqx_dagster.mapping.casts import cast_rule, check_cast
-from synqx_dagster.mapping.postgres_casts import is_plain
+from synqx_dagster.mapping.postgres_casts import is_plain, type_name
 from synqx_dagster.model import Column, DataType
 from synqx_dagster.model.types import TYPE_KINDS
 
@@ -87,3 +88,10 @@ def test_a_reason_is_documented() -> None:
 
     for reason in (contract.IS_NULL, contract.EXTRA_PARTS, contract.DOES_NOT_FIT):
         assert re.search(rf"`{re.escape(reason)}`|\*{re.escape(reason)}\*", text), reason
+
+
+@pytest.mark.parametrize("kind", [*TYPE_KINDS, "decimal(12,3)", "decimal(5,0)"])
+def test_a_pushed_down_cast_yields_the_type_that_the_connector_creates(kind: str) -> None:
+    # A binary stream goes from the one into the other, and the two are spelt in layers that do not know each other.
+    data_type = DataType.parse(kind)
+    assert type_name(data_type) == native_type(Column("c", data_type))

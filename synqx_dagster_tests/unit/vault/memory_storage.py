@@ -13,6 +13,8 @@ from synqx_dagster.vault import Argon2Parameters, KdfPolicy, SecretAddress, Stor
 
 WEAK = KdfPolicy(Argon2Parameters(iterations=1, lanes=1, memory_kib=8), memory_floor_kib=8)
 PASSWORD = SecretStr("correct horse battery staple")
+WRONG = SecretStr("wrong")
+CANARY = "canary-5f2b9a"
 
 
 class Killed(BaseException):

@@ -8,22 +8,19 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
 
 from synqx_dagster.errors import (
     UnlockDelayedError,
     WrongPasswordError,
 )
-from synqx_dagster.vault import Vault, create_key_file
+from synqx_dagster.vault import Vault
 from synqx_dagster_tests.unit.vault.memory_storage import (
     PASSWORD,
     WEAK,
+    WRONG,
     MemoryStorage,
     make_vault,
 )
-
-WRONG = SecretStr("wrong")
-CANARY = "canary-5f2b9a"
 
 
 class Clock:
@@ -35,17 +32,6 @@ class Clock:
 
     def advance(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
-
-
-@pytest.fixture
-def storage() -> MemoryStorage:
-    return MemoryStorage()
-
-
-@pytest.fixture
-def key_file(tmp_path: Path) -> Path:
-    create_key_file(tmp_path / "vault.key")
-    return tmp_path / "vault.key"
 
 
 def test_wrong_passwords_delay_every_process(storage: MemoryStorage) -> None:

@@ -14,29 +14,17 @@ from synqx_dagster.errors import (
     SealedError,
     WrongPasswordError,
 )
-from synqx_dagster.vault import Vault, create_key_file
+from synqx_dagster.vault import Vault
 from synqx_dagster_tests.unit.vault.memory_storage import (
+    CANARY,
     PASSWORD,
     WEAK,
+    WRONG,
     MemoryStorage,
     address,
     make_vault,
     unsealed_vault,
 )
-
-WRONG = SecretStr("wrong")
-CANARY = "canary-5f2b9a"
-
-
-@pytest.fixture
-def storage() -> MemoryStorage:
-    return MemoryStorage()
-
-
-@pytest.fixture
-def key_file(tmp_path: Path) -> Path:
-    create_key_file(tmp_path / "vault.key")
-    return tmp_path / "vault.key"
 
 
 def test_changing_the_password_touches_no_envelope(storage: MemoryStorage) -> None:

@@ -7,25 +7,17 @@ import pickle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import SecretStr
 
 from synqx_dagster.errors import (
     IntegrityError,
 )
 from synqx_dagster.vault import SecretAddress
 from synqx_dagster_tests.unit.vault.memory_storage import (
+    CANARY,
     MemoryStorage,
     address,
     make_vault,
 )
-
-WRONG = SecretStr("wrong")
-CANARY = "canary-5f2b9a"
-
-
-@pytest.fixture
-def storage() -> MemoryStorage:
-    return MemoryStorage()
 
 
 @given(text=st.text(max_size=100).filter(lambda text: not any(0xD800 <= ord(c) < 0xE000 for c in text)))

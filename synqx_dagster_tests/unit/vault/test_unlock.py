@@ -19,29 +19,17 @@ from synqx_dagster.errors import (
     WrongPasswordError,
 )
 from synqx_dagster.settings import Settings
-from synqx_dagster.vault import Vault, VaultStatus, create_key_file, runtime
+from synqx_dagster.vault import Vault, VaultStatus, runtime
 from synqx_dagster_tests.unit.vault.memory_storage import (
+    CANARY,
     PASSWORD,
     WEAK,
+    WRONG,
     MemoryStorage,
     address,
     make_vault,
     unsealed_vault,
 )
-
-WRONG = SecretStr("wrong")
-CANARY = "canary-5f2b9a"
-
-
-@pytest.fixture
-def storage() -> MemoryStorage:
-    return MemoryStorage()
-
-
-@pytest.fixture
-def key_file(tmp_path: Path) -> Path:
-    create_key_file(tmp_path / "vault.key")
-    return tmp_path / "vault.key"
 
 
 @pytest.fixture
