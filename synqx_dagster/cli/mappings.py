@@ -168,6 +168,7 @@ def _draw_plan(output: Output, mapping: Mapping, found: dict[str, Any]) -> None:
             ("to", printable(f"{mapping.target_connection}: {found['target']} ({action})")),
             ("mode", f"{found['mode']}; bad rows: {mapping.on_bad_row}"),
             ("lane", f"{found['lane']}: {printable(found['lane_reason'])}"),
+            *([("reads", printable(found["window"]))] if found["window"] is not None else []),
             ("strategy", printable(found["strategy"])),
             ("guarantee", found["guarantee"]),
             ("key", printable(", ".join(found["primary_key"])) or "none"),

@@ -19,19 +19,26 @@ _FIGURES_WIDTH = 92
 
 @click.command(cls=SynqxCommand)
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--full", is_flag=True, help="Read everything, and take the watermarks of cursors anew.")
+@click.option("--from", "start", metavar="VALUE", help="Read from this value of the cursor column on.")
+@click.option("--to", "end", metavar="VALUE", help="Read up to this value of the cursor column, which is left out.")
 @json_option
 @pass_output
-def run(output: Output, names: tuple[str, ...]) -> None:
+def run(output: Output, names: tuple[str, ...], *, full: bool, start: str | None, end: str | None) -> None:
     """Run mappings, pipelines or schedules through Dagster, here and now.
 
     All NAMEs become one Dagster run, which the web UI and `synqx runs` show. Where a mapping, a pipeline and a
     schedule share a name, write `mapping:NAME`, `pipeline:NAME` or `schedule:NAME`. Exits 1 when the run fails.
+
+    A mapping with a cursor reads what is new since its last load; --full, --from and --to read something else.
     """
     catalog = open_catalog()
     with make_progress_display(output) as progress:
         from synqx_dagster.defs.execution import run_targets
+        from synqx_dagster.defs.windows import checked_window
 
-        report = run_targets(catalog, list(names), progress=progress)
+        window = checked_window(full=full, start=start, end=end)
+        report = run_targets(catalog, list(names), progress=progress, window=window)
     document = report.to_dict()
     output.result(document, lambda: draw_run(output, document))
     if report.was_interrupted:

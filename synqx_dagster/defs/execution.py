@@ -21,8 +21,10 @@ from synqx_dagster.defs.jobs import JobBuilder, JobPlan, plan_pipeline, plan_sch
 from synqx_dagster.defs.names import REVISION_TAG
 from synqx_dagster.defs.runs import RunReport, read_report
 from synqx_dagster.defs.translator import Translator
+from synqx_dagster.defs.windows import window_tags
 from synqx_dagster.errors import ConfigurationError, NotFoundError
-from synqx_dagster.transfer.result import Progress
+from synqx_dagster.model import Mapping
+from synqx_dagster.transfer.result import Progress, ReadWindow
 
 if TYPE_CHECKING:
     from synqx_dagster.catalog.store import Catalog
@@ -38,6 +40,7 @@ def run_targets(
     names: Sequence[str],
     *,
     progress: Callable[[str, Progress], None] | None = None,
+    window: ReadWindow | None = None,
 ) -> RunReport:
     """Run mappings, pipelines and schedules of the latest revision as one Dagster run, here and now.
 
@@ -46,15 +49,19 @@ def run_targets(
     Args:
         names: Records by name; ``kind:name`` where two kinds share one.
         progress: Called about twice a second with the name of a mapping and how far its load is.
+        window: What mappings with a cursor read; left out, they go on from their watermarks.
 
     Raises:
         NotFoundError: There is no such record; the hint gives the nearest name.
-        ConfigurationError: A name is ambiguous, or Dagster's home cannot be used.
+        ConfigurationError: A name is ambiguous, a window is asked of a mapping without a cursor, or Dagster's home
+            cannot be used.
         SealedError: A secret is needed, and the vault is sealed; no run was started.
     """
     snapshot = catalog.snapshot()
     plan = plan_targets(snapshot, names)
     mappings = [snapshot.get_mapping(name) for name in plan.mappings]
+    window = window or ReadWindow()
+    _check_window(window, mappings)
     connections = {name for mapping in mappings for name in (mapping.source_connection, mapping.target_connection)}
     require_unsealed(catalog, secrets_needed=any(needs_vault(snapshot.get_connection(name)) for name in connections))
     translator = Translator(snapshot)
@@ -70,10 +77,20 @@ def run_targets(
                 instance=instance,
                 raise_on_error=False,
                 asset_selection=None if is_job else keys,
-                tags={REVISION_TAG: str(snapshot.revision), **own_process_tag()},
+                tags={REVISION_TAG: str(snapshot.revision), **window_tags(window), **own_process_tag()},
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             )
         return read_report(instance, result.run_id)
+
+
+def _check_window(window: ReadWindow, mappings: Iterable[Mapping]) -> None:
+    without = sorted(mapping.name for mapping in mappings if mapping.cursor is None)
+    if without and (window.start is not None or window.end is not None):
+        names = ", ".join(repr(name) for name in without)
+        raise ConfigurationError(
+            f"--from and --to need a cursor, and there is none in {names}",
+            hint="add `cursor: {column: NAME}` to the mapping, or run it without them",
+        )
 
 
 def plan_targets(snapshot: CatalogSnapshot, names: Sequence[str]) -> JobPlan:
