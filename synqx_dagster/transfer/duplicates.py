@@ -17,6 +17,18 @@ DUPLICATE_REASON = "the key occurs more than once"
 #: More rows than this that share a key are not bad rows but a wrong key; they are not brought into memory.
 MAX_ROWS = 100_000
 
+#: Bytes as the quarantine has them, ``\\x`` and hex digits; NULL stays NULL.
+_HEX = {
+    "mysql": "CONCAT('\\\\x', LOWER(HEX({0})))",
+    "sqlite": "CASE WHEN {0} IS NOT NULL THEN '\\x' || lower(hex({0})) END",
+}
+_GEOMETRIES = frozenset(
+    (
+        *("geometry", "point", "linestring", "polygon", "multipoint", "multilinestring", "multipolygon"),
+        *("geometrycollection", "geomcollection"),
+    )
+)
+
 PRESENT_REASON = "the key is in the target already"
 
 
@@ -65,7 +77,6 @@ def _move(
     # The inner table is derived, because MySQL cannot read the table it deletes from.
     same_key = " AND ".join(f"doubles.{name} = {connector.qualify(staging)}.{name}" for name in quoted_key)
     condition = f"EXISTS (SELECT 1 FROM (SELECT * FROM ({keys_sql}) AS found) AS doubles WHERE {same_key})"
-    texts = ", ".join(_as_text(connector, column.name) for column in columns)
     count = int(str(session.fetch_all(f"SELECT count(*) FROM {connector.qualify(staging)} WHERE {condition}")[0][0]))
     if count > MAX_ROWS:
         raise BadRowsError(
@@ -73,9 +84,10 @@ def _move(
             hint="so many doubles mean another key: look at primary_key",
             rows=count,
         )
-    rows = session.fetch_all(f"SELECT {texts} FROM {connector.qualify(staging)} WHERE {condition}")
-    if not rows:
+    if not count:
         return 0
+    texts = ", ".join(_as_text(connector, column) for column in columns)
+    rows = session.fetch_all(f"SELECT {texts} FROM {connector.qualify(staging)} WHERE {condition}")
     names = [column.name for column in columns]
     positions = [names.index(name) for name in key]
     breach = Breach(", ".join(key), reason)
@@ -87,8 +99,15 @@ def _move(
     return len(rows)
 
 
-def _as_text(connector: Connector, name: str) -> str:
+def _as_text(connector: Connector, column: Column) -> str:
     import sqlglot.expressions as exp
 
-    column = exp.column(exp.to_identifier(name, quoted=True))
-    return exp.cast(column, exp.DataType.Type.TEXT).sql(connector.dialect)
+    name = connector.quote(column.name)
+    if connector.dialect == "mysql" and (column.native_type or "").partition("(")[0] in _GEOMETRIES:
+        # MariaDB does not cast a geometry to text.
+        return f"ST_AsText({name})"
+    if connector.dialect in ("mysql", "sqlite") and column.data_type.kind == "binary":
+        # Their cast takes the bytes for characters, and not all bytes are.
+        return _HEX[connector.dialect].format(name)
+    reference = exp.column(exp.to_identifier(column.name, quoted=True))
+    return exp.cast(reference, exp.DataType.Type.TEXT).sql(connector.dialect)
