@@ -157,6 +157,15 @@ class _Load:
                 rows=spool.rows,
                 table=str(plan.target),
             )
+        limit = self._mapping.max_bad_rows
+        if limit is not None and not limit.allows(spool.rows, moved.rows_in):
+            raise BadRowsError(
+                f"{spool.rows:,} of {moved.rows_in:,} rows break the contract of {plan.target}, and max_bad_rows allows"
+                f" {limit}: {spool.describe()}",
+                hint="nothing was loaded, nor quarantined; correct them at the source, or raise max_bad_rows",
+                rows=spool.rows,
+                table=str(plan.target),
+            )
         return moved
 
     def _publish(

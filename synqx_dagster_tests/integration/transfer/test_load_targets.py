@@ -125,6 +125,22 @@ def test_bad_rows_are_quarantined_and_the_rest_is_exact(
     assert {json.loads(str(row[2]))["age"] for row in rows} == {"old"}
 
 
+@pytest.mark.parametrize(("limit", "passes"), [(BAD_ROWS, True), (BAD_ROWS - 1, False), ("1%", True), ("0.9%", False)])
+def test_more_bad_rows_than_allowed_end_the_load(
+    target: Target, connectors: tuple[Connector, Connector], limit: int | str, passes: bool
+) -> None:
+    mapping = people(on_bad_row="quarantine", max_bad_rows=limit)
+    if passes:
+        assert load(*connectors, mapping, SCHEMA).rows_quarantined == BAD_ROWS
+        return
+    with pytest.raises(BadRowsError, match=f"30 of 3,000 rows.*max_bad_rows allows {limit}.*age"):
+        load(*connectors, mapping, SCHEMA)
+    connectors[1].close()
+    assert target.leftovers() == []
+    assert [tuple(row) for row in target.fetch("select count(*) from _synqx_quarantine")] == [(0,)]
+    assert [tuple(row) for row in target.fetch("select count(*) from _synqx_ledger")] == [(0,)]
+
+
 def test_failing_leaves_no_trace_of_the_rows(
     source: PostgresqlDatabase, target: Target, connectors: Connectors
 ) -> None:
