@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from synqx_dagster.connectors.duckdb_checksum import DuckdbChecksums
 from synqx_dagster.connectors.duckdb_errors import wrap_error
 from synqx_dagster.connectors.duckdb_file import Handle, open_reader, open_writer
 from synqx_dagster.connectors.duckdb_types import (
@@ -105,7 +106,7 @@ def _make_column(
     )
 
 
-class DuckdbReadSession:
+class DuckdbReadSession(DuckdbChecksums):
     """A read session; see `synqx_dagster.connectors.protocol.ReadSession`."""
 
     def __init__(self, path: Path, settings: Mapping[str, str], limits: ReadLimits) -> None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from synqx_dagster.connectors.mysql_catalog import column_of_field, read_columns
+from synqx_dagster.connectors.mysql_checksum import MysqlChecksums
 from synqx_dagster.connectors.mysql_connect import Server
 from synqx_dagster.connectors.mysql_errors import LOST_CONNECTION, code_of, wrap_error
 from synqx_dagster.connectors.mysql_types import GEOMETRIES, NativeType, key_type, native_type
@@ -111,7 +112,7 @@ class _Session:
         return next(iter(found.values())) if folds else None
 
 
-class MysqlReadSession(_Session):
+class MysqlReadSession(_Session, MysqlChecksums):
     """A read session; see `synqx_dagster.connectors.protocol.ReadSession`."""
 
     def __init__(

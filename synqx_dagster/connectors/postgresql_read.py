@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from synqx_dagster.connectors import postgresql_types
+from synqx_dagster.connectors.postgresql_checksum import PostgresqlChecksums
 from synqx_dagster.connectors.postgresql_columns import describe_cursor, find_columns
 from synqx_dagster.connectors.postgresql_connect import connect_adbc, settings_sql
 from synqx_dagster.connectors.postgresql_errors import wrap_errors
@@ -52,7 +53,7 @@ _NOT_ONE_QUERY = ("42P11", "25006", "42601")
 _SNAPSHOT_ID = re.compile(r"[0-9A-F-]+")
 
 
-class PostgresqlReadSession:
+class PostgresqlReadSession(PostgresqlChecksums):
     """A repeatable read, read only transaction; see `synqx_dagster.connectors.protocol.ReadSession`."""
 
     def __init__(self, connection: Any, config: ConnectionConfig, limits: ReadLimits) -> None:

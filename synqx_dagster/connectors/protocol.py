@@ -127,6 +127,7 @@ class Capabilities:
         schema_is_database: A table's schema is a database of the server (MySQL); unqualified is the connection's own.
         folds_case: Names of tables that differ only in case are one table.
         max_identifier_bytes: Longer names are refused when planning; None where there is no limit.
+        moment_kind: Type of the moments that SynqX keeps itself; ``timestamp`` where a ``timestamptz`` ends too soon.
         secures_network: Understands a connection's ``tls`` and ``ssh_tunnel``; elsewhere they are refused.
         snapshot_reads: All statements of a read session see the same rows; elsewhere each sees its own.
         limit_clause: A query may end with ``LIMIT n``.
@@ -141,6 +142,7 @@ class Capabilities:
     schema_is_database: bool = False
     folds_case: bool = False
     max_identifier_bytes: int | None = None
+    moment_kind: Literal["timestamp", "timestamptz"] = "timestamptz"
     secures_network: bool = False
     snapshot_reads: bool = True
     limit_clause: bool = True
@@ -257,6 +259,10 @@ class RowChanges:
     deleted: int = 0
 
 
+#: The staging table's extra column that says which rows the source has marked as deleted.
+DELETED_FLAG = "_synqx_deleted"
+
+
 @dataclass(frozen=True)
 class MergeSpec:
     """How staged rows are merged into a target.
@@ -342,12 +348,53 @@ class WriteSession(Protocol):
         """Create an empty table."""
         ...
 
-    def create_staging(self, target: TableName, columns: Sequence[Column], *, epoch: int) -> TableName:
-        """Create an empty table beside `target` to load into, without key and indexes.
+    def create_current_index(self, table: TableName, key: Sequence[str], is_current: str) -> None:
+        """Create an index that finds the current version of a key, where it is cheap; else do nothing.
+
+        Called for an empty table that keeps history, whose primary key is `key` and the column that a version begins.
+        """
+        ...
+
+    def find_unique_keys(self, table: TableName) -> tuple[tuple[str, ...], ...]:
+        """Columns of each unique index (the primary key's too) that covers all rows; empty without a table or index."""
+        ...
+
+    def lock_table(self, table: TableName) -> None:
+        """Keep other writers from the table until the open transaction ends; readers go on.
+
+        Does nothing where the transaction's own snapshot, or a lock on all of the database, does the same.
+        """
+        ...
+
+    def current_moment(self) -> str:
+        """The database's clock as canonical text of a ``timestamptz`` with six digits of a fraction, ending in ``+00``.
+
+        The time at which the open transaction began, where the database tells.
+        """
+        ...
+
+    def create_staging(
+        self,
+        target: TableName,
+        columns: Sequence[Column],
+        *,
+        epoch: int,
+        replaces: bool = True,
+        key: Sequence[str] = (),
+    ) -> TableName:
+        """Create an empty table beside `target` to load into, without key and unique indexes.
 
         Where DDL is transactional it vanishes with a rollback. Elsewhere its name tells target and epoch, and the
         staging tables that earlier epochs left are dropped first: an orphaned attempt then writes into nothing,
         never into this attempt's rows.
+
+        Two staged values are equal there if the target's unique index takes them for equal: its columns have the
+        target's collations.
+
+        Args:
+            columns: All of them are the target's, but for one called `DELETED_FLAG`.
+            replaces: The rows are going to be published by `publish_replace`; else the table never becomes the target.
+            key: Columns by which the rows are going to be matched with the target's; may get an index.
         """
         ...
 
@@ -367,16 +414,43 @@ class WriteSession(Protocol):
 
     def publish_replace(
         self, staging: TableName, target: TableName, columns: Sequence[Column], primary_key: Sequence[str]
-    ) -> None:
+    ) -> RowChanges:
         """Make the staged rows the target's only rows, within the open transaction.
 
         Readers see the old rows until the commit and the new ones after it. Views, grants, indexes, foreign keys,
-        defaults and comments on the target survive. The staging table is gone afterwards.
+        defaults and comments on the target survive. The staging table is gone afterwards. All earlier rows count as
+        deleted and all staged ones as inserted, but where the database keeps the rows that stay.
         """
         ...
 
-    def publish_append(self, staging: TableName, target: TableName, columns: Sequence[Column]) -> None:
+    def publish_append(self, staging: TableName, target: TableName, columns: Sequence[Column]) -> RowChanges:
         """Add the staged rows to the target, within the open transaction. The staging table is gone afterwards."""
+        ...
+
+    def publish_merge(
+        self, staging: TableName, target: TableName, columns: Sequence[Column], merge: MergeSpec
+    ) -> RowChanges:
+        """Merge the staged rows into the target, within the open transaction. The staging table is gone afterwards.
+
+        A staged row whose key the target has replaces that row's `columns` if any of them differs, compared by what is
+        stored and not by what the database calls equal; other columns keep their values. A staged row whose key is
+        new is inserted; columns that are not in `columns` get their defaults. Rows are deleted as `merge` says.
+        Triggers and foreign keys of the target act as on any other statement. `merge_sql` renders the statements.
+
+        Raises:
+            BadRowsError: A constraint of the target, or a foreign key of another table, refuses a row; names it.
+        """
+        ...
+
+    def publish_history(
+        self, staging: TableName, target: TableName, columns: Sequence[Column], history: HistorySpec
+    ) -> RowChanges:
+        """Close and open versions in the target as `history` says, within the open transaction.
+
+        Rows are compared as by `publish_merge`, with the current versions only. Returns as ``inserted`` the versions
+        that were opened, as ``updated`` those closed because their key has another one now, and as ``deleted`` those
+        closed because their key is gone. The staging table is gone afterwards.
+        """
         ...
 
 

@@ -16,7 +16,7 @@ from synqx_dagster.model.schema import Schema
 from synqx_dagster.model.table import Column
 
 Lane = Literal["passthrough", "arrow"]
-CheckName = Literal["contract", "row_count", "not_null_keys", "unique_keys"]
+CheckName = Literal["contract", "row_count", "not_null_keys", "unique_keys", "content"]
 
 
 @dataclass(frozen=True)
