@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from synqx_dagster.connectors.duckdb_checksum import DuckdbChecksums
 from synqx_dagster.connectors.duckdb_errors import wrap_error
 from synqx_dagster.connectors.duckdb_file import Handle, open_reader, open_writer
+from synqx_dagster.connectors.duckdb_merge import find_unique_keys, spell_merge
 from synqx_dagster.connectors.duckdb_types import (
     DIALECT,
     from_canonical,
@@ -23,8 +24,9 @@ from synqx_dagster.connectors.duckdb_types import (
     parse_native,
     to_canonical,
 )
-from synqx_dagster.connectors.file_database import FileTables, quote
-from synqx_dagster.connectors.protocol import Encoded, ReadLimits, carrier_type
+from synqx_dagster.connectors.file_database import FileTables, process_moment, quote
+from synqx_dagster.connectors.merge_sql import MergeDialect, MergesBySql
+from synqx_dagster.connectors.protocol import Encoded, ReadLimits, RowChanges, carrier_type
 from synqx_dagster.connectors.query_guard import limit_batches
 from synqx_dagster.errors import DatabaseError, StatementTimeoutError, SynqxError
 from synqx_dagster.model.table import Column, TableName
@@ -206,7 +208,7 @@ def _arrow_errors(path: Path) -> Iterator[None]:
         ) from exc
 
 
-class DuckdbWriteSession(FileTables):
+class DuckdbWriteSession(FileTables, MergesBySql):
     """A write session; see `synqx_dagster.connectors.protocol.WriteSession`."""
 
     def __init__(self, path: Path, settings: Mapping[str, str]) -> None:
@@ -333,20 +335,37 @@ class DuckdbWriteSession(FileTables):
         connection.unregister(_STAGED_ROWS)
         return stream.rows, stream.bytes
 
+    def create_current_index(self, table: TableName, key: Sequence[str], is_current: str) -> None:
+        """Nothing: a scan of one column is quick, and an index over some of the rows is not known."""
+
+    def find_unique_keys(self, table: TableName) -> tuple[tuple[str, ...], ...]:
+        """Columns of each unique index; the primary key first."""
+        if self.find_columns(table) is None:
+            return ()
+        return find_unique_keys(self.fetch_all, table, table.schema or DEFAULT_SCHEMA)
+
+    def current_moment(self) -> str:
+        """This process's clock."""
+        return process_moment()
+
     def publish_replace(
         self, staging: TableName, target: TableName, columns: Sequence[Column], primary_key: Sequence[str]
-    ) -> None:
+    ) -> RowChanges:
         """Replace the target's rows, keeping the table and so all that hangs on it."""
         if self.find_columns(target) is None:
             self.create_table(target, columns, primary_key)
-        self.execute(f"DELETE FROM {qualify(target)}")
-        self.publish_append(staging, target, columns)
+        deleted = self.execute(f"DELETE FROM {qualify(target)}")
+        return RowChanges(self.publish_append(staging, target, columns).inserted, deleted=deleted)
 
-    def publish_append(self, staging: TableName, target: TableName, columns: Sequence[Column]) -> None:
+    def publish_append(self, staging: TableName, target: TableName, columns: Sequence[Column]) -> RowChanges:
         """Add the staged rows to the target."""
         names = ", ".join(quote(column.name) for column in columns)
-        self.execute(f"INSERT INTO {qualify(target)} ({names}) SELECT {names} FROM {qualify(staging)}")
+        inserted = self.execute(f"INSERT INTO {qualify(target)} ({names}) SELECT {names} FROM {qualify(staging)}")
         self.drop_staging(staging)
+        return RowChanges(inserted)
+
+    def _merge_dialect(self, target: TableName) -> MergeDialect:
+        return spell_merge()
 
 
 class _Stream:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from synqx_dagster.connectors.protocol import ConnectionConfig
@@ -59,6 +60,11 @@ def quote(identifier: str) -> str:
     return '"' + identifier.replace('"', '""') + '"'
 
 
+def process_moment() -> str:
+    """This process's clock; a database in a file has no other."""
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f}+00"
+
+
 class FileTables(ABC):
     """The part of a write session that makes and drops tables; see `synqx_dagster.connectors.protocol.WriteSession`."""
 
@@ -83,12 +89,33 @@ class FileTables(ABC):
             lines.append(f"PRIMARY KEY ({', '.join(map(quote, primary_key))})")
         self.execute(f"CREATE TABLE {self._qualify(table)} ({', '.join(lines)})")
 
-    def create_staging(self, target: TableName, columns: Sequence[Column], *, epoch: int) -> TableName:
+    def create_staging(
+        self,
+        target: TableName,
+        columns: Sequence[Column],
+        *,
+        epoch: int,
+        replaces: bool = True,
+        key: Sequence[str] = (),
+    ) -> TableName:
         """Create an empty table that a rollback removes."""
         staging = TableName(f"_synqx_staging_{target.name}", target.schema)
         self.drop_staging(staging)
-        self.create_table(staging, columns, ())
+        collations = self._key_collations(target)
+        lines = [
+            f"{quote(column.name)} {self._spell(column)}{'' if column.nullable else ' NOT NULL'}"
+            + (f" COLLATE {quote(collations[column.name])}" if column.name in collations else "")
+            for column in columns
+        ]
+        self.execute(f"CREATE TABLE {self._qualify(staging)} ({', '.join(lines)})")
         return staging
+
+    def _key_collations(self, target: TableName) -> dict[str, str]:
+        """Under which collation a unique index of the target compares a column; empty where all compare bytes."""
+        return {}
+
+    def lock_table(self, table: TableName) -> None:  # noqa: B027  # there is nothing to do
+        """Nothing: one transaction writes at a time, or two that meet conflict."""
 
     def drop_staging(self, staging: TableName) -> None:
         """Drop a staging table if it is there."""

@@ -46,7 +46,7 @@ class MysqlConnector:
     db_type: ClassVar[str] = "mysql"
     dialect: ClassVar[str] = DIALECT
     capabilities: ClassVar[Capabilities] = Capabilities(
-        transactional_ddl=False, schema_is_database=True, max_identifier_bytes=64
+        transactional_ddl=False, schema_is_database=True, max_identifier_bytes=64, moment_kind="timestamp"
     )
 
     def __init__(self, config: ConnectionConfig) -> None:

@@ -13,13 +13,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from synqx_dagster.connectors.merge_sql import MergeDialect, MergesBySql
 from synqx_dagster.connectors.mysql_catalog import column_of_field, read_columns
 from synqx_dagster.connectors.mysql_checksum import MysqlChecksums
 from synqx_dagster.connectors.mysql_connect import Server
 from synqx_dagster.connectors.mysql_errors import LOST_CONNECTION, code_of, wrap_error
+from synqx_dagster.connectors.mysql_merge import find_collations, find_unique_keys, index_parts, spell_merge
 from synqx_dagster.connectors.mysql_types import GEOMETRIES, NativeType, key_type, native_type
 from synqx_dagster.connectors.mysql_values import fill_parameters, to_array, to_literals
-from synqx_dagster.connectors.protocol import Encoded, ReadLimits, carrier_type, untrusted_text
+from synqx_dagster.connectors.protocol import Encoded, ReadLimits, RowChanges, carrier_type, untrusted_text
 from synqx_dagster.connectors.query_guard import limit_batches
 from synqx_dagster.connectors.row_batches import iter_row_batches
 from synqx_dagster.errors import (
@@ -226,7 +228,7 @@ def _break_off(cursor: Any) -> None:
     cursor.connection = None
 
 
-class MysqlWriteSession(_Session):
+class MysqlWriteSession(_Session, MergesBySql):
     """A write session; see `synqx_dagster.connectors.protocol.WriteSession`.
 
     DDL commits here, so staging tables are filled outside a transaction, each INSERT by itself; publishing is one.
@@ -288,19 +290,50 @@ class MysqlWriteSession(_Session):
             lines.append(f"{quote(column.name)} {spelt} {'NULL' if column.nullable else 'NOT NULL'}")
         if primary_key:
             lines.append(f"PRIMARY KEY ({', '.join(map(quote, primary_key))})")
-        self.execute(
-            f"CREATE TABLE {qualify(table)} ({', '.join(lines)})"
-            f" ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE {self._server.binary_collation}"
-        )
+        self.execute(f"CREATE TABLE {qualify(table)} ({', '.join(lines)}) {self._table_options()}")
 
-    def create_staging(self, target: TableName, columns: Sequence[Column], *, epoch: int) -> TableName:
-        """Create an empty table for this epoch, and drop those of earlier ones."""
+    def create_current_index(self, table: TableName, key: Sequence[str], is_current: str) -> None:
+        """Nothing: the primary key finds a key's versions, and an index over some of the rows is not known."""
+
+    def find_unique_keys(self, table: TableName) -> tuple[tuple[str, ...], ...]:
+        """Columns of each unique index; the primary key first."""
+        return find_unique_keys(self.fetch_all, table.schema or self._database, table.name)
+
+    def lock_table(self, table: TableName) -> None:
+        """Nothing: LOCK TABLES would commit, and the transaction's snapshot keeps the counts of one moment."""
+
+    def current_moment(self) -> str:
+        """The server's clock."""
+        return f"{self.fetch_all('SELECT CAST(UTC_TIMESTAMP(6) AS CHAR)')[0][0]}+00"
+
+    def create_staging(
+        self,
+        target: TableName,
+        columns: Sequence[Column],
+        *,
+        epoch: int,
+        replaces: bool = True,
+        key: Sequence[str] = (),
+    ) -> TableName:
+        """Create an empty table for this epoch with an index on the key, and drop those of earlier epochs."""
         self._refuse_unsafe_engine(target)
         prefix = _staging_prefix(target)
         self._drop_earlier(target, prefix, epoch)
         staging = TableName(f"{prefix}{epoch}", target.schema)
-        self.create_table(staging, columns, ())
+        collations = find_collations(self.fetch_all, target.schema or self._database, target.name)
+        lines = [
+            f"{quote(column.name)} {spelt}{'' if spelt == 'json' else collations.get(column.name, '')}"
+            f" {'NULL' if column.nullable else 'NOT NULL'}"
+            for column in columns
+            for spelt in (native_type(column),)
+        ]
+        if key:
+            lines.append(f"INDEX ({', '.join(index_parts(columns, key, quote))})")
+        self.execute(f"CREATE TABLE {qualify(staging)} ({', '.join(lines)}) {self._table_options()}")
         return staging
+
+    def _table_options(self) -> str:
+        return f"ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE {self._server.binary_collation}"
 
     def _drop_earlier(self, target: TableName, prefix: str, epoch: int) -> None:
         rows = self.fetch_all(
@@ -392,15 +425,17 @@ class MysqlWriteSession(_Session):
 
     def publish_replace(
         self, staging: TableName, target: TableName, columns: Sequence[Column], primary_key: Sequence[str]
-    ) -> None:
+    ) -> RowChanges:
         """Replace the target's rows within the open transaction; the staging table is dropped later."""
-        self._publish(staging, target, columns, f"DELETE FROM {qualify(target)}")
+        return self._publish(staging, target, columns, f"DELETE FROM {qualify(target)}")
 
-    def publish_append(self, staging: TableName, target: TableName, columns: Sequence[Column]) -> None:
+    def publish_append(self, staging: TableName, target: TableName, columns: Sequence[Column]) -> RowChanges:
         """Add the staged rows within the open transaction; the staging table is dropped later."""
-        self._publish(staging, target, columns, None)
+        return self._publish(staging, target, columns, None)
 
-    def _publish(self, staging: TableName, target: TableName, columns: Sequence[Column], before: str | None) -> None:
+    def _publish(
+        self, staging: TableName, target: TableName, columns: Sequence[Column], before: str | None
+    ) -> RowChanges:
         self._refuse_unsafe_engine(target)
         names = ", ".join(quote(column.name) for column in columns)
         insert = f"INSERT INTO {qualify(target)} ({names}) SELECT {names} FROM {qualify(staging)}"
@@ -408,14 +443,28 @@ class MysqlWriteSession(_Session):
         # DELETE, or be deleted with it.
         self.execute("SET SESSION foreign_key_checks = 0")
         try:
-            with self._errors("writing to", [column.name for column in columns]):
-                if before is not None:
-                    self._run(before)
-                self._run(insert)
-            warnings = self.fetch_all("SHOW WARNINGS")
-            self._refuse_lossy(warnings, [column.name for column in columns])
+            deleted = 0 if before is None else self._change_rows(before, columns)
+            return RowChanges(self._change_rows(insert, columns), deleted=deleted)
         finally:
             self._restore_foreign_keys()
+
+    def _change_rows(self, sql: str, columns: Sequence[Column]) -> int:
+        names = [column.name for column in columns]
+        with self._errors("writing to", names):
+            rows = self._run(sql)
+        if self._connection._result.warning_count:
+            self._refuse_lossy(self.fetch_all("SHOW WARNINGS"), names)
+        return rows
+
+    def _end_staging(self, staging: TableName) -> None:
+        """Nothing: a DROP would commit."""
+
+    def _qualify(self, table: TableName) -> str:
+        return qualify(table)
+
+    def _merge_dialect(self, target: TableName) -> MergeDialect:
+        self._refuse_unsafe_engine(target)
+        return spell_merge(quote)
 
     def _restore_foreign_keys(self) -> None:
         import pymysql

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from synqx_dagster.connectors.postgresql_names import qualify, quote, quote_names
+from synqx_dagster.connectors.protocol import RowChanges
 from synqx_dagster.errors import TargetMismatchError
 from synqx_dagster.model.table import TableName
 
@@ -39,15 +40,17 @@ where d.classid = 'pg_catalog.pg_class'::regclass and d.refclassid = 'pg_catalog
 """
 
 
-def append_rows(cursor: Any, staging: TableName, target: TableName, names: Sequence[str]) -> None:
-    """Insert the staged rows, keys of identity columns included."""
+def append_rows(cursor: Any, staging: TableName, target: TableName, names: Sequence[str]) -> int:
+    """Insert the staged rows, keys of identity columns included; returns how many."""
     columns = quote_names(names)
     cursor.execute(
         f"INSERT INTO {qualify(target)} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {qualify(staging)}"
     )
+    inserted: int = cursor.rowcount
+    return inserted
 
 
-def replace_rows(cursor: Any, staging: TableName, target: TableName, oid: int, names: Sequence[str]) -> None:
+def replace_rows(cursor: Any, staging: TableName, target: TableName, oid: int, names: Sequence[str]) -> RowChanges:
     """Make the staged rows the target's only rows; readers go on undisturbed, other writers wait.
 
     A table that foreign keys of others point to keeps the rows whose key stays: deleting one that comes back would
@@ -65,8 +68,7 @@ def replace_rows(cursor: Any, staging: TableName, target: TableName, oid: int, n
         cursor.execute(_KEY_SQL, (oid,))
         key = [name for (name,) in cursor.fetchall()]
         if key and set(key) <= set(names):
-            _merge_rows(cursor, staging, target, names, key)
-            return
+            return _merge_rows(cursor, staging, target, names, key)
         reaching = [table for table, reaches_out in inbound if reaches_out]
         if reaching:
             raise TargetMismatchError(
@@ -75,25 +77,32 @@ def replace_rows(cursor: Any, staging: TableName, target: TableName, oid: int, n
                 table=str(target),
             )
     cursor.execute(f"DELETE FROM {qualify(target)}")
-    append_rows(cursor, staging, target, names)
+    deleted: int = cursor.rowcount
+    return RowChanges(inserted=append_rows(cursor, staging, target, names), deleted=deleted)
 
 
-def _merge_rows(cursor: Any, staging: TableName, target: TableName, names: Sequence[str], key: Sequence[str]) -> None:
+def _merge_rows(
+    cursor: Any, staging: TableName, target: TableName, names: Sequence[str], key: Sequence[str]
+) -> RowChanges:
     table, rows = qualify(target), qualify(staging)
     same_key = " AND ".join(f"t.{quote(name)} = s.{quote(name)}" for name in key)
     cursor.execute(f"DELETE FROM {table} t WHERE NOT EXISTS (SELECT FROM {rows} s WHERE {same_key})")
+    deleted: int = cursor.rowcount
+    updated = 0
     others = [name for name in names if name not in key]
     if others:
         assignments = ", ".join(f"{quote(name)} = s.{quote(name)}" for name in others)
         # As text, because some types (json, xml, point) have no equality, and some values are equal and differ (-0).
         differs = " OR ".join(f"t.{quote(name)}::text IS DISTINCT FROM s.{quote(name)}::text" for name in others)
         cursor.execute(f"UPDATE {table} t SET {assignments} FROM {rows} s WHERE {same_key} AND ({differs})")
+        updated = cursor.rowcount
     columns = quote_names(names)
     staged = ", ".join(f"s.{quote(name)}" for name in names)
     cursor.execute(
         f"INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE SELECT {staged} FROM {rows} s"
         f" WHERE NOT EXISTS (SELECT FROM {table} t WHERE {same_key})"
     )
+    return RowChanges(cursor.rowcount, updated, deleted)
 
 
 def advance_sequences(cursor: Any, staging: TableName, oid: int, names: Sequence[str]) -> None:

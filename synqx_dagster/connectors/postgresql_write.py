@@ -15,11 +15,18 @@ from synqx_dagster.connectors.postgresql_columns import DEFAULT_SCHEMA, find_col
 from synqx_dagster.connectors.postgresql_connect import settings_sql
 from synqx_dagster.connectors.postgresql_csv import stream_batches
 from synqx_dagster.connectors.postgresql_errors import sqlstate_of, translate, wrap_errors
+from synqx_dagster.connectors.postgresql_merge import (
+    create_current_index,
+    find_unique_keys,
+    keep_history,
+    lock_table,
+    merge_rows,
+)
 from synqx_dagster.connectors.postgresql_names import qualify, quote, quote_names, to_pyformat
 from synqx_dagster.connectors.postgresql_replace import find_obstacles, find_oid, swap
 from synqx_dagster.connectors.postgresql_rows import advance_sequences, append_rows, replace_rows
 from synqx_dagster.connectors.postgresql_types import native_type
-from synqx_dagster.connectors.protocol import ConnectionConfig
+from synqx_dagster.connectors.protocol import ConnectionConfig, HistorySpec, MergeSpec, RowChanges
 from synqx_dagster.errors import BadRowsError, CommitUnknownError, FatalError, PlanError, SynqxError
 from synqx_dagster.model.table import Column, TableName
 
@@ -175,31 +182,77 @@ class PostgresqlWriteSession:
             for column, spelling in zip(columns, spellings, strict=True)
         ]
 
-    def create_staging(self, target: TableName, columns: Sequence[Column], *, epoch: int) -> TableName:
+    def create_current_index(self, table: TableName, key: Sequence[str], is_current: str) -> None:
+        """Create an index over the current versions, which also keeps a key from having two."""
+        with wrap_errors(self._action):
+            create_current_index(self._cursor, table, key, is_current)
+
+    def find_unique_keys(self, table: TableName) -> tuple[tuple[str, ...], ...]:
+        """Columns of each unique index that covers all rows; the primary key first."""
+        with wrap_errors(self._action):
+            oid = find_oid(self._cursor, table)
+            return () if oid is None else find_unique_keys(self._cursor, oid)
+
+    def lock_table(self, table: TableName) -> None:
+        """Have other writers wait until the transaction ends; readers go on."""
+        with wrap_errors(self._action):
+            lock_table(self._cursor, table, self._get_oid(table))
+
+    def current_moment(self) -> str:
+        """When the transaction began, by the server's clock."""
+        rows = self.fetch_all(
+            "SELECT pg_catalog.to_char(transaction_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') || '+00'"
+        )
+        return str(rows[0][0])
+
+    def _get_oid(self, table: TableName) -> int:
+        oid = find_oid(self._cursor, table)
+        if oid is None:
+            raise FatalError(f"{table} vanished while it was being loaded", table=str(table))
+        return oid
+
+    def create_staging(
+        self,
+        target: TableName,
+        columns: Sequence[Column],
+        *,
+        epoch: int,
+        replaces: bool = True,
+        key: Sequence[str] = (),
+    ) -> TableName:
         """Create an empty table beside the target, within the transaction.
 
-        A target that can be swapped gets a full copy of its own columns. Else the staged rows are going to be
-        inserted, and an unlogged table spares writing them to the log twice; nor can logical replication see it.
+        A target that is going to be replaced and can be swapped gets a full copy of its own columns. Else the staged
+        rows are going to be inserted, and an unlogged table spares writing them to the log twice; nor can logical
+        replication see it.
         """
         staging = TableName(f"_synqx_staging_{epoch}_{uuid.uuid4().hex[:12]}", target.schema or DEFAULT_SCHEMA)
         with wrap_errors(self._action):
             oid = find_oid(self._cursor, target)
-            may_swap = oid is not None and not find_obstacles(self._cursor, oid)
+            may_swap = replaces and oid is not None and not find_obstacles(self._cursor, oid)
             if may_swap:
                 compression = " INCLUDING COMPRESSION" if self._connection.server_version >= 140000 else ""
                 source = f"(LIKE {qualify(target)} {_LIKE}{compression})"
                 self._cursor.execute(f"CREATE TABLE {qualify(staging)} {source}")
             elif oid is not None:
-                names = quote_names([column.name for column in columns])
-                self._cursor.execute(
-                    f"CREATE UNLOGGED TABLE {qualify(staging)} AS SELECT {names} FROM {qualify(target)} WITH NO DATA"
-                )
+                self._create_unlogged(staging, target, columns)
             else:
                 definitions = ", ".join(self._define(staging, columns))
                 self._cursor.execute(f"CREATE UNLOGGED TABLE {qualify(staging)} ({definitions})")
         if self.in_transaction:
             self._staged[staging] = may_swap
         return staging
+
+    def _create_unlogged(self, staging: TableName, target: TableName, columns: Sequence[Column]) -> None:
+        """A bare table of the target's types and collations; what the target does not have is added."""
+        there = {column.name for column in find_columns(self._cursor, target) or ()}
+        kept = quote_names([column.name for column in columns if column.name in there])
+        self._cursor.execute(
+            f"CREATE UNLOGGED TABLE {qualify(staging)} AS SELECT {kept} FROM {qualify(target)} WITH NO DATA"
+        )
+        added = [column for column in columns if column.name not in there]
+        for definition in self._define(staging, added) if added else ():
+            self._cursor.execute(f"ALTER TABLE {qualify(staging)} ADD COLUMN {definition}")
 
     def drop_staging(self, staging: TableName) -> None:
         """Drop a staging table if it is still there."""
@@ -248,7 +301,7 @@ class PostgresqlWriteSession:
 
     def publish_replace(
         self, staging: TableName, target: TableName, columns: Sequence[Column], primary_key: Sequence[str]
-    ) -> None:
+    ) -> RowChanges:
         """Make the staged rows the target's only rows.
 
         The staging table takes the target's place when nothing depends on the target and nobody reads it for long;
@@ -256,25 +309,51 @@ class PostgresqlWriteSession:
         """
         names = [column.name for column in columns]
         with wrap_errors(self._action, rows_at=str(target), columns=names):
-            oid = find_oid(self._cursor, target)
-            if oid is None:
-                raise FatalError(f"{target} vanished while it was being loaded", table=str(target))
+            oid = self._get_oid(target)
             advance_sequences(self._cursor, staging, oid, names)
-            if self._staged.get(staging) and swap(self._cursor, staging, target, oid):
-                return
-            replace_rows(self._cursor, staging, target, oid, names)
+            if self._staged.get(staging):
+                changes = RowChanges(inserted=self._count(staging), deleted=self._count(target))
+                if swap(self._cursor, staging, target, oid):
+                    return changes
+            changes = replace_rows(self._cursor, staging, target, oid, names)
             self.drop_staging(staging)
+            return changes
 
-    def publish_append(self, staging: TableName, target: TableName, columns: Sequence[Column]) -> None:
+    def publish_append(self, staging: TableName, target: TableName, columns: Sequence[Column]) -> RowChanges:
         """Add the staged rows to the target."""
         names = [column.name for column in columns]
         with wrap_errors(self._action, rows_at=str(target), columns=names):
-            oid = find_oid(self._cursor, target)
-            if oid is None:
-                raise FatalError(f"{target} vanished while it was being loaded", table=str(target))
-            advance_sequences(self._cursor, staging, oid, names)
-            append_rows(self._cursor, staging, target, names)
+            advance_sequences(self._cursor, staging, self._get_oid(target), names)
+            inserted = append_rows(self._cursor, staging, target, names)
             self.drop_staging(staging)
+            return RowChanges(inserted)
+
+    def publish_merge(
+        self, staging: TableName, target: TableName, columns: Sequence[Column], merge: MergeSpec
+    ) -> RowChanges:
+        """Merge the staged rows into the target."""
+        names = [column.name for column in columns]
+        with wrap_errors(self._action, rows_at=str(target), columns=names):
+            oid = self._get_oid(target)
+            advance_sequences(self._cursor, staging, oid, names)
+            changes = merge_rows(self._cursor, staging, target, oid, columns, merge)
+            self.drop_staging(staging)
+            return changes
+
+    def publish_history(
+        self, staging: TableName, target: TableName, columns: Sequence[Column], history: HistorySpec
+    ) -> RowChanges:
+        """Close and open versions in the target."""
+        with wrap_errors(self._action, rows_at=str(target), columns=[column.name for column in columns]):
+            kept = find_columns(self._cursor, target) or ()
+            changes = keep_history(self._cursor, staging, target, columns, history, kept)
+            self.drop_staging(staging)
+            return changes
+
+    def _count(self, table: TableName) -> int:
+        self._cursor.execute(f"SELECT count(*) FROM {qualify(table)}")
+        rows: int = self._cursor.fetchone()[0]
+        return rows
 
     def close(self) -> None:
         """Roll back what is open; the connection itself belongs to the pool."""

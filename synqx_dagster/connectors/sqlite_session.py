@@ -14,14 +14,28 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from synqx_dagster.connectors.file_database import FileTables, quote
-from synqx_dagster.connectors.protocol import Encoded, ReadLimits, untrusted_text
+from synqx_dagster.connectors.file_database import FileTables, process_moment, quote
+from synqx_dagster.connectors.merge_sql import MergeDialect, MergesBySql
+from synqx_dagster.connectors.protocol import (
+    Encoded,
+    MergeSpec,
+    ReadLimits,
+    RowChanges,
+    untrusted_text,
+)
 from synqx_dagster.connectors.query_guard import limit_batches
 from synqx_dagster.connectors.row_batches import iter_row_batches
 from synqx_dagster.connectors.sqlite_errors import wrap_error
+from synqx_dagster.connectors.sqlite_merge import (
+    find_collations,
+    find_orphans,
+    find_unique_keys,
+    refuse_orphans,
+    spell_merge,
+)
 from synqx_dagster.connectors.sqlite_types import DIALECT, parse_declaration, spell
 from synqx_dagster.errors import BadRowsError, ConnectionFailedError
-from synqx_dagster.model.table import Column, TableName
+from synqx_dagster.model.table import Column, TableName, primary_key_of
 from synqx_dagster.model.types import DataType
 
 if TYPE_CHECKING:
@@ -238,7 +252,7 @@ def _authorize_read(
     return sqlite3.SQLITE_DENY if action in (sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH) else sqlite3.SQLITE_OK
 
 
-class SqliteWriteSession(FileTables):
+class SqliteWriteSession(FileTables, MergesBySql):
     """A write session; see `synqx_dagster.connectors.protocol.WriteSession`."""
 
     def __init__(self, path: Path, lock_timeout_seconds: float) -> None:
@@ -333,20 +347,59 @@ class SqliteWriteSession(FileTables):
             bytes_written += batch.nbytes
         return rows, bytes_written
 
+    def create_current_index(self, table: TableName, key: Sequence[str], is_current: str) -> None:
+        """Create an index over the current versions, which also keeps a key from having two."""
+        index = qualify(TableName(f"_synqx_current_{table.name}", table.schema))
+        names = ", ".join(map(quote, key))
+        self.execute(f"CREATE UNIQUE INDEX {index} ON {quote(table.name)} ({names}) WHERE {quote(is_current)}")
+
+    def find_unique_keys(self, table: TableName) -> tuple[tuple[str, ...], ...]:
+        """Columns of each unique index over all rows, and the primary key."""
+        columns = self.find_columns(table)
+        if columns is None:
+            return ()
+        keys = find_unique_keys(self.fetch_all, table)
+        primary_key = primary_key_of(columns)
+        return keys if not primary_key or primary_key in keys else (primary_key, *keys)
+
+    def current_moment(self) -> str:
+        """This process's clock."""
+        return process_moment()
+
     def publish_replace(
         self, staging: TableName, target: TableName, columns: Sequence[Column], primary_key: Sequence[str]
-    ) -> None:
+    ) -> RowChanges:
         """Replace the target's rows, keeping the table and so all that hangs on it."""
         if self.find_columns(target) is None:
             self.create_table(target, columns, primary_key)
-        self.execute(f"DELETE FROM {qualify(target)}")
-        self.publish_append(staging, target, columns)
+        deleted = self.execute(f"DELETE FROM {qualify(target)}")
+        return RowChanges(self.publish_append(staging, target, columns).inserted, deleted=deleted)
 
-    def publish_append(self, staging: TableName, target: TableName, columns: Sequence[Column]) -> None:
+    def publish_append(self, staging: TableName, target: TableName, columns: Sequence[Column]) -> RowChanges:
         """Add the staged rows to the target."""
         names = ", ".join(quote(column.name) for column in columns)
-        self.execute(f"INSERT INTO {qualify(target)} ({names}) SELECT {names} FROM {qualify(staging)}")
+        inserted = self.execute(f"INSERT INTO {qualify(target)} ({names}) SELECT {names} FROM {qualify(staging)}")
         self.drop_staging(staging)
+        return RowChanges(inserted)
+
+    def publish_merge(
+        self, staging: TableName, target: TableName, columns: Sequence[Column], merge: MergeSpec
+    ) -> RowChanges:
+        """Merge the staged rows into the target."""
+        orphans = find_orphans(self.fetch_all, target)
+        changes = super().publish_merge(staging, target, columns, merge)
+        refuse_orphans(orphans, find_orphans(self.fetch_all, target), target)
+        return changes
+
+    def _key_collations(self, target: TableName) -> dict[str, str]:
+        return find_collations(self.fetch_all, target)
+
+    def _merge_dialect(self, target: TableName) -> MergeDialect:
+        return spell_merge(find_collations(self.fetch_all, target))
+
+    def _prepare_merge(self, staging: TableName, key: Sequence[str]) -> None:
+        index = qualify(TableName(f"_synqx_key_of_{staging.name}", staging.schema))
+        self.execute(f"CREATE INDEX {index} ON {quote(staging.name)} ({', '.join(map(quote, key))})")
 
 
 def _refuse_nan(batch: pa.RecordBatch) -> None:

@@ -1,0 +1,133 @@
+"""Merges staged rows into a PostgreSQL target, and keeps history in one; all within the open transaction.
+
+Guarantee: rows of the target are compared with the staged ones by their stored image, so that -0.0 and 0.0, ``1.0`` and
+``1.00``, and ``a`` and ``A`` under any collation differ, types without equality (json, xml, point) compare too, and a
+row that is the same is not written again. Works alike on all versions from 12 on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from synqx_dagster.connectors.merge_sql import MergeDialect, render_history, render_merge
+from synqx_dagster.connectors.postgresql_names import qualify, quote, quote_names, quote_text
+from synqx_dagster.connectors.protocol import HistorySpec, MergeSpec, RowChanges
+from synqx_dagster.model.table import Column, TableName
+
+#: What one hash table of a merge may take; the server's default of 4 MB sends the staged rows to disk.
+WORK_MEMORY_KIB = 64 * 1024
+
+_UNIQUE_KEYS_SQL = """
+select array_agg(a.attname::text order by k.position)
+from pg_catalog.pg_index i
+cross join lateral unnest(i.indkey::smallint[]) with ordinality as k (attnum, position)
+left join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+where i.indrelid = %s and i.indisunique and i.indisvalid and i.indpred is null and i.indexprs is null
+    and k.position <= i.indnkeyatts
+group by i.indexrelid, i.indisprimary
+order by i.indisprimary desc, i.indexrelid
+"""
+
+_ALWAYS_IDENTITY_SQL = """
+select a.attname::text from pg_catalog.pg_attribute a where a.attrelid = %s and a.attidentity = 'a'
+"""
+
+
+def find_unique_keys(cursor: Any, oid: int) -> tuple[tuple[str, ...], ...]:
+    """Columns of each unique index that covers all rows; the primary key first."""
+    cursor.execute(_UNIQUE_KEYS_SQL, (oid,))
+    return tuple(tuple(names) for (names,) in cursor.fetchall())
+
+
+def lock_table(cursor: Any, table: TableName, oid: int) -> None:
+    """Have other writers wait until the transaction ends; readers go on. A view is not locked."""
+    cursor.execute("SELECT relkind IN ('r', 'p') FROM pg_catalog.pg_class WHERE oid = %s", (oid,))
+    if cursor.fetchone()[0]:
+        cursor.execute(f"LOCK TABLE {qualify(table)} IN SHARE ROW EXCLUSIVE MODE")
+
+
+def create_current_index(cursor: Any, table: TableName, key: Sequence[str], is_current: str) -> None:
+    """An index over the current versions alone; it also keeps a key from having two."""
+    cursor.execute(f"CREATE UNIQUE INDEX ON {qualify(table)} ({quote_names(key)}) WHERE {quote(is_current)}")
+
+
+def merge_rows(
+    cursor: Any, staging: TableName, target: TableName, oid: int, columns: Sequence[Column], merge: MergeSpec
+) -> RowChanges:
+    """Delete, update and insert in one statement, so that foreign keys are checked when all of it is done."""
+    _prepare(cursor, staging, merge)
+    sql = render_merge(_dialect(cursor, oid), qualify(staging), qualify(target), columns, merge)
+    parts = {"gone": sql.delete, "changed": sql.update, "added": sql.insert}
+    given = {name: part for name, part in parts.items() if part is not None}
+    # The parts see the same rows, from before the statement: no key is in two of them. They run in the order in
+    # which their counts are asked for, so that a value of a unique column is free before another row takes it.
+    ctes = ", ".join(f"{name} AS ({part} RETURNING 1)" for name, part in given.items())
+    counts = ", ".join(f"(SELECT count(*) FROM {name})" if name in given else "0" for name in parts)
+    cursor.execute(f"WITH {ctes} SELECT {counts}")
+    deleted, updated, inserted = cursor.fetchone()
+    return RowChanges(inserted, updated, deleted)
+
+
+def keep_history(
+    cursor: Any,
+    staging: TableName,
+    target: TableName,
+    columns: Sequence[Column],
+    history: HistorySpec,
+    kept: Sequence[Column],
+) -> RowChanges:
+    """Close the versions that ended, then open those that are new."""
+    _prepare(cursor, staging, history.merge)
+    sql = render_history(_spell(frozenset()), qualify(staging), qualify(target), columns, history, kept)
+    counts = []
+    for statement in (sql.open, sql.close_changed, sql.close_gone)[::-1]:
+        if statement is not None:
+            cursor.execute(statement)
+        counts.append(cursor.rowcount if statement is not None else 0)
+    deleted, updated, inserted = counts
+    return RowChanges(inserted, updated, deleted)
+
+
+def _prepare(cursor: Any, staging: TableName, merge: MergeSpec) -> None:
+    # Compiling takes longer than it saves in statements that wait for the disk.
+    cursor.execute("SET LOCAL jit = off")
+    cursor.execute(
+        "SELECT pg_catalog.set_config('work_mem', %s, true) FROM pg_catalog.pg_settings"
+        " WHERE name = 'work_mem' AND setting::bigint < %s",
+        (str(WORK_MEMORY_KIB), WORK_MEMORY_KIB),
+    )
+    # Nobody else will: autovacuum does not see a table of an open transaction.
+    cursor.execute(f"ANALYZE {qualify(staging)} ({quote_names(merge.key)})")
+
+
+def _dialect(cursor: Any, oid: int) -> MergeDialect:
+    cursor.execute(_ALWAYS_IDENTITY_SQL, (oid,))
+    return _spell(frozenset(name for (name,) in cursor.fetchall()))
+
+
+def _spell(fixed: frozenset[str]) -> MergeDialect:
+    return MergeDialect(
+        quote=quote,
+        same=lambda left, right, column: f"ROW({left}) OPERATOR(pg_catalog.*=) ROW({right})",
+        differs=_images_differ,
+        moment=_moment,
+        insert=(
+            "INSERT INTO {target} ({names}) OVERRIDING SYSTEM VALUE"
+            " SELECT {values} FROM {staging} s LEFT JOIN {target} t ON {match} WHERE {where}"
+        ),
+        fixed=fixed,
+    )
+
+
+def _images_differ(sides: Sequence[tuple[str, str, Column]]) -> str:
+    """Whether two rows differ in their binary image. Source: PostgreSQL manual, Composite Type Comparison."""
+    ours = ", ".join(left for left, _, _ in sides)
+    theirs = ", ".join(right for _, right, _ in sides)
+    return f"ROW({ours}) OPERATOR(pg_catalog.*<>) ROW({theirs})"
+
+
+def _moment(text: str, column: Column) -> str:
+    # The session's time zone is UTC, which is also what a column without one is meant to hold.
+    spelling = "timestamptz" if column.data_type.kind == "timestamptz" else "timestamp"
+    return f"{quote_text(text)}::timestamptz::{spelling}"
