@@ -17,8 +17,10 @@ from synqx_dagster.defs.attempts import LOAD_ID_METADATA, find_load_id
 from synqx_dagster.defs.checks import check_results, check_specs
 from synqx_dagster.defs.failures import translate_error
 from synqx_dagster.defs.names import METADATA_PREFIX, REVISION_TAG, op_name, resource_key
+from synqx_dagster.defs.ordering import RESULT, after_step
 from synqx_dagster.defs.resources import ConnectionResource
 from synqx_dagster.defs.translator import Translator, loaded_columns
+from synqx_dagster.defs.windows import read_window
 from synqx_dagster.errors import RetryableError, SynqxError
 from synqx_dagster.transfer.result import LoadRequest, LoadResult, Progress
 
@@ -32,8 +34,8 @@ progress_listener: ContextVar[Callable[[str, Progress], None] | None] = ContextV
 LOG_INTERVAL_SECONDS = 10.0
 
 # Each one made resolves its type anew, so a thousand mappings share these.
-_IN = dg.In(dg.Nothing)
-_OUT = dg.Out(dg.Nothing)
+_UPSTREAM = dg.In(dg.Nothing)
+_RESULT = dg.Out(dg.Nothing)
 _CHECK_OUT = dg.Out(dg.Nothing, is_required=False)
 
 # Dagster reads an op's signature a dozen times; given, it is not worked out a dozen times for each mapping.
@@ -50,16 +52,14 @@ def build_asset(
     """The asset of a mapping.
 
     Args:
-        after: Assets that must be loaded first though no data comes from them (the edges of a pipeline).
+        after: Assets that must be loaded first though no data may come from them (the edges of a pipeline). They
+            become inputs of the op alone, which `order_steps` connects in a job: they are no lineage.
 
     Raises:
         ConfigurationError: A record that it refers to is missing.
         DriverMissingError: The kind of a connection is unknown here.
     """
     spec = translator.spec(mapping)
-    known = {dep.asset_key for dep in spec.deps}
-    if extra := [key for key in dict.fromkeys(after) if key not in known and key != spec.key]:
-        spec = spec.replace_attributes(deps=[*spec.deps, *extra])
     checks = check_specs(mapping, translator.schema_of(mapping), spec.key)
     load = _Load(translator, mapping, spec.key, tuple(checks), get_catalog)
 
@@ -67,16 +67,17 @@ def build_asset(
         return load.run(context)
 
     load_table.__signature__ = _SIGNATURE  # type: ignore[attr-defined]
-    inputs = {f"upstream_{number}": dep.asset_key for number, dep in enumerate(spec.deps)}
+    upstream = {f"upstream_{number}": dep.asset_key for number, dep in enumerate(spec.deps)}
+    earlier = [key for key in dict.fromkeys(after) if key not in upstream.values() and key != spec.key]
     # `multi_asset` makes the same object in twice the time, which a catalog of a thousand mappings feels.
     op = dg.op(
         name=op_name(spec.key.path),
         description=f"Load {mapping.target_table} by the mapping {mapping.name}",
-        ins={name: dg.In(dg.Nothing) for name in inputs},
-        out={
-            "result": dg.Out(dg.Nothing),
-            **{f"check_{check.name}": dg.Out(dg.Nothing, is_required=False) for check in checks},
+        ins={
+            **dict.fromkeys(upstream, _UPSTREAM),
+            **{f"after_{number}": after_step(op_name(key.path)) for number, key in enumerate(earlier)},
         },
+        out={RESULT: _RESULT, **{f"check_{check.name}": _CHECK_OUT for check in checks}},
         required_resource_keys={
             resource_key(mapping.source_connection),
             resource_key(mapping.target_connection),
@@ -85,8 +86,8 @@ def build_asset(
     )(load_table)
     return dg.AssetsDefinition(
         node_def=op,
-        keys_by_input_name=inputs,
-        keys_by_output_name={"result": spec.key},
+        keys_by_input_name=upstream,
+        keys_by_output_name={RESULT: spec.key},
         specs=[spec],
         check_specs_by_output_name={f"check_{check.name}": check for check in checks},
     )
@@ -141,6 +142,7 @@ class _Load:
                 run_id=context.run.run_id,
                 load_id=load_id,
                 progress=_ProgressLog(context, self.mapping.name, progress_listener.get()),
+                window=read_window(context.run.tags),
             )
         )
         context.log.info(describe_result(self.mapping.name, result))
@@ -187,8 +189,9 @@ class _Load:
             "revision": self.translator.snapshot.revision,
             "mapping": self.mapping.name,
         }
-        if result.checksum is not None:
-            figures["checksum"] = result.checksum
+        for name in ("checksum", "watermark_before", "watermark_after"):
+            if (value := getattr(result, name)) is not None:
+                figures[name] = value
         metadata: dict[str, Any] = {f"{METADATA_PREFIX}{name}": value for name, value in figures.items()}
         metadata["dagster/row_count"] = result.target_row_count
         metadata["dagster/column_schema"] = loaded_columns(result.columns)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -12,10 +12,11 @@ import dagster as dg
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
 from synqx_dagster.defs.assets import build_asset
 from synqx_dagster.defs.names import REVISION_TAG, resource_key
+from synqx_dagster.defs.ordering import order_steps
 from synqx_dagster.defs.resources import build_resource
 from synqx_dagster.defs.translator import Translator
 from synqx_dagster.errors import ConfigurationError
-from synqx_dagster.model import Pipeline, Schedule, dagster_name
+from synqx_dagster.model import Mapping, Pipeline, Schedule, dagster_name
 
 if TYPE_CHECKING:
     from synqx_dagster.catalog.store import Catalog
@@ -87,11 +88,23 @@ class JobBuilder:
     translator: Translator
     get_catalog: Callable[[], Catalog]
     executor: dg.ExecutorDefinition
+    _assets: dict[str, dg.AssetsDefinition] = field(default_factory=dict, init=False)
+
+    def asset(self, mapping: Mapping) -> dg.AssetsDefinition:
+        """The asset of a mapping, which jobs without edges to it share.
+
+        Raises:
+            ConfigurationError, DriverMissingError: As `build_asset`.
+        """
+        if mapping.name not in self._assets:
+            self._assets[mapping.name] = build_asset(self.translator, mapping, self.get_catalog)
+        return self._assets[mapping.name]
 
     def build(self, plan: JobPlan) -> dg.JobDefinition:
         """The job of a plan.
 
-        Edges become dependencies of this job's assets alone: two pipelines may order the same mappings differently.
+        Edges order the steps of this job alone: two pipelines may order the same mappings differently, and an edge
+        says nothing of where data comes from, so it is no dependency of an asset.
 
         Raises:
             ConfigurationError: A record that it needs is missing.
@@ -101,13 +114,13 @@ class JobBuilder:
         snapshot = self.translator.snapshot
         mappings = {name: snapshot.get_mapping(name) for name in plan.mappings}
         keys = {name: self.translator.target_key(mapping) for name, mapping in mappings.items()}
+        after: dict[str, list[dg.AssetKey]] = {}
+        for first, second in plan.edges:
+            after.setdefault(second, []).append(keys[first])
         assets = [
-            build_asset(
-                self.translator,
-                mapping,
-                self.get_catalog,
-                after=[keys[first] for first, second in plan.edges if second == name and first in keys],
-            )
+            build_asset(self.translator, mapping, self.get_catalog, after=after[name])
+            if name in after
+            else self.asset(mapping)
             for name, mapping in mappings.items()
         ]
         definitions = dg.Definitions(
@@ -123,17 +136,17 @@ class JobBuilder:
                 )
             ],
         )
-        return definitions.resolve_job_def(plan.name)
+        return order_steps(definitions.resolve_job_def(plan.name))
 
     def build_ad_hoc(self, mapping_names: tuple[str, ...]) -> dg.JobDefinition:
         """The job under which selected assets are materialized, over these mappings only."""
         snapshot = self.translator.snapshot
         mappings = {name: snapshot.get_mapping(name) for name in mapping_names}
-        assets = [build_asset(self.translator, mapping, self.get_catalog) for mapping in mappings.values()]
+        assets = [self.asset(mapping) for mapping in mappings.values()]
         definitions = dg.Definitions(assets=assets, resources=self.resources(mappings), executor=self.executor)
         return definitions.resolve_job_def(ASSET_JOB)
 
-    def resources(self, mappings: Mapping[str, object] | None = None) -> dict[str, dg.ResourceDefinition]:
+    def resources(self, mappings: Iterable[str] | None = None) -> dict[str, dg.ResourceDefinition]:
         """Resources of the connections that these mappings use; of every connection when left out."""
         snapshot = self.translator.snapshot
         names = (

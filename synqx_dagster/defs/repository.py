@@ -20,8 +20,9 @@ import dagster as dg
 
 from synqx_dagster import model
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
-from synqx_dagster.defs.assets import build_asset
 from synqx_dagster.defs.jobs import ASSET_JOB, JobBuilder, JobPlan, build_executor, plan_pipeline, plan_schedule
+from synqx_dagster.defs.lineage_cache import LineageCache, TraceLineage, trace_unconnected
+from synqx_dagster.defs.ordering import order_steps
 from synqx_dagster.defs.schedules import build_schedule
 from synqx_dagster.defs.sensors import build_catalog_sensor
 from synqx_dagster.defs.translator import Translator
@@ -29,6 +30,8 @@ from synqx_dagster.errors import NotFoundError, SynqxError
 from synqx_dagster.model.pipeline import find_cycle
 
 if TYPE_CHECKING:
+    from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
+
     from synqx_dagster.catalog.store import Catalog
     from synqx_dagster.settings import Settings
 
@@ -47,6 +50,7 @@ class _Built:
     schedules: list[dg.ScheduleDefinition] = field(default_factory=list)
     assets: dict[dg.AssetKey, dg.AssetsDefinition] = field(default_factory=dict)
     resources: dict[str, dg.ResourceDefinition] = field(default_factory=dict)
+    graph: AssetGraph | None = None
 
 
 class CatalogRepositoryData(dg.RepositoryData):
@@ -121,6 +125,11 @@ class CatalogRepositoryData(dg.RepositoryData):
         """Mappings and the tables that they read."""
         return self._everything.assets
 
+    @property
+    def asset_graph(self) -> AssetGraph | None:
+        """How the assets depend on each other; None where there are none."""
+        return self._everything.graph
+
     # --- one job ----------------------------------------------------------------------------------------------
 
     @cached_property
@@ -165,8 +174,8 @@ class CatalogRepositoryData(dg.RepositoryData):
                 names.setdefault(translator.target_key(mapping), name)
         return names
 
-    def _builder(self, snapshot: CatalogSnapshot) -> JobBuilder:
-        return JobBuilder(Translator(snapshot), self._get_catalog, build_executor(self._settings.executor))
+    def _builder(self, snapshot: CatalogSnapshot, trace: TraceLineage = trace_unconnected) -> JobBuilder:
+        return JobBuilder(Translator(snapshot, trace), self._get_catalog, build_executor(self._settings.executor))
 
     def _get_from(self, found: Mapping[str, _T], name: str) -> _T:
         if name not in found:
@@ -187,13 +196,16 @@ class CatalogRepositoryData(dg.RepositoryData):
             return self._built
 
     def _build(self) -> _Built:
-        builder = self._builder(self._snapshot)
+        # Only here: to read the lineage of all mappings costs a single job more than to trace its own.
+        lineages = LineageCache(self._settings.home)
+        builder = self._builder(self._snapshot, lineages.trace)
         translator = builder.translator
         built = _Built(resources=builder.resources())
         mappings = self._usable_mappings(translator)
+        lineages.save()
         for mapping in mappings:
             with self._kept_apart(f"mapping {mapping.name}"):
-                asset = build_asset(translator, mapping, self._get_catalog)
+                asset = builder.asset(mapping)
                 built.assets[asset.key] = asset
         specs = [spec for asset in built.assets.values() for spec in asset.specs]
         if specs:
@@ -204,6 +216,7 @@ class CatalogRepositoryData(dg.RepositoryData):
             )
             repository = definitions.get_repository_def()
             built.jobs[ASSET_JOB] = repository.get_job(ASSET_JOB)
+            built.graph = built.jobs[ASSET_JOB].asset_layer.asset_graph.source_asset_graph
             built.assets = dict(repository.assets_defs_by_key)
         for plan in self._plans.values():
             with self._kept_apart(f"job {plan.name}"):
@@ -268,6 +281,13 @@ class CatalogRepository(dg.RepositoryDefinition):
         super().__init__(name, repository_data=repository_data, **rest)
         self.data = repository_data
 
+    @property
+    def asset_graph(self) -> AssetGraph:
+        """How the assets depend on each other: the graph that was made for the job over all of them."""
+        # Dagster would make it a second time, at a tenth of the whole load.
+        graph = self.data.asset_graph
+        return super().asset_graph if graph is None else graph
+
     def get_maybe_subset_job_def(
         self,
         job_name: str,
@@ -280,11 +300,13 @@ class CatalogRepository(dg.RepositoryDefinition):
             job = self.get_job(job_name)
         else:
             job = self.data.get_ad_hoc_job(asset_selection or (), asset_check_selection or ())
-        return job.get_subset(
+        subset = job.get_subset(
             op_selection=op_selection,
             asset_selection=asset_selection,
             asset_check_selection=asset_check_selection,
         )
+        # Dagster makes the job of a selection anew from its assets, which do not know the edges of a pipeline.
+        return order_steps(subset) if asset_selection or asset_check_selection else subset
 
     def replace_repository_load_data(
         self, reconstruction_metadata: Mapping[str, str], defs_state_info: Any

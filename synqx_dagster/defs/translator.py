@@ -13,18 +13,24 @@ import dagster as dg
 from synqx_dagster import model
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
 from synqx_dagster.connectors.registry import connector_class, dialect_of
+from synqx_dagster.defs.lineage_cache import TraceLineage, trace_unconnected
 from synqx_dagster.defs.names import METADATA_PREFIX, dagster_kind, dagster_owner, is_dagster_tag
-from synqx_dagster.mapping.lineage import Lineage, trace_lineage
+from synqx_dagster.mapping.lineage import Lineage
 from synqx_dagster.model import Column, Connection, Schema, TableName, dagster_name
 
 logger = logging.getLogger(__name__)
 
 
 class Translator:
-    """Translates the mappings of one snapshot."""
+    """Translates the mappings of one snapshot.
 
-    def __init__(self, snapshot: CatalogSnapshot) -> None:
+    Args:
+        trace: Traces the lineage of a mapping; `LineageCache.trace` remembers what it traced before.
+    """
+
+    def __init__(self, snapshot: CatalogSnapshot, trace: TraceLineage = trace_unconnected) -> None:
         self.snapshot = snapshot
+        self._trace = trace
         self._default_schemas: dict[str, str | None] = {}
         self._lineages: dict[str, Lineage] = {}
         self._declared: dict[str, dg.TableSchema] = {}
@@ -55,9 +61,7 @@ class Translator:
         """Lineage as far as it is known without connecting."""
         if mapping.name not in self._lineages:
             source = self.snapshot.get_connection(mapping.source_connection)
-            self._lineages[mapping.name] = trace_lineage(
-                mapping, self.schema_of(mapping), None, dialect=dialect_of(source.db_type)
-            )
+            self._lineages[mapping.name] = self._trace(mapping, self.schema_of(mapping), dialect_of(source.db_type))
         return self._lineages[mapping.name]
 
     def schema_of(self, mapping: model.Mapping) -> Schema | None:

@@ -5,6 +5,8 @@ It is best effort: what cannot be traced is left out or carries no table, and od
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +19,7 @@ from synqx_dagster.errors import ConfigurationError
 from synqx_dagster.mapping.expressions import parse_expression
 from synqx_dagster.mapping.names import CASELESS, find_name, fold
 from synqx_dagster.mapping.query import parse_query
-from synqx_dagster.model.mapping import ConstantMapping, ExpressionMapping
+from synqx_dagster.model.mapping import ColumnMapping, ConstantMapping, ExpressionMapping
 from synqx_dagster.model.mapping import Mapping as MappingRecord
 from synqx_dagster.model.schema import Schema
 from synqx_dagster.model.table import Column, TableName
@@ -42,6 +44,25 @@ class Lineage:
     columns: dict[str, tuple[Origin, ...]]
 
 
+def lineage_digest(mapping: MappingRecord, schema: Schema | None, dialect: str) -> str:
+    """A digest of all that `trace_lineage` reads without a connection: equal digests mean equal lineage.
+
+    It says nothing of the code that traces, which may change, too.
+    """
+    schema = mapping.filled_part(schema)
+    read = [
+        dialect,
+        mapping.source_table,
+        mapping.source_query,
+        # Without column mappings the columns are the schema's; with them the schema is not looked at.
+        [column.name for column in schema.columns] if schema is not None and mapping.column_mappings is None else None,
+        None
+        if mapping.column_mappings is None
+        else [[type(item).__name__, *_read_by_trace(item)] for item in mapping.column_mappings],
+    ]
+    return hashlib.sha256(json.dumps(read).encode()).hexdigest()
+
+
 def trace_lineage(
     mapping: MappingRecord,
     schema: Schema | None,
@@ -59,6 +80,7 @@ def trace_lineage(
         dialect: The sqlglot dialect of the source.
         tables: Columns of source tables as far as they are known; they resolve names that no table qualifies.
     """
+    schema = mapping.filled_part(schema)
     source: _Source = _TableSource(mapping.source) if mapping.source is not None else _Source()
     if mapping.source_query is not None:
         source = _query_source(mapping.source_query, dialect, tables or {})
@@ -68,6 +90,15 @@ def trace_lineage(
         for field, names in _source_names(mapping, schema, known, dialect).items()
     }
     return Lineage(source.tables, columns)
+
+
+def _read_by_trace(column_mapping: ColumnMapping) -> tuple[object, ...]:
+    """What `_source_names` looks at; a salt, a constant or a delimiter is not among it."""
+    if isinstance(column_mapping, ExpressionMapping):
+        return column_mapping.expression, column_mapping.target_fields
+    if isinstance(column_mapping, ConstantMapping):
+        return (column_mapping.target_fields,)
+    return column_mapping.source_columns, column_mapping.target_fields
 
 
 def _source_names(

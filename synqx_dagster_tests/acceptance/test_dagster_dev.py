@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from synqx_dagster.catalog.store import Catalog
+from synqx_dagster.defs.execution import run_targets
 from synqx_dagster.defs.instance import open_instance, prepare_instance
 from synqx_dagster.defs.reload import find_servers, request_reload
 from synqx_dagster.defs.runs import get_run, iter_logs, read_report
@@ -94,3 +96,62 @@ def test_the_next_run_takes_the_new_revision(server):
     run_id = server.launch("load_customers")
     wait_for(lambda: server.status(run_id) == "SUCCESS", seconds=60, what="successful run")
     assert len(project.rows("customer_again")) == 3
+
+
+ORDERED = """
+kind: mapping
+name: first
+source_connection: shop
+source_table: customer
+target_connection: warehouse
+target_table: one
+description: {description}
+---
+kind: mapping
+name: second
+source_connection: shop
+source_table: customer
+target_connection: warehouse
+target_table: two
+---
+kind: mapping
+name: third
+source_connection: warehouse
+source_query: select one.id, one.name from one join two on two.id = one.id
+target_connection: warehouse
+target_table: three
+---
+kind: pipeline
+name: forwards
+nodes:
+  - {{node_id: a, config: {{mapping: first}}}}
+  - {{node_id: b, config: {{mapping: second}}}}
+  - {{node_id: c, config: {{mapping: third}}}}
+edges: [{{from_node_id: a, to_node_id: b}}]
+---
+kind: pipeline
+name: backwards
+nodes: [{{node_id: a, config: {{mapping: first}}}}, {{node_id: b, config: {{mapping: second}}}}]
+edges: [{{from_node_id: b, to_node_id: a}}]
+"""
+
+
+def test_no_asset_of_a_pipeline_is_out_of_date_after_its_run(server):
+    project = server.project
+    project.apply(ORDERED, description="ordered")
+    request_reload(project.settings)
+    shown(server, "ordered", "warehouse/one")
+    with Catalog.open(project.settings) as catalog:
+        report = run_targets(catalog, ["forwards"])
+    assert report.succeeded
+    assert [asset.name for asset in report.assets] == ["first", "second", "third"]
+    tables = [f"warehouse/{table}" for table in ("one", "two", "three")]
+    assert [server.staleness()[table] for table in tables] == [("FRESH", [])] * 3
+    # The order of one pipeline is none of the other's business, and a selection in the web UI keeps it.
+    run_id = server.launch("backwards", "warehouse/one", "warehouse/two")
+    wait_for(lambda: server.status(run_id) == "SUCCESS", seconds=60, what="successful run")
+    with open_instance(project.settings) as instance:
+        assert [asset.name for asset in read_report(instance, run_id).assets] == ["second", "first"]
+    # That the third's sources are newer now is true, and the only thing there is to say.
+    causes = [("DATA", table) for table in tables[:2]]
+    assert [server.staleness()[table] for table in tables] == [("FRESH", []), ("FRESH", []), ("STALE", causes)]

@@ -89,6 +89,17 @@ def test_a_pipeline_keeps_its_name_and_its_order(project, catalog):
         assert get_run(instance, report.run_id).job_name == "both"
 
 
+def test_what_an_edge_puts_after_a_failed_load_is_not_loaded(tmp_path):
+    project = Project(tmp_path)
+    project.fill(3)
+    project.apply(DOCUMENTS)
+    with Catalog.open(project.settings) as catalog:
+        report = run_targets(catalog, ["both"])
+    assert report.status == "FAILURE"
+    assert [failure.name for failure in report.failures] == ["orders"]
+    assert report.assets == ()
+
+
 def test_several_targets_are_one_run(catalog):
     report = run_targets(catalog, ["schedule:customers", "both", "orders"])
     assert sorted(asset.name for asset in report.assets) == ["customers", "orders"]

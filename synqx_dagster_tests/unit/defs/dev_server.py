@@ -46,8 +46,26 @@ class DevServer:
         nodes = self.query("{ assetNodes { assetKey { path } description isMaterializable } }")["assetNodes"]
         return {"/".join(node["assetKey"]["path"]): node["description"] for node in nodes if node["isMaterializable"]}
 
-    def launch(self, job_name: str) -> str:
-        """Launch a run of a job as the web UI does; returns its id."""
+    def staleness(self) -> dict[str, tuple[str, list[tuple[str, str]]]]:
+        """Status of assets that can be materialized, with category and asset of each cause."""
+        nodes = self.query(
+            """{ assetNodes { assetKey { path } isMaterializable staleStatus
+                              staleCauses { category reason key { path } dependency { path } } } }"""
+        )["assetNodes"]
+        return {
+            "/".join(node["assetKey"]["path"]): (
+                node["staleStatus"],
+                [
+                    (cause["category"], "/".join((cause["dependency"] or cause["key"])["path"]))
+                    for cause in node["staleCauses"]
+                ],
+            )
+            for node in nodes
+            if node["isMaterializable"]
+        }
+
+    def launch(self, job_name: str, *assets: str) -> str:
+        """Launch a run of a job, or of a selection of its assets, as the web UI does; returns its id."""
         data = self.query(
             """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {
                  __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }""",
@@ -56,6 +74,7 @@ class DevServer:
                     "repositoryLocationName": "synqx",
                     "repositoryName": "__repository__",
                     "jobName": job_name,
+                    **({"assetSelection": [{"path": asset.split("/")} for asset in assets]} if assets else {}),
                 },
                 "mode": "default",
             },

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
 from synqx_dagster import model
-from synqx_dagster.catalog.snapshot import CatalogSnapshot
+from synqx_dagster.defs import lineage_cache
 from synqx_dagster.defs.jobs import ASSET_JOB, build_executor
+from synqx_dagster.defs.ordering import order_steps
 from synqx_dagster.defs.repository import CatalogRepository, CatalogRepositoryData
 from synqx_dagster.defs.sensors import SENSOR_NAME
 from synqx_dagster.errors import ConfigurationError
@@ -24,11 +26,14 @@ from synqx_dagster_tests.unit.defs.fakes import (
     snapshot_of,
 )
 
+#: Nothing is kept beside a catalog that is not there.
+NO_HOME = Path("/nowhere")
 
-def repository_of(*records: model.Record, snapshot: CatalogSnapshot | None = None) -> CatalogRepository:
-    snapshot = snapshot or snapshot_of(*records)
+
+def repository_of(*records: model.Record, home: Path = NO_HOME) -> CatalogRepository:
+    snapshot = snapshot_of(*records)
     catalog: Any = FakeCatalog({snapshot.revision: snapshot})
-    data = CatalogRepositoryData(load_settings({}), snapshot.revision, lambda: catalog)
+    data = CatalogRepositoryData(load_settings({"SYNQX_HOME": str(home)}), snapshot.revision, lambda: catalog)
     return CatalogRepository("__repository__", repository_data=data)
 
 
@@ -84,10 +89,54 @@ def test_two_pipelines_may_order_the_same_mappings_differently():
 
 
 def test_an_edge_does_not_show_as_lineage():
+    """Dagster records the parents in the job with each load, and calls an asset stale that has other ones."""
     repository = repository_of(A, B, pipeline("p", "a", "b", edges=[("a", "b")]))
     key = dg.AssetKey(["warehouse", "public", "b"])
-    parents = {parent.to_user_string() for parent in repository.asset_graph.get(key).parent_keys}
-    assert parents == {"shop/public/src_b"}
+    for asset in (repository.asset_graph.get(key), repository.get_job("p").asset_layer.get(key)):
+        assert {parent.to_user_string() for parent in asset.parent_keys} == {"shop/public/src_b"}
+
+
+def test_a_selection_of_a_pipelines_assets_keeps_their_order():
+    repository = repository_of(A, B, C, pipeline("p", "a", "b", "c", edges=[("c", "b"), ("b", "a")]))
+    key_of = {name: dg.AssetKey(["warehouse", "public", name]) for name in "abc"}
+    everything = repository.get_maybe_subset_job_def("p", asset_selection=set(key_of.values()))
+    assert order(everything) == [OPS["c"], OPS["b"], OPS["a"]]
+    two = repository.get_maybe_subset_job_def("p", asset_selection={key_of["b"], key_of["a"]})
+    assert order(two) == [OPS["b"], OPS["a"]]
+    assert two.asset_selection == {key_of["a"], key_of["b"]}
+    by_op = repository.get_maybe_subset_job_def("p", op_selection=[OPS["b"], OPS["a"]])
+    assert order(by_op) == [OPS["b"], OPS["a"]]
+
+
+def test_a_job_is_ordered_once_and_stays_what_it_was():
+    repository = repository_of(A, B, pipeline("p", "a", "b", edges=[("b", "a")]), schedule("s", mapping="a"))
+    job = repository.get_job("p")
+    again = order_steps(job)
+    assert order(again) == order(job) == [OPS["b"], OPS["a"]]
+    assert again.graph.dependencies == job.graph.dependencies
+    assert again.run_tags == job.run_tags == {"synqx/revision": "1"}
+    assert set(again.asset_layer.executable_asset_keys) == set(job.asset_layer.executable_asset_keys)
+    assert again.executor_def is job.executor_def
+    plain = repository.get_job("s")
+    assert order_steps(plain) is plain
+
+
+def test_an_edge_where_data_flows_adds_nothing():
+    second = mapping("second", source_connection="warehouse", source_table="a", target_table="b")
+    repository = repository_of(A, second, pipeline("p", "a", "second", edges=[("a", "second")]))
+    job = repository.get_job("p")
+    assert order(job) == [OPS["a"], OPS["b"]]
+    (waits,) = (node.definition.input_dict for node in job.nodes if node.name == OPS["b"])
+    assert list(waits) == ["upstream_0"]
+
+
+def test_an_edge_against_the_data_takes_only_its_pipeline_down(caplog):
+    second = mapping("second", source_connection="warehouse", source_table="a", target_table="b")
+    repository = repository_of(A, second, pipeline("p", "a", "second", edges=[("second", "a")]))
+    repository.load_all_definitions()
+    assert set(repository.job_names) == {ASSET_JOB}
+    assert "job p" in caplog.text
+    assert any("p" in problem for problem in repository.data._problems)
 
 
 def test_data_orders_mappings_without_edges():
@@ -159,6 +208,26 @@ def test_a_broken_record_does_not_take_the_others_down(broken, reason, caplog):
     assert any(reason in problem for problem in repository.data._problems.values())
 
 
+def test_lineage_is_not_traced_again_by_the_next_process(tmp_path, monkeypatch):
+    """A process that reconstructs one job asks for nothing of the file: it would cost more than it saves."""
+    traced: list[str] = []
+    trace = lineage_cache.trace_unconnected
+
+    def counted(record: Any, *rest: Any) -> Any:
+        traced.append(record.name)
+        return trace(record, *rest)
+
+    monkeypatch.setattr(lineage_cache, "trace_unconnected", counted)
+    query = mapping("q", source_query="select x.id, y.name from x join y on x.id = y.id")
+    for expected in (["a", "q"], []):
+        repository = repository_of(A, query, pipeline("p", "q"), home=tmp_path)
+        repository.load_all_definitions()
+        assert traced == expected
+        traced.clear()
+        (parents,) = (node.parent_keys for node in repository.asset_graph.asset_nodes if node.key.path[-1] == "q")
+        assert {key.path[-1] for key in parents} == {"x", "y"}
+
+
 def test_mappings_in_a_cycle_do_not_take_the_others_down(caplog):
     one = mapping("one", source_connection="warehouse", source_table="two", target_table="one")
     two = mapping("two", source_connection="warehouse", source_table="one", target_table="two")
@@ -175,6 +244,7 @@ def test_without_a_catalog_only_the_sensor_is_there():
     )
     repository.load_all_definitions()
     assert list(repository.job_names) == []
+    assert set(repository.asset_graph.get_all_asset_keys()) == set()
     assert [item.name for item in repository.sensor_defs] == [SENSOR_NAME]
     assert catalog.reads == []
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from synqx_dagster.mapping.lineage import trace_lineage
+from synqx_dagster.mapping.lineage import lineage_digest, trace_lineage
 from synqx_dagster.model import TableName
 from synqx_dagster_tests.unit.mapping.test_compile import column, direct, expression, record, schema
 
@@ -155,3 +155,49 @@ PIECES = [
 @given(st.lists(st.sampled_from(PIECES), max_size=14).map(" ".join))
 def test_odd_sql_never_raises(query: str) -> None:
     traced("select a from t " + query, columns=["a", "b"])
+
+
+# --- the digest of what is traced ---------------------------------------------------------------------------
+
+SPLIT = {"type": "split", "source_columns": ["n"], "target_fields": ["a", "b"], "config": {"delimiter": " "}}
+#: Mapping, schema and dialect of which each is traced to something else than all others.
+DIFFERENT: list[tuple[Any, Any, str]] = [
+    (record(), None, "postgres"),
+    (record(), schema({"a": "string"}), "postgres"),
+    (record(), schema({"a": "string", "b": "string"}), "postgres"),
+    (record(source_table="other.customer"), None, "postgres"),
+    (record(source_table=None, source_query="select A from t"), None, "postgres"),
+    (record(source_table=None, source_query="select A from t"), None, "sqlite"),
+    (record(source_table=None, source_query="select a from u"), None, "postgres"),
+    (record([direct("id", "key")]), None, "postgres"),
+    (record([direct("id", "other")]), None, "postgres"),
+    (record([direct("no", "key")]), None, "postgres"),
+    (record([expression("id + no", "key")]), None, "postgres"),
+    (record([expression("ID", "e")]), None, "postgres"),
+    (record([expression("ID", "e")]), None, "sqlite"),
+    (record([{"type": "constant", "value": 1, "target_fields": ["key"]}]), None, "postgres"),
+    (record([SPLIT]), None, "postgres"),
+    (record([direct("id", "key"), SPLIT]), None, "postgres"),
+]
+
+
+def test_what_is_traced_to_something_else_has_another_digest() -> None:
+    digests = [lineage_digest(mapping, target, dialect) for mapping, target, dialect in DIFFERENT]
+    traces = [trace_lineage(mapping, target, None, dialect=dialect) for mapping, target, dialect in DIFFERENT]
+    for number, trace in enumerate(traces):
+        assert traces.index(trace) == number, "this case shows nothing"
+    assert len(set(digests)) == len(DIFFERENT)
+
+
+def test_what_lineage_does_not_look_at_is_not_in_the_digest() -> None:
+    salted = {"type": "hash", "source_columns": ["n"], "target_fields": ["h"]}
+    plain = lineage_digest(record([salted, SPLIT]), None, "postgres")
+    changed = [
+        record([{**salted, "config": {"salt": "geheim"}}, SPLIT]),
+        record([salted, {**SPLIT, "config": {"delimiter": "-"}}]),
+        record([salted, SPLIT], mode="append", description="another", target_table="y", name="n"),
+    ]
+    assert {lineage_digest(mapping, None, "postgres") for mapping in changed} == {plain}
+    assert lineage_digest(record([salted, SPLIT]), schema({"a": "string"}), "postgres") == plain
+    retyped = [lineage_digest(record(), schema({"a": kind}), "postgres") for kind in ("string", "integer")]
+    assert retyped[0] == retyped[1]
