@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from synqx_dagster.connectors import postgresql_names, postgresql_types
 from synqx_dagster.connectors.postgresql_columns import DEFAULT_SCHEMA, fetch_tables
-from synqx_dagster.connectors.postgresql_connect import check_options, make_pool
+from synqx_dagster.connectors.postgresql_connect import check_options, check_security, make_pool
 from synqx_dagster.connectors.postgresql_errors import wrap_errors
 from synqx_dagster.connectors.postgresql_probe import probe
 from synqx_dagster.connectors.postgresql_read import PostgresqlReadSession
@@ -24,6 +24,7 @@ from synqx_dagster.connectors.protocol import (
     ReadLimits,
     TableDescription,
 )
+from synqx_dagster.connectors.ssh_tunnel import close_tunnel
 from synqx_dagster.errors import RetryableError
 from synqx_dagster.model.table import Column, TableName
 from synqx_dagster.model.types import DataType
@@ -38,6 +39,7 @@ class PostgresqlConnector:
         copy_binary=True,
         default_schema=DEFAULT_SCHEMA,
         max_identifier_bytes=postgresql_names.MAX_IDENTIFIER_BYTES,
+        secures_network=True,
     )
 
     def __init__(self, config: ConnectionConfig) -> None:
@@ -57,7 +59,7 @@ class PostgresqlConnector:
                 problems.append(f"{name}: must not hold a NUL character")
         if config.host is not None and "," in config.host:
             problems.append("host: give one host")
-        return problems + check_options(config.options)
+        return problems + check_options(config.options) + check_security(config)
 
     def test(self, *, timeout_seconds: float = 5.0) -> ConnectionReport:
         """Connect outside the pool, look and disconnect within the limit."""
@@ -96,6 +98,16 @@ class PostgresqlConnector:
                 session.close()
 
     @contextmanager
+    def read_at(self, snapshot: str) -> Iterator[PostgresqlReadSession]:
+        """Open a read session on the snapshot that another one exported."""
+        with self._checkout() as connection:
+            session = PostgresqlReadSession(connection, self.config, ReadLimits(), snapshot)
+            try:
+                yield session
+            finally:
+                session.close()
+
+    @contextmanager
     def write(self) -> Iterator[PostgresqlWriteSession]:
         """Open a write session."""
         with self._checkout() as connection:
@@ -111,6 +123,7 @@ class PostgresqlConnector:
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.dispose()
+        close_tunnel(self.config)
 
     @contextmanager
     def _checkout(self) -> Iterator[Any]:

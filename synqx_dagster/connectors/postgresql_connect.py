@@ -6,16 +6,32 @@ are, and a remote server is talked to over verified TLS unless the user says oth
 
 from __future__ import annotations
 
-import ipaddress
-import os
-import ssl
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-from synqx_dagster.connectors.postgresql_errors import connection_failed
+from synqx_dagster.connectors.driver_options import unknown_option
+from synqx_dagster.connectors.network import (
+    KEEPALIVE_COUNT,
+    KEEPALIVE_IDLE_SECONDS,
+    KEEPALIVE_INTERVAL_SECONDS,
+    USER_TIMEOUT_MILLISECONDS,
+    Endpoint,
+    locate,
+)
+from synqx_dagster.connectors.postgresql_errors import connection_failed, is_driver_error
+from synqx_dagster.connectors.postgresql_timed import TimedConnection
+from synqx_dagster.connectors.postgresql_tls import SSL_MODES, TLS_OPTIONS, choose, explain_failure, tls_parameters
 from synqx_dagster.connectors.protocol import ConnectionConfig
+from synqx_dagster.connectors.silence import DEFAULT_SILENCE_SECONDS
+from synqx_dagster.connectors.ssh_tunnel import check_tunnel
+from synqx_dagster.connectors.tls import check_files, check_tls
+from synqx_dagster.errors import SynqxError
 from synqx_dagster.model.connection import OptionValue
+
+if TYPE_CHECKING:
+    from synqx_dagster.connectors.postgresql_watch import AdbcWatch, Sideline
 
 DEFAULT_PORT = 5432
 CONNECT_TIMEOUT_SECONDS = 10
@@ -26,24 +42,25 @@ LOCK_TIMEOUT_SECONDS = 30
 #: When the server ends a transaction in which nothing happens: the client is stopped or gone, its locks are not.
 IDLE_TIMEOUT_SECONDS = 3600
 
-SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+#: How long a statement outside of a load's transactions may take: they look at tables, and take locks for no data.
+METADATA_TIMEOUT_SECONDS = 60
 
 #: What a user may set. Everything else that libpq knows (``options``, ``service``, ``passfile``, ...) could change
 #: what a session prints or which secrets it reads.
-_TEXT_OPTIONS = ("sslmode", "sslrootcert", "sslcert", "sslkey", "application_name")
+_TEXT_OPTIONS = (*TLS_OPTIONS, "application_name", "target_session_attrs", "channel_binding")
 _SECONDS_OPTIONS = (
     "connect_timeout",
     "statement_timeout_seconds",
+    "metadata_timeout_seconds",
     "lock_timeout_seconds",
     "idle_timeout_seconds",
+    "silence_timeout_seconds",
 )
-
-#: Where systems keep the certificates that they trust. psycopg2's wheel carries an OpenSSL that looks elsewhere.
-_CERTIFICATE_BUNDLES = (
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/cert.pem",
-)
+_CHOICES = {
+    "sslmode": SSL_MODES,
+    "channel_binding": ("disable", "prefer", "require"),
+    "target_session_attrs": ("any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
+}
 
 #: What decides how a value is printed and read. ``lc_monetary`` because money's text depends on it.
 _CANONICAL_SETTINGS = {
@@ -66,67 +83,60 @@ def check_options(options: Mapping[str, OptionValue]) -> list[str]:
         if name in _TEXT_OPTIONS:
             if not isinstance(value, str) or not value or "\x00" in value:
                 problems.append(f"options.{name}: give a text")
-            elif name == "sslmode" and value not in SSL_MODES:
-                problems.append(f"options.sslmode: {value!r} is not one of {', '.join(SSL_MODES)}")
+            elif name in _CHOICES and value not in _CHOICES[name]:
+                problems.append(f"options.{name}: {value!r} is not one of {', '.join(_CHOICES[name])}")
         elif name in _SECONDS_OPTIONS:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 10**6:
                 problems.append(f"options.{name}: give a number of seconds, 0 for no limit")
         else:
-            allowed = ", ".join((*_TEXT_OPTIONS, *_SECONDS_OPTIONS))
-            problems.append(f"options.{name}: postgresql has no such option (there are: {allowed})")
+            problems.append(unknown_option(name, "postgresql", (*_TEXT_OPTIONS, *_SECONDS_OPTIONS)))
     return problems
 
 
-def is_local(host: str) -> bool:
-    """Whether traffic to a host stays on this machine."""
-    if host.startswith("/") or host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def check_security(config: ConnectionConfig) -> list[str]:
+    """What is wrong with a connection's TLS and tunnel."""
+    problems = check_tls(config, TLS_OPTIONS)
+    if config.ssh_tunnel is not None:
+        problems += check_tunnel(config.ssh_tunnel)
+        if (config.host or "").startswith(("/", "@")):
+            problems.append("host: behind an SSH tunnel it must be a name or an address, as the SSH server sees it")
+    return problems
 
 
-def connection_parameters(config: ConnectionConfig) -> dict[str, Any]:
-    """libpq's parameters for a connection."""
-    host = config.host or "localhost"
+def connection_parameters(config: ConnectionConfig, endpoint: Endpoint) -> dict[str, Any]:
+    """libpq's parameters for a connection to what was checked: the name is for the certificate alone."""
     options = config.options
-    sslmode = str(options.get("sslmode") or ("prefer" if is_local(host) else "verify-full"))
     parameters: dict[str, Any] = {
-        "host": host,
-        "port": config.port or DEFAULT_PORT,
+        "host": endpoint.host,
+        "port": endpoint.port,
         "dbname": config.database or "",
-        "sslmode": sslmode,
         "application_name": str(options.get("application_name", "synqx")),
         "client_encoding": "UTF8",
-        "connect_timeout": max(2, int(options.get("connect_timeout", CONNECT_TIMEOUT_SECONDS))),
+        "connect_timeout": max(2, int(connect_timeout_of(config))),
         "keepalives": 1,
-        "keepalives_idle": 30,
-        "keepalives_interval": 10,
-        "keepalives_count": 3,
-        # Milliseconds that sent data may stay unacknowledged; Linux only, ignored elsewhere.
-        "tcp_user_timeout": 60_000,
+        "keepalives_idle": KEEPALIVE_IDLE_SECONDS,
+        "keepalives_interval": KEEPALIVE_INTERVAL_SECONDS,
+        "keepalives_count": KEEPALIVE_COUNT,
+        # Linux only, ignored elsewhere.
+        "tcp_user_timeout": USER_TIMEOUT_MILLISECONDS,
+        **tls_parameters(choose(config)),
     }
+    if endpoint.addresses:
+        parameters["host"] = ",".join([endpoint.host] * len(endpoint.addresses))
+        parameters["hostaddr"] = ",".join(endpoint.addresses)
     if config.username is not None:
         parameters["user"] = config.username
     if config.password is not None:
         parameters["password"] = config.password
-    for name in ("sslrootcert", "sslcert", "sslkey"):
+    for name in ("target_session_attrs", "channel_binding"):
         if name in options:
-            parameters[name] = os.path.expanduser(str(options[name])) if options[name] != "system" else "system"
-    if sslmode.startswith("verify-") and "sslrootcert" not in parameters:
-        bundle = _find_certificates()
-        if bundle is not None:
-            parameters["sslrootcert"] = bundle
+            parameters[name] = str(options[name])
     return parameters
 
 
-def _find_certificates() -> str | None:
-    """The certificates to trust; None where libpq's own default (``~/.postgresql/root.crt``) is there."""
-    if (Path.home() / ".postgresql" / "root.crt").exists():
-        return None
-    candidates = (ssl.get_default_verify_paths().cafile, *_CERTIFICATE_BUNDLES)
-    return next((path for path in candidates if path and Path(path).is_file()), "system")
+def connect_timeout_of(config: ConnectionConfig) -> float:
+    """Seconds that connecting may take, the name's resolution and a tunnel apart."""
+    return float(config.options.get("connect_timeout", CONNECT_TIMEOUT_SECONDS)) or float(CONNECT_TIMEOUT_SECONDS)
 
 
 def settings_sql(config: ConnectionConfig, *, local: bool, statement_timeout_seconds: float | None = None) -> str:
@@ -141,7 +151,11 @@ def settings_sql(config: ConnectionConfig, *, local: bool, statement_timeout_sec
     """
     options = config.options
     if statement_timeout_seconds is None:
-        statement_timeout_seconds = float(options.get("statement_timeout_seconds", 0))
+        # What a session does outside of transactions is looking at tables.
+        name, default = (
+            ("statement_timeout_seconds", 0) if local else ("metadata_timeout_seconds", METADATA_TIMEOUT_SECONDS)
+        )
+        statement_timeout_seconds = float(options.get(name, default))
     seconds = {
         "statement_timeout": statement_timeout_seconds,
         "lock_timeout": float(options.get("lock_timeout_seconds", LOCK_TIMEOUT_SECONDS)),
@@ -152,28 +166,85 @@ def settings_sql(config: ConnectionConfig, *, local: bool, statement_timeout_sec
     return "SELECT " + ", ".join(calls)
 
 
+@contextlib.contextmanager
+def wrap_connect_errors(config: ConnectionConfig, endpoint: Endpoint, *, timeout_seconds: float) -> Iterator[None]:
+    """Raise SynqX's errors in place of psycopg2's and ADBC's when a connection does not come about.
+
+    Args:
+        timeout_seconds: Limit of finding out more than libpq says.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_driver_error(error):
+            raise
+        message = str(error).partition("Failed to connect: ")[2] or str(error)
+        raise _explain(config, endpoint, message, timeout_seconds) from None
+
+
+def _explain(config: ConnectionConfig, endpoint: Endpoint, message: str, timeout_seconds: float) -> SynqxError:
+    if config.ssh_tunnel is not None:
+        from synqx_dagster.connectors.ssh_tunnel import why_unreachable
+
+        if "FATAL" not in message and (unreachable := why_unreachable(config)) is not None:
+            return unreachable
+    tls = explain_failure(config, endpoint, choose(config), message, timeout_seconds=max(1.0, timeout_seconds))
+    if tls is not None:
+        return tls
+    return connection_failed(config.name, message, database=config.database, username=config.username)
+
+
 def connect(config: ConnectionConfig) -> Any:
-    """A psycopg2 connection in autocommit mode, with its settings made.
+    """A psycopg2 connection in autocommit mode, with its settings made, whose calls are watched for a silent server.
 
     Raises:
         ConnectionFailedError: The server cannot be reached or refused.
+        HostRefusedError: The operator's lists forbid its host.
+        ConfigurationError: A file for TLS cannot be used.
     """
     import psycopg2
 
-    parameters = connection_parameters(config)
-    try:
-        connection = psycopg2.connect(**parameters)
+    from synqx_dagster.connectors.postgresql_watch import BACKEND_COLUMNS, WatchedConnection, identify
+
+    timeout_seconds = connect_timeout_of(config)
+    check_files(choose(config), config.name)
+    endpoint = locate(config, DEFAULT_PORT, timeout_seconds=timeout_seconds)
+    parameters = connection_parameters(config, endpoint)
+    with wrap_connect_errors(config, endpoint, timeout_seconds=timeout_seconds):
+        connection = psycopg2.connect(**parameters, connection_factory=WatchedConnection)
         if connection.info.parameter_status("standard_conforming_strings") == "off":
             # psycopg2 decides on connecting how it quotes, and would go on so after the setting is changed below.
             connection.close()
-            connection = psycopg2.connect(**parameters, options="-c standard_conforming_strings=on")
+            connection = psycopg2.connect(
+                **parameters, options="-c standard_conforming_strings=on", connection_factory=WatchedConnection
+            )
         # Transactions are begun by statements of our own, which set isolation and settings in one round trip.
         connection.autocommit = True
         with connection.cursor() as cursor:
-            cursor.execute(settings_sql(config, local=False))
-    except psycopg2.Error as error:
-        raise connection_failed(config.name, str(error), database=config.database, username=config.username) from None
+            cursor.execute(f"{settings_sql(config, local=False)}, {BACKEND_COLUMNS}")
+            backend = identify(cursor.fetchone()[-4:], connection.info.backend_pid)
+    connection.start_watch(silence_timeout_of(config), backend, _make_sideline(config))
     return connection
+
+
+def silence_timeout_of(config: ConnectionConfig) -> float:
+    """Seconds in which nothing may move before the server is asked whether it still works; 0 for never."""
+    return float(config.options.get("silence_timeout_seconds", DEFAULT_SILENCE_SECONDS))
+
+
+def _make_sideline(config: ConnectionConfig) -> Sideline:
+    from synqx_dagster.connectors.postgresql_watch import Sideline
+
+    timeout_seconds = connect_timeout_of(config)
+    if silence := silence_timeout_of(config):
+        timeout_seconds = max(1.0, min(timeout_seconds, silence))
+
+    def open_connection() -> TimedConnection:
+        deadline = time.monotonic() + timeout_seconds
+        endpoint = locate(config, DEFAULT_PORT, timeout_seconds=timeout_seconds)
+        return TimedConnection(connection_parameters(config, endpoint), deadline)
+
+    return Sideline(open_connection)
 
 
 def connect_adbc(config: ConnectionConfig) -> Any:
@@ -181,16 +252,25 @@ def connect_adbc(config: ConnectionConfig) -> Any:
 
     Raises:
         ConnectionFailedError: The server cannot be reached or refused.
+        HostRefusedError: The operator's lists forbid its host.
     """
-    import adbc_driver_manager
+    return open_adbc(config)[0]
+
+
+def open_adbc(config: ConnectionConfig) -> tuple[Any, AdbcWatch]:
+    """As `connect_adbc`, and with it what watches the connection; close both."""
     import adbc_driver_postgresql.dbapi
     from psycopg2.extensions import make_dsn
 
-    try:
-        return adbc_driver_postgresql.dbapi.connect(make_dsn(**connection_parameters(config)))
-    except adbc_driver_manager.Error as error:
-        message = str(error).partition("Failed to connect: ")[2]
-        raise connection_failed(config.name, message, database=config.database, username=config.username) from None
+    from synqx_dagster.connectors.postgresql_watch import AdbcWatch, next_tag
+
+    timeout_seconds = connect_timeout_of(config)
+    endpoint = locate(config, DEFAULT_PORT, timeout_seconds=timeout_seconds)
+    parameters = connection_parameters(config, endpoint)
+    parameters["tcp_user_timeout"] = tag = next_tag()
+    with wrap_connect_errors(config, endpoint, timeout_seconds=timeout_seconds):
+        connection = adbc_driver_postgresql.dbapi.connect(make_dsn(**parameters))
+    return connection, AdbcWatch(tag, silence_timeout_of(config), _make_sideline(config))
 
 
 def make_pool(config: ConnectionConfig) -> Any:

@@ -77,7 +77,7 @@ def sqlstate_of(error: BaseException) -> str | None:
 
 def is_driver_error(error: BaseException) -> bool:
     """Whether psycopg2 or ADBC raised it."""
-    return type(error).__module__.partition(".")[0] in ("psycopg2", "adbc_driver_manager")
+    return any(base.__module__.partition(".")[0] in ("psycopg2", "adbc_driver_manager") for base in type(error).__mro__)
 
 
 @contextmanager
@@ -132,6 +132,9 @@ def translate(
 
 def _without_state(error: BaseException, action: str) -> SynqxError:
     kind = type(error).__name__
+    if kind == "SilenceError":
+        # Of our own: see synqx_dagster.connectors.postgresql_watch.
+        return RetryableError(f"{action}: {error}", hint="the load may be run again")
     if kind in ("OperationalError", "InterfaceError", "InternalError", "DatabaseError"):
         return RetryableError(f"{action}: the connection to the server was lost", hint="the load may be run again")
     return DatabaseError(f"{action}: the driver failed with {kind}")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from synqx_dagster.connectors import postgresql_types
 from synqx_dagster.connectors.postgresql_checksum import PostgresqlChecksums
 from synqx_dagster.connectors.postgresql_columns import describe_cursor, find_columns
-from synqx_dagster.connectors.postgresql_connect import connect_adbc, settings_sql
+from synqx_dagster.connectors.postgresql_connect import open_adbc, settings_sql
 from synqx_dagster.connectors.postgresql_errors import wrap_errors
 from synqx_dagster.connectors.protocol import ConnectionConfig, Encoded, ReadLimits
 from synqx_dagster.connectors.query_guard import limit_batches
@@ -24,6 +24,8 @@ from synqx_dagster.model.types import DataType
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from synqx_dagster.connectors.postgresql_watch import AdbcWatch
 
 #: What ADBC collects before it hands over a batch. Measured: 4 MiB is as fast as ADBC's default of 16 MiB, with a
 #: quarter of the memory.
@@ -56,17 +58,22 @@ _SNAPSHOT_ID = re.compile(r"[0-9A-F-]+")
 class PostgresqlReadSession(PostgresqlChecksums):
     """A repeatable read, read only transaction; see `synqx_dagster.connectors.protocol.ReadSession`."""
 
-    def __init__(self, connection: Any, config: ConnectionConfig, limits: ReadLimits) -> None:
+    def __init__(
+        self, connection: Any, config: ConnectionConfig, limits: ReadLimits, snapshot: str | None = None
+    ) -> None:
         self._connection = connection
         self._config = config
         self._limits = limits
         self._action = f"reading from {config.name!r}"
         self._cursor = connection.cursor()
-        self._snapshot: str | None = None
-        #: The ADBC cursor that a reading thread waits for, if there is one.
-        self._reading: Any = None
+        #: The snapshot that this session has exported, or shares.
+        self._snapshot = snapshot
+        #: The ADBC cursor that a reading thread waits for, if there is one, and its watch.
+        self._reading: tuple[AdbcWatch, Any] | None = None
         with wrap_errors(self._action):
-            self._cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; " + self._settings())
+            # Before anything that takes a snapshot, as the settings do.
+            share = "" if snapshot is None else f"SET TRANSACTION SNAPSHOT '{_checked(snapshot)}'; "
+            self._cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; " + share + self._settings())
 
     def _settings(self) -> str:
         timeout_seconds = self._limits.timeout_seconds or None
@@ -104,7 +111,8 @@ class PostgresqlReadSession(PostgresqlChecksums):
         reading = self._reading
         with contextlib.suppress(psycopg2.Error, adbc_driver_manager.Error):
             if reading is not None:
-                reading.adbc_cancel()
+                watch, cursor = reading
+                watch.cancel(cursor)
             else:
                 self._connection.cancel()
 
@@ -125,25 +133,28 @@ class PostgresqlReadSession(PostgresqlChecksums):
         from adbc_driver_manager._reader import AdbcRecordBatchReader
 
         batch_bytes = LIMITED_BATCH_BYTES if self._limits.max_bytes else BATCH_BYTES
-        with _refuse_writes(self._action), contextlib.closing(connect_adbc(self._config)) as connection:
+        opened, watch = open_adbc(self._config)
+        with _refuse_writes(self._action), contextlib.closing(opened) as connection, contextlib.closing(watch):
             cursor = connection.cursor()
             try:
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                cursor.execute(f"SET TRANSACTION SNAPSHOT '{self._export_snapshot()}'")
+                cursor.execute(f"SET TRANSACTION SNAPSHOT '{self.export_snapshot()}'")
                 cursor.execute(self._settings())
                 cursor.fetchall()
+                watch.start(cursor)
                 hint = adbc_driver_postgresql.StatementOptions.BATCH_SIZE_HINT_BYTES.value
                 cursor.adbc_statement.set_options(**{hint: str(batch_bytes)})
-                self._reading = cursor
-                cursor.execute(sql)
-                # Not fetch_record_batch(): its reader loses the SQLSTATE of an error that comes half way.
-                # The handle owns the stream until it has been imported.
-                handle = cursor.fetch_arrow()
+                self._reading = (watch, cursor)
+                with watch.waiting():
+                    cursor.execute(sql)
+                    # Not fetch_record_batch(): its reader loses the SQLSTATE of an error that comes half way.
+                    # The handle owns the stream until it has been imported.
+                    handle = cursor.fetch_arrow()
                 reader = AdbcRecordBatchReader._import_from_c(handle.address)
                 finished = False
                 try:
                     _check_types(reader.schema, schema)
-                    for batch in self._received(reader):
+                    for batch in self._received(reader, watch):
                         for start in range(0, batch.num_rows, batch_rows):
                             part = batch.slice(start, batch_rows)
                             yield pa.RecordBatch.from_arrays(part.columns, schema=schema)
@@ -151,7 +162,7 @@ class PostgresqlReadSession(PostgresqlChecksums):
                 finally:
                     if not finished:
                         # Closing a reader half way would first read all the rest.
-                        cursor.adbc_cancel()
+                        watch.cancel(cursor)
                     reader.close()
             finally:
                 self._reading = None
@@ -159,11 +170,17 @@ class PostgresqlReadSession(PostgresqlChecksums):
                     # What ended the read is being raised already; after a cancel the driver complains here.
                     cursor.close()
 
-    def _received(self, reader: Any) -> Iterator[pa.RecordBatch]:
+    def _received(self, reader: Any, watch: AdbcWatch) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
 
+        batches = iter(reader)
         try:
-            yield from reader
+            while True:
+                with watch.waiting():
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                yield batch
         except (OSError, pa.ArrowException):
             # The driver had nothing to say beyond the stream's own text, which may quote a value.
             raise RetryableError(
@@ -183,17 +200,15 @@ class PostgresqlReadSession(PostgresqlChecksums):
         """End the transaction; the connection itself belongs to the pool."""
         self._cursor.close()
 
-    def _export_snapshot(self) -> str:
+    def export_snapshot(self) -> str:
+        """The name of the session's snapshot; others can share it as long as this session is open."""
         if self._snapshot is None:
             # The exporter idles while others read; its snapshot must outlive the idle time-out.
             self._cursor.execute(
                 "SELECT pg_catalog.pg_export_snapshot(),"
                 " pg_catalog.set_config('idle_in_transaction_session_timeout', '0', true)"
             )
-            snapshot = str(self._cursor.fetchone()[0])
-            if not _SNAPSHOT_ID.fullmatch(snapshot):
-                raise DatabaseError(f"{self._action}: the server exported a snapshot with an unusable name")
-            self._snapshot = snapshot
+            self._snapshot = _checked(str(self._cursor.fetchone()[0]))
         return self._snapshot
 
     @contextlib.contextmanager
@@ -215,6 +230,12 @@ def _refuse_writes(action: str) -> Iterator[None]:
         if error.context.get("sqlstate") not in _NOT_ONE_QUERY:
             raise
         raise QueryRefusedError(error.message, hint="a source is read by exactly one SELECT") from None
+
+
+def _checked(snapshot: str) -> str:
+    if not _SNAPSHOT_ID.fullmatch(snapshot):
+        raise DatabaseError("a snapshot has an unusable name")
+    return snapshot
 
 
 def _check_types(delivered: pa.Schema, wanted: pa.Schema) -> None:

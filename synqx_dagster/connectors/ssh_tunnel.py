@@ -265,7 +265,7 @@ class Tunnel:
                     f"{place} shows another host key than the pinned one: it has {_fingerprint(self._presented)},"
                     f" pinned is {_fingerprint(self._pinned)}",
                     reason="host_key",
-                    hint="somebody may be in between; if the server has a new key, compare it there and change host_key",
+                    hint="somebody may be in between; if it is the server's new key, compare it there, change host_key",
                 )
             case asyncssh.PermissionDenied():
                 given = "key" if self._key is not None else "password"
@@ -274,7 +274,7 @@ class Tunnel:
                     reason="authentication",
                     hint="check ssh_tunnel.username and the key or password, and what the server lets the user do",
                 )
-            case TimeoutError() | asyncssh.ConnectionLost() if isinstance(error, TimeoutError):
+            case TimeoutError():
                 return ConnectionFailedError(
                     f"{place} did not answer in time", reason="timeout", hint="is a firewall in between?"
                 )

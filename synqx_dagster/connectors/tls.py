@@ -156,12 +156,15 @@ def find_system_certificates() -> str | None:
     return next((path for path in candidates if path and Path(path).is_file()), None)
 
 
-def describe_tls(version: str, choice: TlsChoice) -> str:
-    """What is in use, for people: ``TLSv1.3, server verified (verify-full)``."""
-    if version == "off":
-        return "off"
+def describe_tls(version: str, choice: TlsChoice, *, tunnel_host: str | None = None) -> str:
+    """What is in use, for people: ``TLSv1.3, server verified (verify-full)``.
+
+    Args:
+        version: As the server says it, ``off`` without TLS.
+    """
     how = {"verify-full": "server verified", "verify-ca": "authority verified, name not"}
-    return f"{version}, {how.get(choice.mode, 'server not verified')} ({choice.mode})"
+    text = "off" if version == "off" else f"{version}, {how.get(choice.mode, 'server not verified')} ({choice.mode})"
+    return text if tunnel_host is None else f"{text}, inside SSH as far as {tunnel_host}"
 
 
 # --- what went wrong -----------------------------------------------------------------------------------------------
@@ -204,7 +207,7 @@ def explain_certificate(error: ssl.SSLCertVerificationError, host: str) -> tuple
 
 
 def explain_alert(text: str, *, has_certificate: bool) -> tuple[str, str] | None:
-    """What an alert of the server's means, which is about the client's certificate; None when it is about another thing.
+    """What an alert of the server's means, about the client's certificate in the main; None when it is unknown.
 
     Args:
         text: OpenSSL's reason, in any of its spellings.
