@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from synqx_dagster.connectors.mysql_connect import Server
-from synqx_dagster.connectors.mysql_types import DIALECT, NativeType
+from synqx_dagster.connectors.mysql_types import DIALECT, NativeType, check_name
 from synqx_dagster.model.table import Column
 from synqx_dagster.model.types import DataType
 
@@ -43,7 +43,13 @@ _TEXT_CODES = (249, 250, 251, 252, 253, 254, 15)
 def read_columns(
     fetch_all: FetchAll, server: Server, schema: str, table: str | None = None
 ) -> dict[str, tuple[Column, ...]]:
-    """Columns of a schema's tables and views by table, in order; of one table if it is given."""
+    """Columns of a schema's tables and views by table, in order; of one table if it is given.
+
+    Raises:
+        PlanError: The table's name is none of this server's.
+    """
+    if table is not None:
+        check_name(table, "table")
     only, parameters = ("AND table_name = ?", (schema, table)) if table is not None else ("", (schema,))
     keys = {(str(row[0]), str(row[1])): int(str(row[2])) for row in fetch_all(_KEYS_SQL.format(only=only), parameters)}
     json_clauses: set[tuple[str, str]] = set()

@@ -133,8 +133,9 @@ def native_type(column: Column) -> str:
     """How a column's type is spelt here.
 
     Raises:
-        PlanError: A decimal that 65 digits do not hold.
+        PlanError: A decimal that 65 digits do not hold; a name that the server does not take.
     """
+    check_name(column.name, "column")
     if column.native_dialect == DIALECT and column.native_type is not None:
         return column.native_type
     data_type = column.data_type
@@ -143,6 +144,21 @@ def native_type(column: Column) -> str:
     if column.key_position is not None:
         return key_type(column)
     return _NATIVE[data_type.kind]
+
+
+def check_name(name: str, what: str) -> None:
+    """Refuse a name that no MySQL server takes, quoted or not.
+
+    Raises:
+        PlanError: It has a letter beyond the basic plane, or ends with a blank (MySQL manual, Schema Object Names).
+    """
+    if max(map(ord, name), default=0) > 0xFFFF:
+        reason = "holds an emoji or another character beyond U+FFFF, which MySQL's names do not have"
+    elif name.endswith(" "):
+        reason = "ends with a blank, which MySQL's names do not"
+    else:
+        return
+    raise PlanError(f"the name {name!r} {reason}", hint=f"give the {what} another name by the mapping", column=name)
 
 
 def key_type(column: Column) -> str:

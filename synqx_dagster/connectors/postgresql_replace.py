@@ -16,6 +16,7 @@ from typing import Any
 from synqx_dagster.connectors.postgresql_errors import sqlstate_of
 from synqx_dagster.connectors.postgresql_names import qualify, quote, quote_text
 from synqx_dagster.connectors.queries import load_query
+from synqx_dagster.errors import TargetMismatchError
 from synqx_dagster.model.table import TableName
 
 #: How long the swap waits for readers of the old table. New readers queue behind it meanwhile.
@@ -24,6 +25,10 @@ SWAP_LOCK_MILLISECONDS = 2000
 #: The states in which the swap gives way to DELETE and INSERT: lock not available, deadlock, dependent objects,
 #: a missing privilege, an object in use or of another kind than thought.
 _GIVES_WAY = frozenset({"55P03", "40P01", "2BP01", "42501", "55006", "42809", "0A000"})
+
+
+#: The bit of pg_relation_is_updatable that stands for INSERT.
+_TAKES_INSERT = 8
 
 
 @dataclass(frozen=True)
@@ -63,10 +68,28 @@ class _Rename:
 
 
 def find_oid(cursor: Any, table: TableName) -> int | None:
-    """The OID of a table or view; None if there is none."""
-    cursor.execute("SELECT pg_catalog.to_regclass(%s)::oid::bigint", (qualify(table),))
-    found: int | None = cursor.fetchone()[0]
-    return found
+    """The OID of a table or view that rows can be written to; None if there is none.
+
+    Raises:
+        TargetMismatchError: It takes no rows: a materialised view, or a view over more than one table.
+    """
+    cursor.execute(
+        "SELECT c.oid::bigint, c.relkind IN ('m', 'S')"
+        " OR c.relkind IN ('v', 'f') AND pg_catalog.pg_relation_is_updatable(c.oid, true) & %s = 0"
+        " FROM pg_catalog.pg_class c WHERE c.oid = pg_catalog.to_regclass(%s)",
+        (_TAKES_INSERT, qualify(table)),
+    )
+    row = cursor.fetchone()
+    if row is None:
+        return None
+    oid, is_read_only = row
+    if is_read_only:
+        raise TargetMismatchError(
+            f"{table} is a view whose rows the server computes; no rows can be written to it",
+            hint="load into a table, or give the view INSTEAD OF triggers",
+            table=str(table),
+        )
+    return int(oid)
 
 
 def find_obstacles(cursor: Any, oid: int) -> list[str]:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 TargetAction = Literal["create", "use"]
 Guarantee = Literal["effectively once", "at least once"]
 
+#: Dialects in which the names of two columns must not differ in case alone, quoted or not.
+_FOLDS_COLUMNS = frozenset({"mysql", "sqlite", "duckdb"})
+
 VIOLATIONS_COLUMN = "_synqx_violations"
 
 
@@ -222,6 +225,7 @@ def _target_columns(
 ) -> tuple[tuple[Column, ...], tuple[str, ...]]:
     wanted = [compiled_field.column for compiled_field in compiled.fields]
     _check_names([mapping.target.name, *(column.name for column in wanted)], target)
+    _check_case([column.name for column in wanted], target)
     if facts.target_columns is None:
         return tuple(_spelt(column, target) for column in wanted), ()
     columns, differences = fit_columns(wanted, facts.target_columns, target)
@@ -285,6 +289,19 @@ def _check_names(names: Sequence[str], target: Connector) -> None:
             raise PlanError(
                 f"the name {name!r} is {len(name.encode())} bytes long; {target.db_type} allows {limit}",
                 hint="give it a shorter target field by column_mappings",
+            )
+
+
+def _check_case(names: Sequence[str], target: Connector) -> None:
+    """Refuse columns that the target takes for one."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(name.casefold() if target.dialect in _FOLDS_COLUMNS else name, name)
+        if other != name:
+            raise PlanError(
+                f"the columns {other!r} and {name!r} differ only in case; {target.db_type} takes them for one",
+                hint="give one of them another target field by column_mappings",
+                column=name,
             )
 
 
