@@ -27,6 +27,7 @@ _BUILT_IN = {
     "mysql": "synqx_dagster.connectors.mysql:MysqlConnector",
     "sqlite": "synqx_dagster.connectors.sqlite:SqliteConnector",
     "duckdb": "synqx_dagster.connectors.duckdb:DuckdbConnector",
+    "sqlalchemy": "synqx_dagster.connectors.sqlalchemy:SqlalchemyConnector",
 }
 
 #: A connector whose dialect of sqlglot has another name than its ``db_type`` is listed here, so that checking

@@ -6,6 +6,7 @@ A new connector gets a fixture ``<db_type>_connector`` and a line in `CONNECTORS
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from synqx_dagster.connectors.registry import connector_class
 from synqx_dagster_tests.fix_mysql import MysqlDatabase
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
 
-CONNECTORS = ["postgresql", "mysql", "sqlite", "duckdb"]
+CONNECTORS = ["postgresql", "mysql", "sqlite", "duckdb", "sqlalchemy_postgresql", "sqlalchemy_mysql"]
 
 
 def open_connector(config: ConnectionConfig) -> Iterator[Connector]:
@@ -29,7 +30,12 @@ def open_connector(config: ConnectionConfig) -> Iterator[Connector]:
 
 @pytest.fixture
 def postgresql_connector(postgresql: PostgresqlDatabase) -> Iterator[Connector]:
-    # What a server may be set to must not change a value.
+    upset(postgresql)
+    yield from open_connector(postgresql.config())
+
+
+def upset(postgresql: PostgresqlDatabase) -> None:
+    """Set what a server may be set to, and what must not change a value."""
     for setting in (
         "TimeZone = 'America/St_Johns'",
         "DateStyle = 'SQL, DMY'",
@@ -40,7 +46,11 @@ def postgresql_connector(postgresql: PostgresqlDatabase) -> Iterator[Connector]:
         "client_encoding = LATIN1",
     ):
         postgresql.execute(f'alter database "{postgresql.name}" set {setting}')
-    yield from open_connector(postgresql.config())
+
+
+def through_sqlalchemy(config: ConnectionConfig, drivername: str) -> ConnectionConfig:
+    """The same database by way of a dialect of SQLAlchemy."""
+    return replace(config, db_type="sqlalchemy", options={"drivername": drivername})
 
 
 @pytest.fixture
@@ -56,6 +66,17 @@ def sqlite_connector(tmp_path: Path) -> Iterator[Connector]:
 @pytest.fixture
 def duckdb_connector(tmp_path: Path) -> Iterator[Connector]:
     yield from open_connector(ConnectionConfig("warehouse", "duckdb", database=str(tmp_path / "warehouse.duckdb")))
+
+
+@pytest.fixture
+def sqlalchemy_postgresql_connector(postgresql: PostgresqlDatabase) -> Iterator[Connector]:
+    upset(postgresql)
+    yield from open_connector(through_sqlalchemy(postgresql.config(), "postgresql+psycopg2"))
+
+
+@pytest.fixture
+def sqlalchemy_mysql_connector(mysql: MysqlDatabase) -> Iterator[Connector]:
+    yield from open_connector(through_sqlalchemy(mysql.config(), "mysql+pymysql"))
 
 
 @pytest.fixture(params=CONNECTORS)
