@@ -25,6 +25,7 @@ from synqx_dagster.connectors.postgresql_merge import (
 from synqx_dagster.connectors.postgresql_names import qualify, quote, quote_names, to_pyformat
 from synqx_dagster.connectors.postgresql_replace import find_obstacles, find_oid, swap
 from synqx_dagster.connectors.postgresql_rows import advance_sequences, append_rows, replace_rows
+from synqx_dagster.connectors.postgresql_shared import current_transaction, may_take_place
 from synqx_dagster.connectors.postgresql_types import native_type
 from synqx_dagster.connectors.protocol import ConnectionConfig, HistorySpec, MergeSpec, RowChanges
 from synqx_dagster.errors import BadRowsError, CommitUnknownError, FatalError, PlanError, SynqxError
@@ -56,6 +57,8 @@ class PostgresqlWriteSession:
         self._cursor = connection.cursor()
         #: Staging tables made in this transaction: to be copied into with FREEZE; the value says if they may swap.
         self._staged: dict[TableName, bool] = {}
+        #: Staging tables that other sessions have filled, and a transaction number after all of theirs.
+        self._adopted: dict[TableName, int] = {}
 
     # --- transactions ---------------------------------------------------------------------------------------
 
@@ -254,6 +257,34 @@ class PostgresqlWriteSession:
         for definition in self._define(staging, added) if added else ():
             self._cursor.execute(f"ALTER TABLE {qualify(staging)} ADD COLUMN {definition}")
 
+    def create_shared_staging(
+        self,
+        target: TableName,
+        columns: Sequence[Column],
+        *,
+        epoch: int,
+        replaces: bool = True,
+        key: Sequence[str] = (),
+    ) -> TableName:
+        """As `create_staging`, for other sessions to fill once the transaction has committed."""
+        staging = self.create_staging(target, columns, epoch=epoch, replaces=replaces, key=key)
+        with wrap_errors(self._action):
+            # Copied into by other transactions than this one, so without FREEZE.
+            may_swap = self._staged.pop(staging, False)
+            if replaces and not may_swap and find_oid(self._cursor, target) is None:
+                # It may become the table that the load creates.
+                self._cursor.execute(f"ALTER TABLE {qualify(staging)} SET LOGGED")
+        return staging
+
+    def adopt_staging(self, staging: TableName) -> None:
+        """Take over a shared staging table once all of its rows are committed."""
+        with wrap_errors(self._action):
+            self._adopted[staging] = current_transaction(self._cursor)
+
+    def _may_swap_shared(self, staging: TableName, target: TableName) -> bool:
+        adopted = self._adopted.get(staging)
+        return adopted is not None and may_take_place(self._cursor, staging, target, adopted)
+
     def drop_staging(self, staging: TableName) -> None:
         """Drop a staging table if it is still there."""
         with wrap_errors(self._action):
@@ -311,7 +342,7 @@ class PostgresqlWriteSession:
         with wrap_errors(self._action, rows_at=str(target), columns=names):
             oid = self._get_oid(target)
             advance_sequences(self._cursor, staging, oid, names)
-            if self._staged.get(staging):
+            if self._staged.get(staging) or self._may_swap_shared(staging, target):
                 changes = RowChanges(inserted=self._count(staging), deleted=self._count(target))
                 if swap(self._cursor, staging, target, oid):
                     return changes

@@ -463,6 +463,51 @@ class CopyWriteSession(Protocol):
         ...
 
 
+# --- several sessions for one load ----------------------------------------------------------------------------
+
+
+@runtime_checkable
+class SnapshotReadSession(Protocol):
+    """A read session whose snapshot other sessions can share."""
+
+    def export_snapshot(self) -> str:
+        """A name under which sessions of the same database see the same rows, as long as this one is open."""
+        ...
+
+
+@runtime_checkable
+class SnapshotConnector(Protocol):
+    """A connector that can open sessions on a snapshot which another session has exported."""
+
+    def read_at(self, snapshot: str) -> AbstractContextManager[ReadSession]:
+        """Open a read session that sees exactly the rows of the session that exported `snapshot`."""
+        ...
+
+
+@runtime_checkable
+class SharedWriteSession(Protocol):
+    """A write session that can make staging tables which outlive its transaction, for several sessions to fill."""
+
+    def create_shared_staging(
+        self,
+        target: TableName,
+        columns: Sequence[Column],
+        *,
+        epoch: int,
+        replaces: bool = True,
+        key: Sequence[str] = (),
+    ) -> TableName:
+        """As `WriteSession.create_staging`, within the open transaction; it stays when that commits."""
+        ...
+
+    def adopt_staging(self, staging: TableName) -> None:
+        """Take over a shared staging table for its publication, once all of its rows are committed.
+
+        Must be called outside a transaction.
+        """
+        ...
+
+
 # --- the connector ------------------------------------------------------------------------------------------
 
 

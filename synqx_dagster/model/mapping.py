@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, field_validator, model_serializer, model_validator
 
 from synqx_dagster.model.base import Label, Name, Record, RecordKind, Value
-from synqx_dagster.model.schema import ColumnName
+from synqx_dagster.model.schema import ColumnName, Schema
 from synqx_dagster.model.table import TableName
 
 LoadMode = Literal["replace", "append", "merge", "scd2"]
@@ -193,6 +193,8 @@ class Mapping(Record):
     cursor: Cursor | None = None
     #: How many ranges of the source table are read at the same time.
     parallelism: int = Field(default=1, ge=1, le=64)
+    #: A source table with more rows is loaded in ranges of about so many, each of which survives a crash of the load.
+    range_rows: int | None = Field(default=None, ge=1_000)
     on_bad_row: OnBadRow = "fail"
     #: With ``on_bad_row: quarantine``: more bad rows than this fail the load.
     max_bad_rows: BadRowLimit | None = None
@@ -258,6 +260,18 @@ class Mapping(Record):
     def target(self) -> TableName:
         """The target table."""
         return TableName.parse(self.target_table)
+
+    def filled_part(self, schema: Schema | None) -> Schema | None:
+        """What of a target's schema the source fills: all but the columns that a load in mode ``scd2`` keeps itself."""
+        if schema is None or self.mode != "scd2":
+            return schema
+        kept = set(self.history.names)
+        return schema.model_copy(
+            update={
+                "columns": tuple(column for column in schema.columns if column.name not in kept),
+                "primary_key": tuple(name for name in schema.primary_key if name not in kept),
+            }
+        )
 
     @property
     def target_fields(self) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 Both are tables in the target's own schema, and change only together with the rows they speak of:
 
-* ``_synqx_ledger`` holds one row for each committed batch of a load. An attempt that finds its load there does
+* ``_synqx_ledger`` holds one row for each committed batch of a load: batch 0 is the load's publication, and the
+  others are the ranges of a load that is cut into some. An attempt that finds its load there does
   nothing; after a lost reply to COMMIT it tells whether the commit happened.
 * ``_synqx_fence`` holds one epoch for each target table. An attempt raises it when it starts and finds it unchanged,
   under a row lock, in the transaction that commits; a newer attempt has raised it, and the older one is refused.
@@ -13,9 +14,10 @@ commits, and none commits rows that were read before those of an attempt that co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from synqx_dagster.connectors.protocol import Connector, WriteSession
+from synqx_dagster.connectors.protocol import Connector, RowChanges, WriteSession
 from synqx_dagster.errors import DatabaseError, FencedError, RetryableError
 from synqx_dagster.model.table import Column, TableName
 from synqx_dagster.model.types import DataType
@@ -42,9 +44,20 @@ class LedgerEntry:
     rows_out: int
     rows_quarantined: int
     bytes: int
+    rows_inserted: int = 0
+    rows_updated: int = 0
+    rows_deleted: int = 0
     checksum: str | None = None
     watermark: str | None = None
 
+    @property
+    def changes(self) -> RowChanges:
+        """What the publication did to the target's rows."""
+        return RowChanges(self.rows_inserted, self.rows_updated, self.rows_deleted)
+
+
+#: Columns that ledgers made by earlier versions lack.
+_CHANGES = ("rows_inserted", "rows_updated", "rows_deleted")
 
 _ENTRY_FIELDS = (
     "load_id",
@@ -58,6 +71,7 @@ _ENTRY_FIELDS = (
     "rows_out",
     "rows_quarantined",
     "bytes",
+    *_CHANGES,
     "checksum",
     "watermark",
 )
@@ -87,6 +101,7 @@ def ledger_columns(dialect: str) -> tuple[Column, ...]:
         _count("rows_out"),
         _count("rows_quarantined"),
         _count("bytes"),
+        *(_count(name, nullable=True) for name in _CHANGES),
         _text("checksum", dialect, nullable=True),
         # A text cursor may be long.
         Column("watermark", DataType("string")),
@@ -125,6 +140,8 @@ class Ledger:
         """
         if after == 0:
             self._ensure_tables()
+        else:
+            self._add_columns()
         self._session.begin()
         try:
             if after == 0 and not self._fence_rows():
@@ -192,16 +209,23 @@ class Ledger:
             " WHERE target_table = ? AND load_id = ? AND batch = ?",
             (self._target.name, load_id, batch),
         )
-        if not rows:
-            return None
-        values = dict(zip(_ENTRY_FIELDS, rows[0], strict=True))
-        texts = {name: str(values[name]) for name in ("load_id", "mapping", "run_id", "mode", "lane")}
-        counts = {
-            name: _as_int(values[name])
-            for name in ("batch", "epoch", "rows_in", "rows_out", "rows_quarantined", "bytes")
-        }
-        optional = {name: None if values[name] is None else str(values[name]) for name in ("checksum", "watermark")}
-        return LedgerEntry(**texts, **counts, **optional)  # type: ignore[arg-type]  # one dict per value type
+        return _entry_of(rows[0]) if rows else None
+
+    def find_ranges(self, load_id: str) -> dict[int, LedgerEntry]:
+        """The committed ranges of a load that is not published yet, by batch."""
+        rows = self._session.fetch_all(
+            f"SELECT {', '.join(_ENTRY_FIELDS)} FROM {self._ledger}"
+            " WHERE target_table = ? AND load_id = ? AND batch > 0",
+            (self._target.name, load_id),
+        )
+        return {entry.batch: entry for entry in map(_entry_of, rows)}
+
+    def forget_ranges(self, load_id: str) -> None:
+        """Remove the ranges of a load that begins anew; they were never published."""
+        self._session.execute(
+            f"DELETE FROM {self._ledger} WHERE target_table = ? AND load_id = ? AND batch > 0",
+            (self._target.name, load_id),
+        )
 
     def find_watermark(self) -> str | None:
         """The watermark of the last load of the table that committed; None when that load had none, or none has.
@@ -211,11 +235,11 @@ class Ledger:
         if self._session.find_columns(self._ledger_name) is None:
             return None
         rows = self._session.fetch_all(
-            f"SELECT watermark FROM {self._ledger} WHERE target_table = ? AND epoch ="
-            f" (SELECT max(epoch) FROM {self._ledger} WHERE target_table = ?) ORDER BY batch DESC",
+            f"SELECT watermark FROM {self._ledger} WHERE target_table = ? AND batch = 0 AND epoch ="
+            f" (SELECT max(epoch) FROM {self._ledger} WHERE target_table = ? AND batch = 0)",
             (self._target.name, self._target.name),
         )
-        return next((str(text) for (text,) in rows if text is not None), None)
+        return None if not rows or rows[0][0] is None else str(rows[0][0])
 
     def settle_commit(self, entry: LedgerEntry) -> bool:
         """Whether a commit whose reply was lost has happened, asked over a fresh session.
@@ -240,6 +264,20 @@ class Ledger:
     def _fence_rows(self) -> list[tuple[object, ...]]:
         return self._session.fetch_all(f"SELECT epoch FROM {self._fence} WHERE target_table = ?", (self._target.name,))
 
+    def _add_columns(self) -> None:
+        """Give a ledger of an earlier version the columns that it lacks."""
+        there = {column.name for column in self._session.find_columns(self._ledger_name) or ()}
+        for column in ledger_columns(self._connector.dialect):
+            if there and column.name not in there:
+                definition = f"{self._connector.quote(column.name)} {self._connector.native_type(column)}"
+                try:
+                    self._session.execute(f"ALTER TABLE {self._ledger} ADD COLUMN {definition}")
+                except DatabaseError:
+                    # Another load may have done it just now.
+                    found = self._session.find_columns(self._ledger_name) or ()
+                    if column.name not in {other.name for other in found}:
+                        raise
+
     def _ensure_tables(self) -> None:
         """Create what is missing. Two first attempts may do so at once: the loser finds the winner's tables."""
         dialect = self._connector.dialect
@@ -259,6 +297,17 @@ class Ledger:
                     self._session.rollback()
                     if self._session.find_columns(name) is None:
                         raise
+
+
+def _entry_of(row: Sequence[object]) -> LedgerEntry:
+    values = dict(zip(_ENTRY_FIELDS, row, strict=True))
+    texts = {name: str(values[name]) for name in ("load_id", "mapping", "run_id", "mode", "lane")}
+    counts = {
+        name: _as_int(values[name]) for name in ("batch", "epoch", "rows_in", "rows_out", "rows_quarantined", "bytes")
+    }
+    counts |= {name: 0 if values[name] is None else _as_int(values[name]) for name in _CHANGES}
+    optional = {name: None if values[name] is None else str(values[name]) for name in ("checksum", "watermark")}
+    return LedgerEntry(**texts, **counts, **optional)  # type: ignore[arg-type]  # one dict per value type
 
 
 def _as_int(value: object) -> int:

@@ -8,18 +8,23 @@ finds out which.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
-from synqx_dagster.connectors.protocol import ReadSession, WriteSession
+from synqx_dagster.connectors.protocol import ReadSession, RowChanges, WriteSession
 from synqx_dagster.errors import BadRowsError, CommitUnknownError, FatalError, RetryableError
 from synqx_dagster.mapping.lineage import Lineage, trace_lineage
+from synqx_dagster.model.mapping import KEYED_MODES
 from synqx_dagster.model.table import TableName
-from synqx_dagster.transfer.duplicates import set_duplicates_aside
+from synqx_dagster.transfer.duplicates import refuse_duplicates, set_duplicates_aside
 from synqx_dagster.transfer.failpoints import reach
 from synqx_dagster.transfer.ledger import MAX_RACES, Ledger, LedgerEntry
 from synqx_dagster.transfer.move import Moved, move_rows
 from synqx_dagster.transfer.plan import LoadPlan
 from synqx_dagster.transfer.prepare import Preparation
+from synqx_dagster.transfer.publish import begin_publication, create_staging, create_target, publish
 from synqx_dagster.transfer.quarantine import BadRowSpool, Quarantine
+from synqx_dagster.transfer.range_book import RangeBook
+from synqx_dagster.transfer.ranged import Filled, RangedFill, RangedPlan, plan_ranges
 from synqx_dagster.transfer.result import (
     CheckOutcome,
     LoadRequest,
@@ -58,6 +63,7 @@ class _Load:
         self._stopwatch = Stopwatch()
         self._meter = ProgressMeter(request.progress, self._stopwatch)
         self._window: Window | None = None
+        self._parallelism = 1
 
     def run(self) -> LoadResult:
         request = self._request
@@ -85,37 +91,76 @@ class _Load:
                         self._window = preparation.find_window(plan, request.window)
                         plan = preparation.narrow(plan, self._window)
                     logger.info("%s: lane %s: %s", self._mapping.name, plan.lane, plan.lane_reason)
-                    return self._attempt(plan, epoch, ledger, read, write)
+                    ranged = plan_ranges(request, plan, read, write)
+                    filled = None
+                    if ranged is not None:
+                        self._parallelism = ranged.parallelism
+                        filled = self._fill_ranges(preparation, plan, ranged, epoch, read, write)
+                    return self._attempt(plan, epoch, ledger, read, write, filled)
         raise RetryableError(
             f"other loads of {target} keep starting at the same time",
             hint="one table wants one writer at a time; look for a second schedule or run",
             table=str(target),
         )
 
+    def _fill_ranges(
+        self,
+        preparation: Preparation,
+        plan: LoadPlan,
+        ranged: RangedPlan,
+        epoch: int,
+        read: ReadSession,
+        write: WriteSession,
+    ) -> Filled:
+        logger.info("%s: %s", self._mapping.name, ranged.description)
+        self._meter.enter("copy")
+        with self._stopwatch.phase("copy"):
+            fill = RangedFill(self._request, preparation, plan, ranged, epoch, self._meter)
+            return fill.run(read, write, self._window)
+
     def _attempt(
-        self, plan: LoadPlan, epoch: int, ledger: Ledger, read: ReadSession, write: WriteSession
+        self,
+        plan: LoadPlan,
+        epoch: int,
+        ledger: Ledger,
+        read: ReadSession,
+        write: WriteSession,
+        filled: Filled | None,
     ) -> LoadResult:
         target = self._request.target
         quarantine = Quarantine(target, write, plan.target)
         if self._mapping.on_bad_row == "quarantine":
             quarantine.ensure_table()
         with BadRowSpool() as spool:
+            staging = None if filled is None else filled.staging
             write.begin()
-            staging = self._stage(plan, epoch, write)
             try:
-                moved = self._move(plan, staging, read, write, spool)
+                staging = self._stage(plan, epoch, write, staging)
+                moved = self._move(plan, staging, read, write, spool) if filled is None else filled.moved
+                if filled is not None and filled.bad_rows is not None:
+                    collected = Quarantine(target, write, plan.target, filled.bad_rows)
+                    spool.collected_rows, counts = collected.count_breaches()
+                    spool.counts.update(counts)
+                self._set_bad_rows_aside(plan, staging, moved, write, spool)
                 if not target.capabilities.transactional_ddl:
                     # The rows are staged; what readers see changes in one transaction of its own.
                     write.commit()
                     write.begin()
-                rows_before = count_rows(write, target, plan.target) if plan.mode == "append" else 0
-                self._publish(plan, staging, write, quarantine, spool)
-                entry = self._entry(plan, epoch, moved, spool)
-                checks, target_rows = self._check(plan, entry, spool, rows_before, read, write)
+                with self._stopwatch.phase("check"):
+                    rows_before = begin_publication(plan, self._mapping, write, target)
+                changes = self._publish(plan, staging, write, quarantine, spool)
+                if filled is not None:
+                    if filled.bad_rows is not None:
+                        quarantine.take_over(filled.bad_rows)
+                    RangeBook(target, write, plan.target).forget()
+                entry = self._entry(plan, epoch, moved, spool, changes)
+                if filled is not None:
+                    entry = replace(entry, watermark=filled.watermark)
+                checks, target_rows = self._check(plan, entry, spool, rows_before, read, write, filled)
                 self._commit(ledger, entry, write)
             except BaseException:
                 write.rollback()
-                if not target.capabilities.transactional_ddl:
+                if staging is not None and not target.capabilities.transactional_ddl:
                     write.drop_staging(staging)
                 raise
             if not target.capabilities.transactional_ddl:
@@ -124,12 +169,11 @@ class _Load:
 
     # --- phases ---------------------------------------------------------------------------------------------
 
-    def _stage(self, plan: LoadPlan, epoch: int, write: WriteSession) -> TableName:
+    def _stage(self, plan: LoadPlan, epoch: int, write: WriteSession, staging: TableName | None) -> TableName:
+        """Create what is missing: the target, and a staging table unless one has been filled already."""
         with self._stopwatch.phase("stage"):
-            if plan.target_action == "create":
-                write.ensure_schema(plan.target)
-                write.create_table(plan.target, plan.columns, plan.primary_key)
-            return write.create_staging(plan.target, plan.columns, epoch=epoch)
+            create_target(plan, self._mapping, write)
+            return staging or create_staging(plan, write, epoch)
 
     def _move(
         self, plan: LoadPlan, staging: TableName, read: ReadSession, write: WriteSession, spool: BadRowSpool
@@ -138,8 +182,20 @@ class _Load:
         with self._stopwatch.phase("copy"):
             moved = move_rows(plan, staging, read, write, spool, self._meter)
         reach("after_copy")
+        return moved
+
+    def _set_bad_rows_aside(
+        self, plan: LoadPlan, staging: TableName, moved: Moved, write: WriteSession, spool: BadRowSpool
+    ) -> None:
+        """Find the rows that share a key, and judge whether the load may go on with so many bad rows.
+
+        Raises:
+            BadRowsError: It may not.
+        """
         quarantines = self._mapping.on_bad_row == "quarantine"
         with self._stopwatch.phase("check"):
+            if plan.mode in KEYED_MODES and not quarantines:
+                refuse_duplicates(write, self._request.target, staging, plan.primary_key)
             if quarantines and plan.primary_key:
                 set_duplicates_aside(
                     write,
@@ -157,16 +213,15 @@ class _Load:
                 rows=spool.rows,
                 table=str(plan.target),
             )
-        limit = self._mapping.max_bad_rows
-        if limit is not None and not limit.allows(spool.rows, moved.rows_in):
+        limit, bad_rows = self._mapping.max_bad_rows, spool.total_rows
+        if limit is not None and not limit.allows(bad_rows, moved.rows_in):
             raise BadRowsError(
-                f"{spool.rows:,} of {moved.rows_in:,} rows break the contract of {plan.target}, and max_bad_rows allows"
+                f"{bad_rows:,} of {moved.rows_in:,} rows break the contract of {plan.target}, and max_bad_rows allows"
                 f" {limit}: {spool.describe()}",
                 hint="nothing was loaded, nor quarantined; correct them at the source, or raise max_bad_rows",
-                rows=spool.rows,
+                rows=bad_rows,
                 table=str(plan.target),
             )
-        return moved
 
     def _publish(
         self,
@@ -175,14 +230,13 @@ class _Load:
         write: WriteSession,
         quarantine: Quarantine,
         spool: BadRowSpool,
-    ) -> None:
+    ) -> RowChanges:
         self._meter.enter("publish")
         with self._stopwatch.phase("publish"):
-            if plan.mode == "replace":
-                write.publish_replace(staging, plan.target, plan.columns, plan.primary_key)
+            changes = publish(plan, self._mapping, staging, write, self._request.target)
+            if plan.mode == "replace" or self._mapping.delete_missing:
+                # All rows of the source were read: what is bad today is all that is bad.
                 quarantine.clear()
-            else:
-                write.publish_append(staging, plan.target, plan.columns)
             if spool.rows:
                 quarantine.write(
                     spool,
@@ -190,6 +244,8 @@ class _Load:
                     run_id=self._request.run_id,
                     load_id=self._request.load_id,
                 )
+        reach("after_publish")
+        return changes
 
     def _check(
         self,
@@ -199,6 +255,7 @@ class _Load:
         rows_before: int,
         read: ReadSession,
         write: WriteSession,
+        filled: Filled | None,
     ) -> tuple[tuple[CheckOutcome, ...], int]:
         """Look at the rows as readers will see them, before they do.
 
@@ -207,7 +264,9 @@ class _Load:
         """
         target = self._request.target
         with self._stopwatch.phase("check"):
-            source_rows = None if plan.count_sql is None else int(str(read.fetch_value(plan.count_sql)))
+            # Ranges of an earlier attempt were read in a snapshot of their own.
+            counts = plan.count_sql if filled is None or not filled.is_resumed else None
+            source_rows = None if counts is None else int(str(read.fetch_value(counts)))
             target_rows = count_rows(write, target, plan.target)
             row_count = check_row_count(
                 source_rows=source_rows,
@@ -216,15 +275,28 @@ class _Load:
                 rows_quarantined=entry.rows_quarantined,
                 rows_before=rows_before,
                 rows_after=target_rows,
+                mode=plan.mode,
+                changes=entry.changes,
             )
             if not row_count.passed:
                 raise FatalError(
                     f"{plan.target}: {row_count.description}; nothing was committed", table=str(plan.target)
                 )
-            checks = [check_contract(entry.rows_in, spool.rows, spool.describe()), row_count]
-            if plan.primary_key:
-                checks.extend(check_keys(write, target, plan.target, plan.primary_key, enforced=plan.enforced_key))
+            checks = [check_contract(entry.rows_in, spool.total_rows, spool.describe()), row_count]
+            checks.extend(self._check_keys(plan, write))
         return tuple(checks), target_rows
+
+    def _check_keys(self, plan: LoadPlan, write: WriteSession) -> tuple[CheckOutcome, ...]:
+        if not plan.primary_key:
+            return ()
+        return check_keys(
+            write,
+            self._request.target,
+            plan.target,
+            plan.primary_key,
+            enforced=plan.enforced_key,
+            is_current=self._mapping.history.is_current if plan.mode == "scd2" else None,
+        )
 
     def _commit(self, ledger: Ledger, entry: LedgerEntry, write: WriteSession) -> None:
         self._meter.enter("commit")
@@ -250,7 +322,7 @@ class _Load:
 
     # --- reports ----------------------------------------------------------------------------------------------
 
-    def _entry(self, plan: LoadPlan, epoch: int, moved: Moved, spool: BadRowSpool) -> LedgerEntry:
+    def _entry(self, plan: LoadPlan, epoch: int, moved: Moved, spool: BadRowSpool, changes: RowChanges) -> LedgerEntry:
         return LedgerEntry(
             load_id=self._request.load_id,
             batch=0,
@@ -260,9 +332,12 @@ class _Load:
             mode=plan.mode,
             lane=plan.lane,
             rows_in=moved.rows_in,
-            rows_out=moved.rows_in - spool.rows,
-            rows_quarantined=spool.rows,
+            rows_out=moved.rows_in - spool.total_rows,
+            rows_quarantined=spool.total_rows,
             bytes=moved.bytes,
+            rows_inserted=changes.inserted,
+            rows_updated=changes.updated,
+            rows_deleted=changes.deleted,
             checksum=moved.checksum,
             watermark=None if self._window is None or self._window.after is None else self._window.after.to_json(),
         )
@@ -284,10 +359,7 @@ class _Load:
                 {"rows_in": entry.rows_in, "rows_out": entry.rows_out, "target_rows": target_rows},
             ),
         ]
-        if plan.primary_key:
-            checks.extend(
-                check_keys(write, self._request.target, plan.target, plan.primary_key, enforced=plan.enforced_key)
-            )
+        checks.extend(self._check_keys(plan, write))
         return self._result(plan, entry, tuple(checks), target_rows, already_committed=True)
 
     def _result(
@@ -316,6 +388,10 @@ class _Load:
             target_row_count=target_rows,
             peak_memory_bytes=peak_memory_bytes(),
             checksum=entry.checksum,
+            rows_inserted=entry.rows_inserted,
+            rows_updated=entry.rows_updated,
+            rows_deleted=entry.rows_deleted,
+            parallelism=self._parallelism,
             watermark_before=None if self._window is None else _value_of(self._window.before),
             watermark_after=None if entry.watermark is None else _value_of(Watermark.from_json(entry.watermark)),
         )

@@ -85,6 +85,10 @@ class Preparation:
             plan = self._make_plan(window.predicates)
         return replace(plan, window=window.description)
 
+    def with_predicates(self, predicates: tuple[str, ...], window: Window | None) -> LoadPlan:
+        """The plan for the rows of a window that hold these conditions too."""
+        return self._make_plan((*(() if window is None else window.predicates), *predicates))
+
     def _make_plan(self, predicates: tuple[str, ...]) -> LoadPlan:
         facts = replace(self._facts, predicates=predicates)
         return make_plan(self._mapping, self._schema, self._source, self._target, self._read, facts)

@@ -78,7 +78,14 @@ class BadRowSpool:
         self._writer: pa.RecordBatchStreamWriter | None = None
         self._pending: list[BadRow] = []
         self.rows = 0
+        #: Bad rows of the same load that lie elsewhere already; their breaches are in `counts`.
+        self.collected_rows = 0
         self.counts: Counter[Breach] = Counter()
+
+    @property
+    def total_rows(self) -> int:
+        """All bad rows of the load."""
+        return self.rows + self.collected_rows
 
     def __enter__(self) -> BadRowSpool:
         return self
@@ -168,11 +175,14 @@ def quarantine_columns(dialect: str) -> tuple[Column, ...]:
 class Quarantine:
     """The quarantine of one target table, over one write session."""
 
-    def __init__(self, connector: Connector, session: WriteSession, target: TableName) -> None:
+    def __init__(
+        self, connector: Connector, session: WriteSession, target: TableName, table: TableName | None = None
+    ) -> None:
         self._connector = connector
         self._session = session
         self._target = target
-        self.table = TableName(QUARANTINE_TABLE, target.schema)
+        #: Where the rows go; a load in ranges collects them in a table of its own first.
+        self.table = table or TableName(QUARANTINE_TABLE, target.schema)
 
     def ensure_table(self) -> None:
         """Create the table if it is missing, in a transaction of its own."""
@@ -180,14 +190,40 @@ class Quarantine:
             return
         try:
             self._session.begin()
-            self._session.ensure_schema(self.table)
-            self._session.create_table(self.table, quarantine_columns(self._connector.dialect), ())
+            self.create_table()
             self._session.commit()
         except (DatabaseError, RetryableError):
             # Another load in this schema may have made it just now.
             self._session.rollback()
             if self._session.find_columns(self.table) is None:
                 raise
+
+    def create_table(self) -> None:
+        """Create the table, within the open transaction if there is one."""
+        self._session.ensure_schema(self.table)
+        self._session.create_table(self.table, quarantine_columns(self._connector.dialect), ())
+
+    def count_breaches(self) -> tuple[int, Counter[Breach]]:
+        """How many rows the table has, and what is wrong with them."""
+        rows = self._session.fetch_all(
+            f"SELECT reason, count(*) FROM {self._connector.qualify(self.table)} GROUP BY reason"
+        )
+        counts: Counter[Breach] = Counter()
+        for reason, count in rows:
+            for breach in str(reason).split("; "):
+                column, _, text = breach.partition(": ")
+                counts[Breach(column, text)] += int(str(count))
+        return sum(int(str(count)) for _, count in rows), counts
+
+    def take_over(self, collected: TableName) -> int:
+        """Add the rows that were collected in another table, and drop it; within the open transaction."""
+        names = ", ".join(self._connector.quote(column.name) for column in quarantine_columns(self._connector.dialect))
+        rows = self._session.execute(
+            f"INSERT INTO {self._connector.qualify(self.table)} ({names})"
+            f" SELECT {names} FROM {self._connector.qualify(collected)}"
+        )
+        self._session.drop_staging(collected)
+        return rows
 
     def clear(self) -> int:
         """Remove what earlier loads of this target refused; within the open transaction. Returns the rows removed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -144,6 +145,8 @@ class ProgressMeter:
         self, listener: Callable[[Progress], None] | None, stopwatch: Stopwatch, total_rows: int | None = None
     ) -> None:
         self._listener = listener
+        # Ranges that are loaded at the same time count together.
+        self._lock = threading.Lock()
         self._stopwatch = stopwatch
         self._last = 0.0
         self.phase = "plan"
@@ -153,10 +156,11 @@ class ProgressMeter:
 
     def add(self, *, rows: int = 0, size_bytes: int = 0) -> None:
         """Count rows and bytes that reached the target's connection."""
-        self.rows += rows
-        self.bytes += size_bytes
-        if self._listener is not None and self._stopwatch.seconds - self._last >= self.INTERVAL_SECONDS:
-            self._report()
+        with self._lock:
+            self.rows += rows
+            self.bytes += size_bytes
+            if self._listener is not None and self._stopwatch.seconds - self._last >= self.INTERVAL_SECONDS:
+                self._report()
 
     def enter(self, phase: str) -> None:
         """Start a phase; always reported."""

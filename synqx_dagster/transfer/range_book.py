@@ -1,0 +1,134 @@
+"""What a load in ranges writes down before its first range, so that another attempt can go on with it.
+
+``_synqx_ranges`` lies beside the ledger and holds one row for each range of each unfinished load: the condition that
+was decided on, and the staging tables that the ranges go to. Which ranges are committed the ledger says. The rows
+are gone when the load is published, or when another load of the same table begins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from synqx_dagster.connectors.protocol import Connector, WriteSession
+from synqx_dagster.errors import DatabaseError, RetryableError
+from synqx_dagster.model.table import Column, TableName
+from synqx_dagster.model.types import DataType
+
+RANGES_TABLE = "_synqx_ranges"
+
+
+@dataclass(frozen=True)
+class StoredRanges:
+    """An unfinished load in ranges.
+
+    Attributes:
+        predicates: The condition of each range; batch ``n`` of the ledger is the ``n``-th, from 1 on.
+        staging: The table that the good rows go to.
+        bad_rows: The table that the bad rows go to; None with ``on_bad_row: fail``.
+        watermark: The watermark to commit at the end, as the ledger keeps it.
+    """
+
+    predicates: tuple[str, ...]
+    staging: TableName
+    bad_rows: TableName | None
+    watermark: str | None
+
+
+def range_columns(dialect: str) -> tuple[Column, ...]:
+    """The table's columns as a database of this dialect spells them."""
+
+    def text(name: str, position: int | None = None, *, nullable: bool = False) -> Column:
+        return Column(name, DataType("string"), nullable, "varchar(255)", dialect, position)
+
+    return (
+        text("target_table", 1),
+        text("load_id", 2),
+        Column("batch", DataType("bigint"), False, key_position=3),
+        Column("predicate", DataType("string"), False),
+        text("staging"),
+        text("bad_rows", nullable=True),
+        Column("watermark", DataType("string")),
+    )
+
+
+class RangeBook:
+    """The unfinished ranges of one target table, over one write session."""
+
+    def __init__(self, connector: Connector, session: WriteSession, target: TableName) -> None:
+        self._session = session
+        self._target = target
+        self._dialect = connector.dialect
+        self._name = TableName(RANGES_TABLE, target.schema)
+        self._table = connector.qualify(self._name)
+
+    def ensure_table(self) -> None:
+        """Create the table if it is missing, in a transaction of its own."""
+        if self._exists():
+            return
+        try:
+            self._session.begin()
+            self._session.ensure_schema(self._name)
+            self._session.create_table(self._name, range_columns(self._dialect), ("target_table", "load_id", "batch"))
+            self._session.commit()
+        except (DatabaseError, RetryableError):
+            # Another load in this schema may have made it just now.
+            self._session.rollback()
+            if not self._exists():
+                raise
+
+    def find(self, load_id: str) -> StoredRanges | None:
+        """The ranges of a load; None if it has none."""
+        if not self._exists():
+            return None
+        rows = self._session.fetch_all(
+            f"SELECT predicate, staging, bad_rows, watermark FROM {self._table}"
+            " WHERE target_table = ? AND load_id = ? ORDER BY batch",
+            (self._target.name, load_id),
+        )
+        if not rows:
+            return None
+        _, staging, bad_rows, watermark = rows[0]
+        return StoredRanges(
+            predicates=tuple(str(row[0]) for row in rows),
+            staging=self._beside(str(staging)),
+            bad_rows=None if bad_rows is None else self._beside(str(bad_rows)),
+            watermark=None if watermark is None else str(watermark),
+        )
+
+    def write(self, load_id: str, ranges: StoredRanges) -> None:
+        """Write down the ranges of a load, within the open transaction."""
+        for batch, predicate in enumerate(ranges.predicates, start=1):
+            self._session.execute(
+                f"INSERT INTO {self._table} (target_table, load_id, batch, predicate, staging, bad_rows, watermark)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    self._target.name,
+                    load_id,
+                    batch,
+                    predicate,
+                    ranges.staging.name,
+                    None if ranges.bad_rows is None else ranges.bad_rows.name,
+                    ranges.watermark,
+                ),
+            )
+
+    def discard(self) -> None:
+        """Drop what unfinished loads of the target left: their staging tables and their ranges."""
+        if not self._exists():
+            return
+        rows = self._session.fetch_all(
+            f"SELECT DISTINCT staging, bad_rows FROM {self._table} WHERE target_table = ?", (self._target.name,)
+        )
+        for name in {str(name) for row in rows for name in row if name is not None}:
+            self._session.drop_staging(self._beside(name))
+        self.forget()
+
+    def forget(self) -> None:
+        """Remove the ranges of the target, within the open transaction if there is one."""
+        self._session.execute(f"DELETE FROM {self._table} WHERE target_table = ?", (self._target.name,))
+
+    def _exists(self) -> bool:
+        return self._session.find_columns(self._name) is not None
+
+    def _beside(self, name: str) -> TableName:
+        return TableName(name, self._target.schema)
