@@ -76,7 +76,7 @@ def _move(
     quoted_key = [connector.quote(name) for name in key]
     # The inner table is derived, because MySQL cannot read the table it deletes from.
     same_key = " AND ".join(f"doubles.{name} = {connector.qualify(staging)}.{name}" for name in quoted_key)
-    condition = f"EXISTS (SELECT 1 FROM (SELECT * FROM ({keys_sql}) AS found) AS doubles WHERE {same_key})"
+    condition = f"EXISTS (SELECT 1 FROM (SELECT * FROM ({keys_sql}) found) doubles WHERE {same_key})"
     count = int(str(session.fetch_all(f"SELECT count(*) FROM {connector.qualify(staging)} WHERE {condition}")[0][0]))
     if count > MAX_ROWS:
         raise BadRowsError(

@@ -49,11 +49,12 @@ def describe_source(mapping: Mapping, source: Connector, read: ReadSession) -> t
 def relation_sql(mapping: Mapping, source: Connector, predicates: Sequence[str] = ()) -> str:
     """The mapping's table or query as it stands behind FROM, under `SOURCE_ALIAS`; only rows that hold `predicates`."""
     if mapping.source is not None:
-        relation = f"{source.qualify(mapping.source)} AS {SOURCE_ALIAS}"
+        # Without AS, which Oracle does not know here.
+        relation = f"{source.qualify(mapping.source)} {SOURCE_ALIAS}"
     else:
-        relation = f"({clean_query(mapping.source_query or '', source.dialect)}) AS {SOURCE_ALIAS}"
+        relation = f"({clean_query(mapping.source_query or '', source.dialect)}) {SOURCE_ALIAS}"
     if not predicates:
         return relation
     # A derived table: whoever puts this behind FROM adds conditions of their own.
     where = " AND ".join(f"({predicate})" for predicate in predicates)
-    return f"(SELECT * FROM {relation} WHERE {where}) AS {SOURCE_ALIAS}"
+    return f"(SELECT * FROM {relation} WHERE {where}) {SOURCE_ALIAS}"

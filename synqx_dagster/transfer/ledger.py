@@ -125,6 +125,8 @@ class Ledger:
         self._fence_name = TableName(FENCE_TABLE, target.schema)
         self._ledger = connector.qualify(self._ledger_name)
         self._fence = connector.qualify(self._fence_name)
+        # Some are reserved words somewhere: mode is one in Oracle.
+        self._entry_names = ", ".join(map(connector.quote, _ENTRY_FIELDS))
 
     def find_epoch(self) -> int:
         """The epoch of the latest attempt, 0 before the first. Read it before the source's rows are read."""
@@ -151,10 +153,7 @@ class Ledger:
                 )
             else:
                 # The row lock makes two attempts take turns; the second then sees the epoch of the first.
-                rows = self._session.fetch_all(
-                    f"SELECT epoch FROM {self._fence} WHERE target_table = ? {self._session.lock_row_suffix()}",
-                    (self._target.name,),
-                )
+                rows = self._lock_fence()
                 if [_as_int(row[0]) for row in rows] != [after]:
                     self._session.rollback()
                     return None
@@ -177,16 +176,9 @@ class Ledger:
         Raises:
             FencedError: The epoch has moved.
         """
-        suffix = self._session.lock_row_suffix()
-        if not suffix:
-            # Engines without row locks: touching the row conflicts with whoever raised it after our snapshot.
-            self._session.execute(
-                f"UPDATE {self._fence} SET run_id = run_id WHERE target_table = ?", (self._target.name,)
-            )
-        rows = self._session.fetch_all(
-            f"SELECT epoch, run_id FROM {self._fence} WHERE target_table = ? {suffix}", (self._target.name,)
-        )
-        current = _as_int(rows[0][0]) if rows else 0
+        rows = self._lock_fence()
+        # Where keys are not enforced, two first attempts may have left two rows: both are refused.
+        current = max((_as_int(row[0]) for row in rows), default=0) if len(rows) < 2 else -1
         if current != epoch:
             raise FencedError(
                 f"a newer attempt has taken over {self._target}: this one has epoch {epoch}, the newest {current}",
@@ -197,7 +189,7 @@ class Ledger:
 
     def record(self, entry: LedgerEntry) -> None:
         """Write one batch into the ledger, in the transaction that commits its rows."""
-        names = ", ".join(("target_table", *_ENTRY_FIELDS, "committed_at"))
+        names = f"target_table, {self._entry_names}, committed_at"
         marks = ", ".join("?" for _ in range(len(_ENTRY_FIELDS) + 1))
         values = (self._target.name, *(getattr(entry, name) for name in _ENTRY_FIELDS))
         self._session.execute(f"INSERT INTO {self._ledger} ({names}) VALUES ({marks}, CURRENT_TIMESTAMP)", values)
@@ -205,7 +197,7 @@ class Ledger:
     def find_entry(self, load_id: str, batch: int = 0) -> LedgerEntry | None:
         """The committed batch of a load; None if it did not commit."""
         rows = self._session.fetch_all(
-            f"SELECT {', '.join(_ENTRY_FIELDS)} FROM {self._ledger}"
+            f"SELECT {self._entry_names} FROM {self._ledger}"
             " WHERE target_table = ? AND load_id = ? AND batch = ?",
             (self._target.name, load_id, batch),
         )
@@ -214,7 +206,7 @@ class Ledger:
     def find_ranges(self, load_id: str) -> dict[int, LedgerEntry]:
         """The committed ranges of a load that is not published yet, by batch."""
         rows = self._session.fetch_all(
-            f"SELECT {', '.join(_ENTRY_FIELDS)} FROM {self._ledger}"
+            f"SELECT {self._entry_names} FROM {self._ledger}"
             " WHERE target_table = ? AND load_id = ? AND batch > 0",
             (self._target.name, load_id),
         )
@@ -248,14 +240,23 @@ class Ledger:
         """
         self._session.begin()
         try:
-            self._session.fetch_all(
-                f"SELECT epoch FROM {self._fence} WHERE target_table = ? {self._session.lock_row_suffix()}",
-                (self._target.name,),
-            )
+            self._lock_fence()
             found = self.find_entry(entry.load_id, entry.batch)
         finally:
             self._session.rollback()
         return found is not None and found.epoch == entry.epoch
+
+    def _lock_fence(self) -> list[tuple[object, ...]]:
+        """Epoch and run of the target's fence, locked until the transaction ends."""
+        suffix = self._session.lock_row_suffix()
+        if not suffix:
+            # Engines without row locks for readers: touching the row waits for, or conflicts with, whoever changes it.
+            self._session.execute(
+                f"UPDATE {self._fence} SET run_id = run_id WHERE target_table = ?", (self._target.name,)
+            )
+        return self._session.fetch_all(
+            f"SELECT epoch, run_id FROM {self._fence} WHERE target_table = ? {suffix}", (self._target.name,)
+        )
 
     def _read_epoch(self) -> int:
         rows = self._fence_rows()

@@ -65,7 +65,10 @@ def preview_mapping(mapping: Mapping, schema: Schema | None, source: Connector, 
     limits = ReadLimits(timeout_seconds=TIMEOUT_SECONDS, max_rows=limit_rows, max_bytes=MAX_BYTES)
     with source.read(limits) as read:
         plan = plan_preview(mapping, schema, source, read)
-        sql = f"SELECT * FROM (\n{plan.read_sql}\n) AS preview LIMIT {limit_rows}"
+        sql = plan.read_sql
+        if source.capabilities.limit_clause:
+            # The read's own limit ends it too; the server, when told, plans for a few rows.
+            sql = f"SELECT * FROM (\n{sql}\n) preview LIMIT {limit_rows}"
         rows: list[PreviewRow] = []
         with Transform(plan.transform_sql, plan.read_schema) as transform:
             for batch in transform.run(

@@ -87,7 +87,7 @@ def check_keys(
     qualified = connector.qualify(table)
     nulls = int(str(session.fetch_all(f"SELECT count(*) FROM {qualified} WHERE {is_null}")[0][0]))
     repeated = f"SELECT 1 AS one FROM {qualified} GROUP BY {columns} HAVING count(*) > 1"
-    doubles = int(str(session.fetch_all(f"SELECT count(*) FROM ({repeated}) AS doubles")[0][0]))
+    doubles = int(str(session.fetch_all(f"SELECT count(*) FROM ({repeated}) doubles")[0][0]))
     return (
         CheckOutcome("not_null_keys", nulls == 0, f"{names}: NULL in {nulls:,} rows", {"null_rows": nulls}),
         CheckOutcome(

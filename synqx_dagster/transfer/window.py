@@ -247,12 +247,12 @@ class _Planner:
         else:
             newest = f"SELECT max({self.name}) AS newest FROM {relation}"
         encoded = self.read.encode("found.newest", self.column.data_type, self.column.native_type)
-        value = self.read.fetch_value(f"SELECT {encoded.sql} FROM ({newest}) AS found")
+        value = self.read.fetch_value(f"SELECT {encoded.sql} FROM ({newest}) found")
         if value is None:
             return None
         if self.source.dialect == "sqlite":
             # A column of any type holds numbers and texts, and they do not compare as equal.
-            stored = self.read.fetch_value(f"SELECT typeof(found.newest) FROM ({newest}) AS found")
+            stored = self.read.fetch_value(f"SELECT typeof(found.newest) FROM ({newest}) found")
             if stored == "integer":
                 value = int(str(value))
         if not isinstance(value, (str, int, float)):
