@@ -197,8 +197,7 @@ class Ledger:
     def find_entry(self, load_id: str, batch: int = 0) -> LedgerEntry | None:
         """The committed batch of a load; None if it did not commit."""
         rows = self._session.fetch_all(
-            f"SELECT {self._entry_names} FROM {self._ledger}"
-            " WHERE target_table = ? AND load_id = ? AND batch = ?",
+            f"SELECT {self._entry_names} FROM {self._ledger} WHERE target_table = ? AND load_id = ? AND batch = ?",
             (self._target.name, load_id, batch),
         )
         return _entry_of(rows[0]) if rows else None
@@ -206,8 +205,7 @@ class Ledger:
     def find_ranges(self, load_id: str) -> dict[int, LedgerEntry]:
         """The committed ranges of a load that is not published yet, by batch."""
         rows = self._session.fetch_all(
-            f"SELECT {self._entry_names} FROM {self._ledger}"
-            " WHERE target_table = ? AND load_id = ? AND batch > 0",
+            f"SELECT {self._entry_names} FROM {self._ledger} WHERE target_table = ? AND load_id = ? AND batch > 0",
             (self._target.name, load_id),
         )
         return {entry.batch: entry for entry in map(_entry_of, rows)}
