@@ -8,8 +8,12 @@ from collections.abc import Iterable, Sequence
 from synqx_dagster.errors import PlanError, SourceChangedError
 from synqx_dagster.model.table import Column
 
-#: Dialects whose column names differ only in more than case.
-CASELESS = frozenset({"mysql", "sqlite", "duckdb"})
+#: Dialects whose column names differ only in more than case, and those that fold them to upper case: SQLAlchemy shows
+#: the folded names in lower case. The empty one is of servers that nobody knows; they have the last word.
+CASELESS = frozenset(
+    {"", "athena", "bigquery", "databricks", "doris", "dremio", "drill", "duckdb", "exasol", "hive", "mysql", "oracle"}
+    | {"presto", "redshift", "snowflake", "spark", "sqlite", "starrocks", "teradata", "trino", "tsql"}
+)
 
 
 def find_name(name: str, known: Iterable[str], dialect: str, *, quoted: bool) -> str | None:

@@ -94,6 +94,33 @@ REFUSED_FUNCTIONS: dict[str, tuple[str, ...]] = {
         "setval",
         "last_insert_id",
     ),
+    "oracle": (
+        # Of packages the last name counts: utl_http.request, dbms_lock.sleep, utl_inaddr.get_host_address.
+        "request",
+        "request_pieces",
+        "sleep",
+        "get_host_*",
+        "httpuritype",
+        "dburitype",
+        "xdburitype",
+        "bfilename",
+    ),
+    "tsql": (
+        "openrowset",
+        "opendatasource",
+        "openquery",
+        "openxml",
+        "fn_get_audit_file",
+        "fn_xe_file_target_read_file",
+        "fn_trace_gettable",
+        "fn_dblog",
+    ),
+    "snowflake": (
+        "system$*",
+        "nextval",
+        "get_presigned_url",
+        "result_scan",
+    ),
     "sqlite": (
         "load_extension",
         "readfile",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+#: Dialects that quote names in backticks.
+BACKTICKS = frozenset({"bigquery", "databricks", "doris", "hive", "mysql", "spark", "starrocks"})
+
 #: The alias under which every rendering sees the source's rows.
 SOURCE = "source"
 
 
 def quote_name(name: str, dialect: str) -> str:
     """A quoted identifier."""
-    mark = "`" if dialect == "mysql" else '"'
+    mark = "`" if dialect in BACKTICKS else '"'
     return mark + name.replace(mark, mark * 2) + mark
 
 

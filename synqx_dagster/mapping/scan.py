@@ -8,7 +8,7 @@ parsers and servers disagree on exactly these matters.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from synqx_dagster.errors import QueryRefusedError
@@ -77,6 +77,15 @@ _LEXICONS = {
         escape_strings=True,
     ),
 }
+_LEXICONS["tsql"] = _Lexicon(
+    strings={"'": _compiled(_SINGLE)},
+    names={'"': _compiled(_DOUBLE), "[": _compiled(r"\[(?:[^\]]|\]\])*\]")},
+    line_comment=_DASHES,
+    nested_comments=True,
+)
+for _name in ("bigquery", "databricks", "doris", "hive", "spark", "starrocks"):
+    # A backslash escapes in their literals, and both kinds of quotes make one.
+    _LEXICONS[_name] = replace(_LEXICONS["mysql"], line_comment=_DASHES)
 _STANDARD = _Lexicon(strings={"'": _compiled(_SINGLE)}, names={'"': _compiled(_DOUBLE)}, line_comment=_DASHES)
 _ESCAPE_STRING = _compiled(_SINGLE_ESCAPED)
 
