@@ -159,7 +159,7 @@ def make_plan(
         "columns": columns,
         "primary_key": primary_key,
         "enforced_key": bool(primary_key) and set(primary_key) == set(primary_key if creates else target_key),
-        "count_sql": f"SELECT count(*) FROM {relation}" if mapping.source is not None else None,
+        "count_sql": _count_sql(mapping, source, relation),
         "key_columns": primary_key_of(facts.source_columns) or _key_sources(compiled),
         "source_columns": facts.source_columns,
         "differences": differences,
@@ -305,6 +305,13 @@ def _check_case(names: Sequence[str], target: Connector) -> None:
             )
 
 
+def _count_sql(mapping: Mapping, source: Connector, relation: str) -> str | None:
+    """Counts the source's rows as they were read; None where it would count others, or run a query twice."""
+    if mapping.source is None or not source.capabilities.snapshot_reads:
+        return None
+    return f"SELECT count(*) FROM {relation}"
+
+
 def _strategy(mapping: Mapping, target: Connector, *, creates: bool) -> str:
     kind = target.db_type
     if mapping.mode == "append":
@@ -328,7 +335,8 @@ def _choose_lane(
     if not (source.capabilities.copy_binary and target.capabilities.copy_binary):
         return (
             "arrow",
-            f"{source.db_type} to {target.db_type}: only PostgreSQL speaks binary COPY on both ends",
+            f"{source.db_type} to {target.db_type}: only PostgreSQL speaks binary COPY on both ends"
+            + ("" if source.capabilities.snapshot_reads else "; the source has no snapshot: each statement sees its own rows"),
             None,
         )
     if not isinstance(read, CopyReadSession):
