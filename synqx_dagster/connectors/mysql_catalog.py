@@ -101,7 +101,9 @@ def _native_of_field(field: Any) -> str | None:
     if field.flags & _ZEROFILL_FLAG:
         sign += " zerofill"
     if code in _INTEGER_CODES:
-        return _INTEGER_CODES[code] + sign
+        # Up to its length a number is filled with zeros.
+        length = f"({field.length})" if field.flags & _ZEROFILL_FLAG else ""
+        return _INTEGER_CODES[code] + length + sign
     if code in _DECIMAL_CODES:
         # The length counts a sign and a point where there may be one.
         precision = field.length - (1 if field.scale else 0) - (0 if sign else 1)

@@ -55,6 +55,10 @@ class Database(Protocol):
         """Rows of one query."""
         ...
 
+    def column_types(self, table: str) -> list[tuple[str, str]]:
+        """Names and types of a table's columns as the server spells them."""
+        ...
+
     def text(self, expression: str, kind: Kind) -> str:
         """An expression that gives the server's text of a value; of a binary one hexadecimal digits."""
         ...
@@ -106,7 +110,7 @@ def _as_text(value: object) -> str | None:
 
 def read_quarantine(database: Database) -> dict[int, tuple[str, str]]:
     """Column and reason of every quarantined row, by its key."""
-    sql = f"select column_name, reason, source_key from {QUARANTINE}"
+    sql = f"select column_name, reason, coalesce(source_key, source_row) from {QUARANTINE}"
     return {int(json.loads(key)["id"]): (column, reason) for column, reason, key in database.rows(sql)}
 
 
@@ -153,6 +157,10 @@ class Postgresql:
             cursor.execute(sql)
             return list(cursor.fetchall())
 
+    def column_types(self, table: str) -> list[tuple[str, str]]:
+        sql = f"select attname, format_type(atttypid, atttypmod) from pg_attribute where attrelid = '{table}'::regclass"
+        return [(name, spelt) for name, spelt in self.rows(f"{sql} and attnum > 0 order by attnum")]
+
     def text(self, expression: str, kind: Kind) -> str:
         return f"{expression}::text"
 
@@ -187,6 +195,9 @@ class Mysql:
         with self._cursor() as cursor:
             cursor.execute(sql)
             return list(cursor.fetchall())
+
+    def column_types(self, table: str) -> list[tuple[str, str]]:
+        return [(str(row[0]), str(row[1])) for row in self.rows(f"show columns from {table}")]
 
     def text(self, expression: str, kind: Kind) -> str:
         if kind == "binary":
@@ -226,6 +237,10 @@ class Duckdb:
         with self._connection() as connection:
             return list(connection.execute(sql).fetchall())
 
+    def column_types(self, table: str) -> list[tuple[str, str]]:
+        sql = f"select column_name, data_type from duckdb_columns() where table_name = '{table}' order by column_index"
+        return [(name, spelt) for name, spelt in self.rows(sql)]
+
     def text(self, expression: str, kind: Kind) -> str:
         return f"hex({expression})" if kind == "binary" else f"cast({expression} as varchar)"
 
@@ -254,6 +269,9 @@ class Sqlite:
         with closing(sqlite3.connect(self.path)) as connection:
             connection.text_factory = lambda value: value.decode(errors="backslashreplace")
             return connection.execute(sql).fetchall()
+
+    def column_types(self, table: str) -> list[tuple[str, str]]:
+        return [(name, spelt) for name, spelt in self.rows(f"select name, type from pragma_table_info('{table}')")]
 
     def text(self, expression: str, kind: Kind) -> str:
         if kind == "binary":

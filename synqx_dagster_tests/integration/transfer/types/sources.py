@@ -17,6 +17,7 @@ class Way:
 
     families: tuple[str, ...]
     lane: Literal["passthrough", "arrow"] = "arrow"
+    is_query: bool = False
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Source:
         if name not in self._seen:
             way = self.ways[name]
             stations = (self.database, *map(self.make_database, way.families))
-            self._seen[name] = run_route(Route(name, stations, way.lane), self.cases)
+            self._seen[name] = run_route(Route(name, stations, way.lane, way.is_query), self.cases)
         return self._seen[name]
 
     def describe_defects(self, name: str, allowed: Sequence[str]) -> list[str]:

@@ -13,9 +13,10 @@ from synqx_dagster_tests.integration.transfer.types.sources import Source, Way
 pytestmark = pytest.mark.mysql
 
 WAYS = {
-    "PostgreSQL": Way(("postgresql",)),
+    "PostgreSQL, from a query": Way(("postgresql",), is_query=True),
     "PostgreSQL and back": Way(("postgresql", "mysql")),
     "MySQL": Way(("mysql",)),
+    "MySQL, from a query": Way(("mysql",), is_query=True),
     "DuckDB and back": Way(("duckdb", "mysql")),
     "SQLite and back": Way(("sqlite", "mysql")),
 }

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.mysql
 
 WAYS = {
     "PostgreSQL, passthrough lane": Way(("postgresql",), "passthrough"),
+    "PostgreSQL, from a query": Way(("postgresql",), "passthrough", is_query=True),
     "PostgreSQL, arrow lane": Way(("postgresql",), "arrow"),
     "MySQL and back": Way(("mysql", "postgresql")),
     "DuckDB and back": Way(("duckdb", "postgresql")),
