@@ -23,6 +23,9 @@ _INTEGER_ORDER = ("smallint", "integer", "bigint")
 
 _PRECISION = re.compile(r"\((\d)\)")
 
+#: Dialects in which the names of two columns must not differ in case alone, quoted or not.
+_FOLDS_COLUMNS = frozenset({"mysql", "sqlite", "duckdb"})
+
 #: Types of PostgreSQL whose binary form is the bare text, so that one's bytes are the other's.
 _POSTGRESQL_TEXT = ("text", "character varying", "varchar")
 
@@ -61,6 +64,30 @@ def _base(native_type: str) -> str:
 def is_plain_text(column: Column) -> bool:
     """Whether PostgreSQL stores the column as text with or without a length."""
     return column.native_type is not None and _base(column.native_type) in _POSTGRESQL_TEXT
+
+
+def check_names(table: str, columns: Sequence[str], target: Connector) -> None:
+    """Refuse names that the target does not take, or takes for one.
+
+    Raises:
+        PlanError: Names the first of them.
+    """
+    limit = target.capabilities.max_identifier_bytes
+    for name in (table, *columns):
+        if limit is not None and len(name.encode()) > limit:
+            raise PlanError(
+                f"the name {name!r} is {len(name.encode())} bytes long; {target.db_type} allows {limit}",
+                hint="give it a shorter target field by column_mappings",
+            )
+    seen: dict[str, str] = {}
+    for name in columns if target.dialect in _FOLDS_COLUMNS else ():
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            raise PlanError(
+                f"the columns {other!r} and {name!r} differ only in case; {target.db_type} takes them for one",
+                hint="give one of them another target field by column_mappings",
+                column=name,
+            )
 
 
 def fit_columns(
