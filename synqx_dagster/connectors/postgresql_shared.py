@@ -30,6 +30,24 @@ select exists (
 """
 
 
+#: Only sessions of the same user: autovacuum gives way by itself, and nobody else writes to a staging table.
+_EVICT_SQL = """
+select count(pg_catalog.pg_terminate_backend(a.pid))
+from pg_catalog.pg_stat_activity a
+where a.pid <> pg_catalog.pg_backend_pid() and a.usename = current_user and a.backend_type = 'client backend'
+    and a.pid in (
+        select l.pid from pg_catalog.pg_locks l
+        where l.database = (select oid from pg_catalog.pg_database where datname = current_database())
+            and l.relation = pg_catalog.to_regclass(%s)
+    )
+"""
+
+
+def evict_writers(cursor: Any, staging: TableName) -> None:
+    """End the sessions that hold a staging table; their transactions roll back."""
+    cursor.execute(_EVICT_SQL, (qualify(staging),))
+
+
 def current_transaction(cursor: Any) -> int:
     """A transaction number after all that have ended; 64 bits. Must be called outside a transaction."""
     cursor.execute("SELECT txid_current()")

@@ -25,7 +25,7 @@ from synqx_dagster.connectors.postgresql_merge import (
 from synqx_dagster.connectors.postgresql_names import qualify, quote, quote_names, to_pyformat
 from synqx_dagster.connectors.postgresql_replace import find_obstacles, find_oid, swap
 from synqx_dagster.connectors.postgresql_rows import advance_sequences, append_rows, replace_rows
-from synqx_dagster.connectors.postgresql_shared import current_transaction, may_take_place
+from synqx_dagster.connectors.postgresql_shared import current_transaction, evict_writers, may_take_place
 from synqx_dagster.connectors.postgresql_types import native_type
 from synqx_dagster.connectors.protocol import ConnectionConfig, HistorySpec, MergeSpec, RowChanges
 from synqx_dagster.errors import BadRowsError, CommitUnknownError, FatalError, PlanError, SynqxError
@@ -275,6 +275,11 @@ class PostgresqlWriteSession:
                 # It may become the table that the load creates.
                 self._cursor.execute(f"ALTER TABLE {qualify(staging)} SET LOGGED")
         return staging
+
+    def evict_writers(self, staging: TableName) -> None:
+        """End other sessions that hold a shared staging table."""
+        with wrap_errors(self._action):
+            evict_writers(self._cursor, staging)
 
     def adopt_staging(self, staging: TableName) -> None:
         """Take over a shared staging table once all of its rows are committed."""

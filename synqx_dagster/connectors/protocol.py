@@ -131,6 +131,7 @@ class Capabilities:
         secures_network: Understands a connection's ``tls`` and ``ssh_tunnel``; elsewhere they are refused.
         snapshot_reads: All statements of a read session see the same rows; elsewhere each sees its own.
         limit_clause: A query may end with ``LIMIT n``.
+        has_objects: Tables may have views, indexes and defaults; elsewhere a table is its rows alone.
     """
 
     reads: bool = True
@@ -146,6 +147,7 @@ class Capabilities:
     secures_network: bool = False
     snapshot_reads: bool = True
     limit_clause: bool = True
+    has_objects: bool = True
 
 
 # --- reports ------------------------------------------------------------------------------------------------
@@ -500,6 +502,13 @@ class SharedWriteSession(Protocol):
         """As `WriteSession.create_staging`, within the open transaction; it stays when that commits."""
         ...
 
+    def evict_writers(self, staging: TableName) -> None:
+        """End other sessions of this user that hold a shared staging table: those of attempts that were overtaken.
+
+        Nothing happens if the table is gone. Must be called before this attempt's own sessions use it.
+        """
+        ...
+
     def adopt_staging(self, staging: TableName) -> None:
         """Take over a shared staging table for its publication, once all of its rows are committed.
 
@@ -597,7 +606,7 @@ class ChecksumReadSession(Protocol):
     """A read session whose database can digest rows by itself.
 
     Guarantee: two sessions that name the same scheme give the same number for rows whose values are the same, and
-    for others different numbers but for a chance of 2^-59.
+    for others different numbers but for a chance of less than 2^-50.
     """
 
     def checksum_schemes(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from synqx_dagster.connectors.protocol import Connector, WriteSession
+from synqx_dagster.connectors.protocol import Connector, SharedWriteSession, WriteSession
 from synqx_dagster.errors import DatabaseError, RetryableError
 from synqx_dagster.model.table import Column, TableName
 from synqx_dagster.model.types import DataType
@@ -120,7 +120,10 @@ class RangeBook:
             f"SELECT DISTINCT staging, bad_rows FROM {self._table} WHERE target_table = ?", (self._target.name,)
         )
         for name in {str(name) for row in rows for name in row if name is not None}:
-            self._session.drop_staging(self._beside(name))
+            staging = self._beside(name)
+            if isinstance(self._session, SharedWriteSession):
+                self._session.evict_writers(staging)
+            self._session.drop_staging(staging)
         self.forget()
 
     def forget(self) -> None:

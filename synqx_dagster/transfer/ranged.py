@@ -201,6 +201,9 @@ class RangedFill:
         """The ranges of an earlier attempt at this load, if another one can go on with them."""
         stored = book.find(self._request.load_id)
         if stored is not None and self._ranged.ranges.by == "key":
+            if isinstance(write, SharedWriteSession):
+                # An attempt that hangs would keep the table from being published, and can commit nothing any more.
+                write.evict_writers(stored.staging)
             done = ledger.find_ranges(self._request.load_id)
             if self._is_intact(stored, done, write):
                 return stored, done
