@@ -20,7 +20,7 @@ from synqx_dagster.connectors.protocol import (
     ReadLimits,
     TableDescription,
 )
-from synqx_dagster.connectors.sqlalchemy_dialects import facts_of, spell_type
+from synqx_dagster.connectors.sqlalchemy_dialects import facts_of, keeps_snapshot, spell_type
 from synqx_dagster.connectors.sqlalchemy_engine import (
     check_options,
     drivername_of,
@@ -55,7 +55,12 @@ class SqlalchemyConnector:
         self.config = config
         self._facts = facts_of(drivername_of(config))
         self.dialect = self._facts.sqlglot
-        self.capabilities = replace(self._facts.capabilities, secures_network=secures_network(drivername_of(config)))
+        isolation = config.options.get("isolation_level", self._facts.read_isolation)
+        self.capabilities = replace(
+            self._facts.capabilities,
+            secures_network=secures_network(drivername_of(config)),
+            snapshot_reads=self._facts.capabilities.snapshot_reads and keeps_snapshot(self._facts, isolation),
+        )
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._names: Names | None = None
@@ -180,6 +185,10 @@ class SqlalchemyConnector:
             wrapped = wrap_connect_error(exc, place_of(self.config))
             reason = wrapped.reason if isinstance(wrapped, ConnectionFailedError) else "unknown"
             return ConnectionReport(False, wrapped.message, reason=reason, hint=wrapped.hint)
+        except ConnectionFailedError as exc:
+            return ConnectionReport(False, exc.message, reason=exc.reason, hint=exc.hint)
+        except SynqxError as exc:
+            return ConnectionReport(False, exc.message, reason="unknown", hint=exc.hint)
         finally:
             engine.dispose()
 

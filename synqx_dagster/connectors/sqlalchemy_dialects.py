@@ -428,6 +428,15 @@ def facts_of(drivername: str) -> Facts:
     )
 
 
+def keeps_snapshot(facts: Facts, isolation: object) -> bool:
+    """Whether reads at an isolation level agree with each other; None is the level that the server begins with."""
+    if facts.sqlglot == "tsql":
+        # Its REPEATABLE READ locks the rows that are there, and lets others in between.
+        return isolation in ("SNAPSHOT", "SERIALIZABLE")
+    # Oracle's reads agree by being READ ONLY, whatever the level.
+    return isolation != "READ COMMITTED" or facts.sqlglot == "oracle"
+
+
 def spell_type(facts: Facts, column: Column) -> str:
     """How a column's type is spelt in DDL.
 

@@ -28,6 +28,9 @@ from synqx_dagster.model.types import DataType
 if TYPE_CHECKING:
     import pyarrow as pa
 
+#: PostgreSQL's types that a driver gives as the text that they are; a cast would drop the blanks of some.
+_POSTGRESQL_TEXTS = ("text", "varchar", "character varying", "char", "character", "bpchar")
+
 #: Kinds that arrive as they are, where the server's text of them is not asked for.
 _KEPT_KINDS = ("smallint", "integer", "bigint", "real", "float", "boolean", "string", "binary")
 
@@ -70,29 +73,8 @@ class SqlalchemyReadSession(SqlalchemySession):
         return tuple(column_of_result(item, self._facts) for item in description or ())
 
     def encode(self, expression: str, data_type: DataType, native_type: str | None = None) -> Encoded:
-        """An expression in its carrier: by the server's own text where its driver would not keep the value.
-
-        Raises:
-            PlanError: Nothing exact is known of the type; names it.
-        """
-        import pyarrow as pa
-
-        facts, native = self._facts, native_type or ""
-        refuse_inexact(expression, data_type, native_type, facts)
-        name = base_name(native)
-        kind = data_type.kind
-        if name in facts.other_texts:
-            length = native.partition("(")[2].partition(")")[0] or "1"
-            # A template may name its expression more than once.
-            sql = facts.other_texts[name].replace("{length}", length).replace("{}", expression)
-            return Encoded(sql, pa.string() if kind == "string" else untrusted_text())
-        if kind == "string" and facts.sqlglot == "postgres" and native and not _is_postgresql_text(name):
-            return Encoded(f"CAST({expression} AS text)", pa.string())
-        if kind in facts.texts:
-            sql = facts.texts[kind].replace("{}", expression)
-            trusted = facts.canonical or kind in ("real", "float")
-            return Encoded(sql, carrier_type(data_type) if trusted else untrusted_text())
-        return Encoded(expression, carrier_type(data_type) if kind in _KEPT_KINDS else untrusted_text())
+        """An expression in its carrier."""
+        return encode(self._facts, expression, data_type, native_type)
 
     def fetch_value(self, sql: str) -> object:
         """The first column of the first row; None without a row."""
@@ -130,5 +112,27 @@ class SqlalchemyReadSession(SqlalchemySession):
             self.is_broken = True
 
 
-def _is_postgresql_text(name: str) -> bool:
-    return name in ("text", "varchar", "character varying", "char", "character", "bpchar")
+def encode(facts: Facts, expression: str, data_type: DataType, native_type: str | None = None) -> Encoded:
+    """An expression in its carrier: by the server's own text where its driver would not keep the value.
+
+    Raises:
+        PlanError: Nothing exact is known of the type; names it.
+    """
+    import pyarrow as pa
+
+    native = native_type or ""
+    refuse_inexact(expression, data_type, native_type, facts)
+    name = base_name(native)
+    kind = data_type.kind
+    if name in facts.other_texts:
+        length = native.partition("(")[2].partition(")")[0] or "1"
+        # A template may name its expression more than once.
+        sql = facts.other_texts[name].replace("{length}", length).replace("{}", expression)
+        return Encoded(sql, pa.string() if kind == "string" else untrusted_text())
+    if kind == "string" and facts.sqlglot == "postgres" and native and name not in _POSTGRESQL_TEXTS:
+        return Encoded(f"CAST({expression} AS text)", pa.string())
+    if kind in facts.texts:
+        sql = facts.texts[kind].replace("{}", expression)
+        trusted = facts.canonical or kind in ("real", "float")
+        return Encoded(sql, carrier_type(data_type) if trusted else untrusted_text())
+    return Encoded(expression, carrier_type(data_type) if kind in _KEPT_KINDS else untrusted_text())

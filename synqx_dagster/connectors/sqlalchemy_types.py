@@ -122,18 +122,19 @@ def _by_class(found: TypeEngine[Any], facts: Facts) -> DataType:
     match found:
         case sa.Boolean() | mssql.BIT():
             kind = "boolean"
+        case sa.Double():
+            kind = "float"
+        case sa.Float():
+            return DataType(_kind_of_float(found, facts))
+        case sa.Numeric():
+            # Before the integers: Oracle's NUMBER is both to SQLAlchemy.
+            return _decimal(found.precision, found.scale)
         case sa.SmallInteger():
             kind = "smallint"
         case sa.BigInteger():
             kind = "bigint"
         case sa.Integer():
             kind = "integer"
-        case sa.Double():
-            kind = "float"
-        case sa.Float():
-            return DataType(_kind_of_float(found, facts))
-        case sa.Numeric():
-            return _decimal(found.precision, found.scale)
         # SQL Server's TIMESTAMP is a version of the row, eight bytes.
         case sa.LargeBinary() | sa.types._Binary():
             kind = "binary"
