@@ -14,9 +14,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from synqx_dagster.connectors.mysql_connect import Server, check_options, connect, describe_server, place_of
+from synqx_dagster.connectors.mysql_connect import (
+    METADATA_TIMEOUT_SECONDS,
+    Server,
+    check_options,
+    connect,
+    describe_server,
+    place_of,
+)
 from synqx_dagster.connectors.mysql_errors import wrap_error
 from synqx_dagster.connectors.mysql_session import MysqlReadSession, MysqlWriteSession, qualify, quote
+from synqx_dagster.connectors.mysql_tls import choose
 from synqx_dagster.connectors.mysql_types import DIALECT, holds, native_type
 from synqx_dagster.connectors.protocol import (
     Capabilities,
@@ -25,7 +33,9 @@ from synqx_dagster.connectors.protocol import (
     ReadLimits,
     TableDescription,
 )
-from synqx_dagster.errors import ConnectionFailedError, RetryableError, SynqxError
+from synqx_dagster.connectors.ssh_tunnel import close_tunnel
+from synqx_dagster.connectors.tls import describe_tls
+from synqx_dagster.errors import ConnectionFailedError, HostRefusedError, RetryableError, SynqxError
 from synqx_dagster.model.table import Column, TableName
 from synqx_dagster.model.types import DataType
 
@@ -46,7 +56,11 @@ class MysqlConnector:
     db_type: ClassVar[str] = "mysql"
     dialect: ClassVar[str] = DIALECT
     capabilities: ClassVar[Capabilities] = Capabilities(
-        transactional_ddl=False, schema_is_database=True, max_identifier_bytes=64, moment_kind="timestamp"
+        transactional_ddl=False,
+        schema_is_database=True,
+        max_identifier_bytes=64,
+        secures_network=True,
+        moment_kind="timestamp",
     )
 
     def __init__(self, config: ConnectionConfig) -> None:
@@ -160,6 +174,7 @@ class MysqlConnector:
             if self._pool is not None:
                 self._pool.dispose()
                 self._pool = None
+        close_tunnel(self.config)
 
     # --- looking --------------------------------------------------------------------------------------------
 
@@ -188,6 +203,8 @@ class MysqlConnector:
             connection = connect(self.config, timeout_seconds=timeout_seconds)
         except ConnectionFailedError as exc:
             return ConnectionReport(False, exc.message, reason=exc.reason, hint=exc.hint)
+        except HostRefusedError as exc:
+            return ConnectionReport(False, exc.message, reason="host_refused", hint=exc.hint)
         except SynqxError as exc:
             return ConnectionReport(False, exc.message, reason="unknown", hint=exc.hint)
         try:
@@ -211,6 +228,7 @@ class MysqlConnector:
             row = cursor.fetchone()
             cursor.execute("SHOW GRANTS")
             rights = _rights([str(grant[0]) for grant in cursor.fetchall()], self.config.database or "")
+        tunnel_host = self.config.ssh_tunnel.host if self.config.ssh_tunnel is not None else None
         can_write = str(read_only) in ("0", "OFF") and {"INSERT", "DELETE", "CREATE", "DROP"} <= rights
         return ConnectionReport(
             True,
@@ -219,13 +237,13 @@ class MysqlConnector:
             latency_seconds=latency_seconds,
             can_read="SELECT" in rights,
             can_write=can_write,
-            tls=str(row[1]) if row and row[1] else "off",
+            tls=describe_tls(str(row[1]) if row and row[1] else "off", choose(self.config), tunnel_host=tunnel_host),
         )
 
     def discover(self, schema: str | None = None) -> list[TableDescription]:
         """Tables and views of the connection's database, or of another one, by name."""
         database = schema or self.config.database or ""
-        with self.read() as session:
+        with self.read(ReadLimits(timeout_seconds=METADATA_TIMEOUT_SECONDS)) as session:
             tables = session.fetch_all(_TABLES_SQL, (database,))
             columns = session.read_tables(database)
         return [

@@ -6,25 +6,29 @@ is encrypted to a verified server unless the options say otherwise.
 
 from __future__ import annotations
 
-import ipaddress
-import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from synqx_dagster.connectors.driver_options import unknown_option
 from synqx_dagster.connectors.mysql_errors import wrap_connect_error
+from synqx_dagster.connectors.mysql_tls import SSL_MODES, TLS_OPTIONS, choose, tls_arguments
+from synqx_dagster.connectors.network import Endpoint, check_addresses, locate, open_socket, policy_of
 from synqx_dagster.connectors.protocol import ConnectionConfig
+from synqx_dagster.connectors.silence import DEFAULT_SILENCE_SECONDS, Verdict
+from synqx_dagster.connectors.ssh_tunnel import check_tunnel, why_unreachable
+from synqx_dagster.connectors.tls import check_tls
 from synqx_dagster.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import pymysql
 
 DEFAULT_PORT = 3306
-SSL_MODES = ("disabled", "preferred", "required", "verify_ca", "verify_identity")
 
 #: Options of a connection, with the type of each.
 OPTIONS: dict[str, type] = {
     "connect_timeout_seconds": float,
+    "silence_timeout_seconds": float,
     "read_timeout_seconds": float,
     "write_timeout_seconds": float,
     "ssl_ca": str,
@@ -34,10 +38,12 @@ OPTIONS: dict[str, type] = {
     "unix_socket": str,
 }
 
+_LIMITS = ("silence_timeout_seconds", "read_timeout_seconds", "write_timeout_seconds")
+
 DEFAULT_CONNECT_TIMEOUT_SECONDS = 10.0
 
-#: A server may be silent for long while it sorts or publishes; a dead one must not be waited for forever.
-DEFAULT_READ_TIMEOUT_SECONDS = 600.0
+#: A query for a discovery or a preview's columns. Loads have no limit: a server may work for long.
+METADATA_TIMEOUT_SECONDS = 60.0
 
 #: Strict: a value that does not fit is an error. Zero dates may pass, because copies between two servers hold them;
 #: zero in an AUTO_INCREMENT column is a value like any other.
@@ -82,10 +88,11 @@ def check_options(config: ConnectionConfig) -> list[str]:
     problems = []
     for name, value in config.options.items():
         if name not in OPTIONS:
-            problems.append(f"options.{name}: mysql has the options {', '.join(OPTIONS)}")
+            problems.append(unknown_option(name, "mysql", OPTIONS))
         elif OPTIONS[name] is float:
-            if isinstance(value, (bool, str)) or value <= 0:
-                problems.append(f"options.{name}: write a number of seconds above 0")
+            least_of_all = "0 for no limit" if name in _LIMITS else "above 0"
+            if isinstance(value, (bool, str)) or not 0 <= value <= 10**6 or (value == 0 and name not in _LIMITS):
+                problems.append(f"options.{name}: write a number of seconds, {least_of_all}")
         elif not isinstance(value, str) or not value:
             problems.append(f"options.{name}: write a text")
     if config.options.get("ssl_mode", "preferred") not in SSL_MODES:
@@ -94,32 +101,60 @@ def check_options(config: ConnectionConfig) -> list[str]:
         problems.append("options.ssl_key: needs options.ssl_cert")
     if "unix_socket" in config.options and config.host is not None:
         problems.append("options.unix_socket: give either it or host")
+    problems += check_tls(config, TLS_OPTIONS)
+    if config.ssh_tunnel is not None:
+        problems += check_tunnel(config.ssh_tunnel)
+        if "unix_socket" in config.options:
+            problems.append("options.unix_socket: behind an SSH tunnel give host, as the SSH server sees it")
     return problems
 
 
 def connect(config: ConnectionConfig, *, timeout_seconds: float | None = None) -> pymysql.Connection[Any]:
-    """Open a connection in autocommit mode.
+    """Open a connection in autocommit mode, whose calls are watched for a silent server.
 
     Args:
         timeout_seconds: Limit of connecting and of each answer; left out, the connection's options.
 
     Raises:
         ConnectionFailedError, RetryableError: No connection; says why.
+        HostRefusedError: The operator's lists forbid its host.
+        ConfigurationError: A file for TLS cannot be used.
     """
-    import pymysql
+    from synqx_dagster.connectors.mysql_watch import TimeLimits, ask, identify
 
     options = config.options
-    read_timeout = timeout_seconds or float(options.get("read_timeout_seconds", DEFAULT_READ_TIMEOUT_SECONDS))
-    write_timeout = timeout_seconds or float(options.get("write_timeout_seconds", DEFAULT_READ_TIMEOUT_SECONDS))
     connect_timeout = timeout_seconds or float(options.get("connect_timeout_seconds", DEFAULT_CONNECT_TIMEOUT_SECONDS))
+    connection: Any = _open(config, connect_timeout)
+    if timeout_seconds is not None:
+        return connection  # type: ignore[no-any-return]  # of a test, every answer of which has the same limit
+    silence = float(options.get("silence_timeout_seconds", DEFAULT_SILENCE_SECONDS))
+    limits = TimeLimits(
+        silence, float(options.get("read_timeout_seconds", 0)), float(options.get("write_timeout_seconds", 0))
+    )
+    thread = identify(connection)
+    ask_timeout = max(1.0, min(connect_timeout, silence))
+
+    def question() -> Verdict:
+        return ask(lambda: _open(config, ask_timeout), thread)
+
+    connection.start_watch(limits, question)
+    return connection  # type: ignore[no-any-return]  # what is used of the driver is not in its stubs
+
+
+def _open(config: ConnectionConfig, timeout_seconds: float) -> pymysql.Connection[Any]:
+    """A connection on which connecting and every answer have one limit."""
+    import pymysql
+
+    from synqx_dagster.connectors.mysql_watch import WatchedMysqlConnection
+
+    choice = choose(config)
+    endpoint = _locate(config, timeout_seconds)
     try:
-        if "unix_socket" in options and not Path(str(options["unix_socket"])).is_socket():
-            # The driver leaves its own socket open when there is nothing to connect to.
-            raise FileNotFoundError
-        connection = pymysql.connect(
-            host=config.host or "localhost",
-            port=config.port or DEFAULT_PORT,
-            unix_socket=str(options["unix_socket"]) if "unix_socket" in options else None,
+        connection = WatchedMysqlConnection(
+            # For TLS: the certificate must be for the name that the user wrote, whatever is connected to.
+            host=endpoint.host.rstrip(".") or None,
+            port=endpoint.port,
+            unix_socket=None if endpoint.addresses else endpoint.host,
             user=config.username,
             # The driver would encode text as latin1; servers compare bytes of UTF-8.
             password=(config.password or "").encode(),
@@ -127,12 +162,17 @@ def connect(config: ConnectionConfig, *, timeout_seconds: float | None = None) -
             charset="utf8mb4",
             autocommit=True,
             conv={},
-            connect_timeout=connect_timeout,
-            read_timeout=read_timeout,
-            write_timeout=write_timeout,
+            connect_timeout=timeout_seconds,
+            read_timeout=timeout_seconds,
+            write_timeout=timeout_seconds,
             program_name="synqx",
-            **_tls_arguments(config),
+            defer_connect=True,
+            **tls_arguments(choice, config.name),
         )
+        if endpoint.addresses:
+            connection.connect(open_socket(endpoint, timeout_seconds=timeout_seconds))
+        else:
+            connection.connect()
         try:
             with connection.cursor() as cursor:
                 for statement in _SESSION_SETTINGS:
@@ -141,8 +181,23 @@ def connect(config: ConnectionConfig, *, timeout_seconds: float | None = None) -
             connection.close()
             raise
     except (pymysql.err.Error, OSError) as exc:
-        raise wrap_connect_error(exc, place_of(config), config.database) from exc
+        if config.ssh_tunnel is not None and (unreachable := why_unreachable(config)) is not None:
+            raise unreachable from exc
+        has_certificate = choice.settings.cert_file is not None
+        host = config.host or "localhost"
+        raise wrap_connect_error(exc, place_of(config), config.database, host, has_certificate=has_certificate) from exc
     return connection
+
+
+def _locate(config: ConnectionConfig, timeout_seconds: float) -> Endpoint:
+    path = config.options.get("unix_socket")
+    if path is None:
+        return locate(config, DEFAULT_PORT, timeout_seconds=timeout_seconds)
+    check_addresses(config.name, "localhost", ("127.0.0.1",), policy_of(config))
+    if not Path(str(path)).is_socket():
+        # The driver leaves its own socket open when there is nothing to connect to.
+        raise wrap_connect_error(FileNotFoundError(), str(path), config.database, "localhost", has_certificate=False)
+    return Endpoint(str(path), 0, ())
 
 
 def describe_server(connection: pymysql.Connection[Any]) -> Server:
@@ -164,47 +219,3 @@ def describe_server(connection: pymysql.Connection[Any]) -> Server:
             f"the server is version {version}", hint="SynqX needs MySQL 8.0.17 or MariaDB 10.5, or newer"
         )
     return Server(version, is_mariadb, number, packet)
-
-
-def tls_mode(config: ConnectionConfig) -> str:
-    """The TLS mode in force: verified to another machine, without ceremony on this one."""
-    if "ssl_mode" in config.options:
-        return str(config.options["ssl_mode"])
-    if "ssl_ca" in config.options:
-        return "verify_identity"
-    if "unix_socket" in config.options:
-        return "disabled"
-    return "preferred" if _is_loopback(config.host or "localhost") else "verify_identity"
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _tls_arguments(config: ConnectionConfig) -> dict[str, Any]:
-    mode = tls_mode(config)
-    if mode == "disabled":
-        return {"ssl_disabled": True}
-    options = config.options
-    if mode == "preferred" and "ssl_cert" not in options:
-        return {}
-    ca = options.get("ssl_ca")
-    try:
-        context = ssl.create_default_context(cafile=str(ca) if ca else None)
-        context.check_hostname = mode == "verify_identity"
-        context.verify_mode = ssl.CERT_REQUIRED if mode.startswith("verify") else ssl.CERT_NONE
-        if "ssl_cert" in options:
-            key = options.get("ssl_key")
-            context.load_cert_chain(str(options["ssl_cert"]), str(key) if key else None)
-    except OSError as exc:
-        raise ConfigurationError(
-            f"connection {config.name!r}: a file of options.ssl_ca, ssl_cert or ssl_key cannot be used:"
-            f" {type(exc).__name__}",
-            hint="the files are PEM, and readable by this user",
-        ) from exc
-    return {"ssl": context}

@@ -8,10 +8,12 @@ import ssl
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from synqx_dagster.connectors.tls import explain_alert, explain_certificate, explain_no_tls
 from synqx_dagster.errors import (
     BadRowsError,
     ConnectionFailedError,
     DatabaseError,
+    PlanError,
     RetryableError,
     StatementTimeoutError,
     SynqxError,
@@ -70,9 +72,12 @@ _NAMES_ONLY = frozenset(
 )
 _NAMES_ONLY |= {1118, 1146, 1166, 1170, 1222, 1247, 1305, 1356, 1439, 1665}
 
+_CANNOT_CREATE, _TOO_MANY_COLUMNS = 1005, "Too many columns"
+
 _COLUMN = re.compile(r"(?:for column|Column|Field) (?:`[^`]*`\.`[^`]*`\.)?[`']([^`']+)[`']")
 _KEY = re.compile(r"for key '([^']+)'$")
 _CONSTRAINT = re.compile(r"CONSTRAINT `([^`]+)`|[Cc]heck constraint '([^']+)'")
+_SILENCE = re.compile(r"\((the server was silent for .*|no answer within .*)\)$")
 _LINE = re.compile(r"at line (\d+)$")
 
 
@@ -82,11 +87,15 @@ def code_of(exc: pymysql.err.Error) -> int:
     return code if isinstance(code, int) else 0
 
 
-def wrap_connect_error(exc: Exception, place: str, database: str | None) -> SynqxError:
+def wrap_connect_error(
+    exc: Exception, place: str, database: str | None, host: str, *, has_certificate: bool
+) -> SynqxError:
     """The error to raise when a connection cannot be made.
 
     Args:
         place: Host and port, or the socket's path.
+        host: The name that the server's certificate must be for.
+        has_certificate: Whether the connection has a client certificate.
     """
     code = exc.args[0] if exc.args and isinstance(exc.args[0], int) else 0
     cause = getattr(exc, "original_exception", None) or exc.__cause__ or exc.__context__ or exc
@@ -94,7 +103,8 @@ def wrap_connect_error(exc: Exception, place: str, database: str | None) -> Synq
         return ConnectionFailedError(
             f"{place} refused the user name or password",
             reason="authentication",
-            hint="check username and password; a user may also be limited to certain hosts, or to TLS",
+            hint="check username and password; a user may also be limited to certain hosts, to TLS,"
+            " or to those who show a client certificate (tls: {cert_file: PATH, key_file: PATH})",
         )
     if code == 1049:
         return ConnectionFailedError(
@@ -104,13 +114,17 @@ def wrap_connect_error(exc: Exception, place: str, database: str | None) -> Synq
         return ConnectionFailedError(
             f"the user may not use the database {database!r} at {place}", reason="permission", hint="grant the rights"
         )
-    if code in (2026, 3159) or isinstance(cause, ssl.SSLError):
+    broke_off = isinstance(cause, (ssl.SSLEOFError, ConnectionResetError, BrokenPipeError))
+    if has_certificate and broke_off:
+        # The server does not tell the client; TLS 1.3 has the client believe for a while that all went well.
         return ConnectionFailedError(
-            f"{place}: TLS could not be agreed on: {_tls_reason(cause)}",
+            f"{place}: the server broke off the handshake, as it does when it refuses the client's certificate",
             reason="tls",
-            hint="options.ssl_ca names the authority that signed the server's certificate;"
-            " options.ssl_mode is disabled, preferred, required, verify_ca or verify_identity",
+            hint="has tls.cert_file expired, and does the server trust the authority that signed it?",
         )
+    if code in (2026, 3159) or isinstance(cause, ssl.SSLError):
+        what, hint = _explain_tls(cause, host, code, has_certificate=has_certificate)
+        return ConnectionFailedError(f"{place}: {what}", reason="tls", hint=hint)
     if code in _BUSY:
         return RetryableError(f"{place}: {_BUSY[code]}")
     if isinstance(cause, socket.gaierror):
@@ -130,13 +144,17 @@ def wrap_connect_error(exc: Exception, place: str, database: str | None) -> Synq
     return ConnectionFailedError(f"{place}: the connection failed ({type(cause).__name__}, {code})")
 
 
-def _tls_reason(cause: BaseException) -> str:
-    # The library's own words about the certificate; they name hosts, no secrets.
+def _explain_tls(cause: BaseException, host: str, code: int, *, has_certificate: bool) -> tuple[str, str]:
+    """What is wrong, and what to do; in the library's own words about TLS, which hold no secrets."""
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return str(cause.verify_message)
+        return explain_certificate(cause, host)
     if isinstance(cause, ssl.SSLError):
-        return cause.reason or "handshake failed"
-    return "the server does not offer it"
+        reason = cause.reason or "the handshake failed"
+        alert = explain_alert(reason if "ALERT" in reason else str(cause), has_certificate=has_certificate)
+        return alert or (f"TLS could not be agreed on: {reason}", "check tls, and which versions the server speaks")
+    if code == 3159:
+        return "the server lets in only those who use TLS", "leave tls out, or raise tls: {mode: require}"
+    return explain_no_tls()
 
 
 def wrap_error(exc: pymysql.err.Error, doing: str, columns: Collection[str] = ()) -> SynqxError:
@@ -150,6 +168,9 @@ def wrap_error(exc: pymysql.err.Error, doing: str, columns: Collection[str] = ()
     message = str(exc.args[1]) if len(exc.args) > 1 else ""
     if code in _TIMEOUTS:
         return StatementTimeoutError(f"{doing}: the statement took too long and was stopped")
+    if code in (2006, 2013) and (silence := _SILENCE.search(message)):
+        # Of our own: see synqx_dagster.connectors.mysql_watch.
+        return RetryableError(f"{doing}: {silence[1]}", hint="the load may be run again")
     if code in LOST_CONNECTION or code in _INTERRUPTED:
         return RetryableError(f"{doing}: the connection was lost or the statement killed (error {code})")
     if code in _BUSY:
@@ -160,6 +181,11 @@ def wrap_error(exc: pymysql.err.Error, doing: str, columns: Collection[str] = ()
         )
     if code in _REFUSED_ROW:
         return _wrap_refused_row(code, message, doing, columns)
+    if code == _CANNOT_CREATE and _TOO_MANY_COLUMNS in message:
+        return PlanError(
+            f"{doing}: the table has too many columns; InnoDB's most are 1,017",
+            hint="choose the columns to load by column_mappings",
+        )
     if code in _NOT_PERMITTED:
         return DatabaseError(f"{doing}: not permitted (error {code})", hint="grant the user the rights it needs")
     if code in _NAMES_ONLY:

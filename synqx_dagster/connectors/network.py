@@ -209,15 +209,20 @@ def open_socket(endpoint: Endpoint, *, timeout_seconds: float) -> socket.socket:
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 raise TimeoutError
-            stream = socket.create_connection((address, endpoint.port), remaining)
+            # Not socket.create_connection(), which resolves what it is given.
+            with _closing_on_error(socket.socket(_family_of(address), socket.SOCK_STREAM)) as stream:
+                stream.settimeout(remaining)
+                stream.connect((address, endpoint.port))
+                keep_alive(stream)
+                return stream
         except OSError as error:
             failure = error
-            continue
-        with _closing_on_error(stream):
-            keep_alive(stream)
-            return stream
     assert failure is not None
     raise failure
+
+
+def _family_of(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
 @contextlib.contextmanager

@@ -134,6 +134,18 @@ def connection_parameters(config: ConnectionConfig, endpoint: Endpoint) -> dict[
     return parameters
 
 
+def prepare(config: ConnectionConfig, *, timeout_seconds: float) -> tuple[Endpoint, dict[str, Any]]:
+    """Where to connect to, and libpq's parameters for it; nothing has been sent to the database yet.
+
+    Raises:
+        ConfigurationError: A file for TLS cannot be used.
+        HostRefusedError, ConnectionFailedError: As `locate`.
+    """
+    check_files(choose(config), config.name)
+    endpoint = locate(config, DEFAULT_PORT, timeout_seconds=timeout_seconds)
+    return endpoint, connection_parameters(config, endpoint)
+
+
 def connect_timeout_of(config: ConnectionConfig) -> float:
     """Seconds that connecting may take, the name's resolution and a tunnel apart."""
     return float(config.options.get("connect_timeout", CONNECT_TIMEOUT_SECONDS)) or float(CONNECT_TIMEOUT_SECONDS)
@@ -207,9 +219,7 @@ def connect(config: ConnectionConfig) -> Any:
     from synqx_dagster.connectors.postgresql_watch import BACKEND_COLUMNS, WatchedConnection, identify
 
     timeout_seconds = connect_timeout_of(config)
-    check_files(choose(config), config.name)
-    endpoint = locate(config, DEFAULT_PORT, timeout_seconds=timeout_seconds)
-    parameters = connection_parameters(config, endpoint)
+    endpoint, parameters = prepare(config, timeout_seconds=timeout_seconds)
     with wrap_connect_errors(config, endpoint, timeout_seconds=timeout_seconds):
         connection = psycopg2.connect(**parameters, connection_factory=WatchedConnection)
         if connection.info.parameter_status("standard_conforming_strings") == "off":
@@ -241,8 +251,7 @@ def _make_sideline(config: ConnectionConfig) -> Sideline:
 
     def open_connection() -> TimedConnection:
         deadline = time.monotonic() + timeout_seconds
-        endpoint = locate(config, DEFAULT_PORT, timeout_seconds=timeout_seconds)
-        return TimedConnection(connection_parameters(config, endpoint), deadline)
+        return TimedConnection(prepare(config, timeout_seconds=timeout_seconds)[1], deadline)
 
     return Sideline(open_connection)
 
@@ -265,8 +274,7 @@ def open_adbc(config: ConnectionConfig) -> tuple[Any, AdbcWatch]:
     from synqx_dagster.connectors.postgresql_watch import AdbcWatch, next_tag
 
     timeout_seconds = connect_timeout_of(config)
-    endpoint = locate(config, DEFAULT_PORT, timeout_seconds=timeout_seconds)
-    parameters = connection_parameters(config, endpoint)
+    endpoint, parameters = prepare(config, timeout_seconds=timeout_seconds)
     parameters["tcp_user_timeout"] = tag = next_tag()
     with wrap_connect_errors(config, endpoint, timeout_seconds=timeout_seconds):
         connection = adbc_driver_postgresql.dbapi.connect(make_dsn(**parameters))

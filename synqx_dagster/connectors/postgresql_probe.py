@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 
-from synqx_dagster.connectors.network import locate
-from synqx_dagster.connectors.postgresql_connect import DEFAULT_PORT, connection_parameters, wrap_connect_errors
+from synqx_dagster.connectors.postgresql_connect import DEFAULT_PORT, prepare, wrap_connect_errors
 from synqx_dagster.connectors.postgresql_errors import wrap_errors
 from synqx_dagster.connectors.postgresql_timed import TimedConnection
 from synqx_dagster.connectors.postgresql_tls import choose
@@ -38,9 +37,9 @@ def probe(config: ConnectionConfig, timeout_seconds: float) -> ConnectionReport:
 
 
 def _probe(config: ConnectionConfig, deadline: float) -> ConnectionReport:
-    endpoint = locate(config, DEFAULT_PORT, timeout_seconds=deadline - time.monotonic())
+    endpoint, parameters = prepare(config, timeout_seconds=deadline - time.monotonic())
     with wrap_connect_errors(config, endpoint, timeout_seconds=deadline - time.monotonic()):
-        connection = TimedConnection(connection_parameters(config, endpoint), deadline)
+        connection = TimedConnection(parameters, deadline)
     with contextlib.closing(connection), wrap_errors(f"testing {config.name!r}"):
         start = time.monotonic()
         connection.fetch("SELECT 1")

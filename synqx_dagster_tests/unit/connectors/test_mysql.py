@@ -7,14 +7,12 @@ import pymysql
 import pytest
 
 from synqx_dagster.connectors.mysql import MysqlConnector, _rights
-from synqx_dagster.connectors.mysql_connect import tls_mode
 from synqx_dagster.connectors.mysql_errors import wrap_error
 from synqx_dagster.connectors.mysql_session import _staging_prefix
 from synqx_dagster.connectors.mysql_types import NativeType, holds, native_type
 from synqx_dagster.connectors.mysql_values import fill_parameters
 from synqx_dagster.connectors.protocol import ConnectionConfig
 from synqx_dagster.errors import BadRowsError, DatabaseError, PlanError, RetryableError, SynqxError
-from synqx_dagster.model.connection import OptionValue
 from synqx_dagster.model.table import Column, TableName
 from synqx_dagster.model.types import DataType
 
@@ -132,24 +130,6 @@ def test_errors_keep_names_and_drop_values(code: int, message: str, kind: type[S
     assert type(error) is kind
     assert says in str(error)
     assert "hush" not in str(error)
-
-
-@pytest.mark.parametrize(
-    ("host", "options", "mode"),
-    [
-        ("localhost", {}, "preferred"),
-        ("127.0.0.1", {}, "preferred"),
-        ("db.example.com", {}, "verify_identity"),
-        ("10.0.0.5", {}, "verify_identity"),
-        ("10.0.0.5", {"ssl_mode": "required"}, "required"),
-        ("localhost", {"ssl_ca": "ca.pem"}, "verify_identity"),
-        (None, {"unix_socket": "/run/mysqld.sock"}, "disabled"),
-    ],
-)
-def test_another_machine_is_verified_unless_told_otherwise(
-    host: str | None, options: dict[str, OptionValue], mode: str
-) -> None:
-    assert tls_mode(ConnectionConfig("c", "mysql", host=host, options=options)) == mode
 
 
 def test_checks_its_configuration() -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from synqx_dagster.connectors.network import Endpoint
 from synqx_dagster.connectors.postgresql_connect import (
     check_options,
     connection_parameters,
-    is_local,
     settings_sql,
 )
 from synqx_dagster.connectors.postgresql_errors import classify_failure
@@ -29,12 +29,15 @@ from synqx_dagster.connectors.protocol import ConnectionConfig
 )
 def test_remote_servers_are_verified_unless_told_otherwise(host: str | None, mode: str) -> None:
     config = ConnectionConfig("c", "postgresql", host=host, database="d")
-    parameters = connection_parameters(config)
+    endpoint = Endpoint(host or "localhost", 5432, ("192.0.2.1", "192.0.2.2"))
+    parameters = connection_parameters(config, endpoint)
     assert parameters["sslmode"] == mode
+    # The addresses are what is connected to; the name is for the certificate.
+    assert parameters["hostaddr"] == "192.0.2.1,192.0.2.2"
+    assert parameters["host"] == ",".join([host or "localhost"] * 2)
     assert ("sslrootcert" in parameters) <= (mode == "verify-full")
-    assert is_local(host or "localhost") == (mode == "prefer")
     relaxed = ConnectionConfig("c", "postgresql", host=host, database="d", options={"sslmode": "require"})
-    assert connection_parameters(relaxed)["sslmode"] == "require"
+    assert connection_parameters(relaxed, endpoint)["sslmode"] == "require"
 
 
 def test_only_known_options_pass() -> None:
@@ -55,6 +58,7 @@ def test_only_known_options_pass() -> None:
 def test_time_outs_are_in_milliseconds_and_a_preview_overrides_them() -> None:
     config = ConnectionConfig("c", "postgresql", options={"statement_timeout_seconds": 1.5})
     assert "set_config('statement_timeout', '1500ms', true)" in settings_sql(config, local=True)
+    assert "set_config('statement_timeout', '60000ms', false)" in settings_sql(config, local=False)
     limited = settings_sql(config, local=False, statement_timeout_seconds=30)
     assert "set_config('statement_timeout', '30000ms', false)" in limited
 
