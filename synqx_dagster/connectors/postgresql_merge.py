@@ -109,7 +109,7 @@ def _dialect(cursor: Any, oid: int) -> MergeDialect:
 def _spell(fixed: frozenset[str]) -> MergeDialect:
     return MergeDialect(
         quote=quote,
-        same=lambda left, right, column: f"ROW({left}) OPERATOR(pg_catalog.*=) ROW({right})",
+        same=lambda left, right, column: f"ROW({left})::record OPERATOR(pg_catalog.*=) ROW({right})::record",
         differs=_images_differ,
         moment=_moment,
         insert=(
@@ -124,7 +124,8 @@ def _images_differ(sides: Sequence[tuple[str, str, Column]]) -> str:
     """Whether two rows differ in their binary image. Source: PostgreSQL manual, Composite Type Comparison."""
     ours = ", ".join(left for left, _, _ in sides)
     theirs = ", ".join(right for _, right, _ in sides)
-    return f"ROW({ours}) OPERATOR(pg_catalog.*<>) ROW({theirs})"
+    # Without the casts the parser compares column by column, and there is no such operator for a column.
+    return f"ROW({ours})::record OPERATOR(pg_catalog.*<>) ROW({theirs})::record"
 
 
 def _moment(text: str, column: Column) -> str:

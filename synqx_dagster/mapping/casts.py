@@ -16,6 +16,7 @@ Rule = Literal["same", "lossless", "checked", "refused"]
 
 INTEGER_KINDS: tuple[TypeKind, ...] = ("smallint", "integer", "bigint")
 FLOAT_KINDS: tuple[TypeKind, ...] = ("real", "float")
+NUMBER_KINDS: tuple[TypeKind, ...] = (*INTEGER_KINDS, *FLOAT_KINDS, "decimal")
 INSTANT_KINDS: tuple[TypeKind, ...] = ("timestamp", "timestamptz")
 
 #: Decimal digits that the widest value of an integer type has.

@@ -30,7 +30,7 @@ def check_mapping(mapping: MappingRecord, schema: Schema | None, *, source_diale
         Every problem, in the order of the record; ``location.field`` is a path such as
         ``column_mappings[2].expression``.
     """
-    return list(_problems(mapping, schema, source_dialect))
+    return list(_problems(mapping, mapping.filled_part(schema), source_dialect))
 
 
 def _problems(mapping: MappingRecord, schema: Schema | None, dialect: str) -> Iterator[Problem]:

@@ -10,17 +10,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from synqx_dagster.connectors.protocol import carrier_type
+from synqx_dagster.connectors.protocol import DELETED_FLAG, carrier_type
 from synqx_dagster.errors import PlanError, QueryRefusedError, SourceChangedError
 from synqx_dagster.mapping.casts import check_cast
 from synqx_dagster.mapping.constants import make_constant, type_of_constant
-from synqx_dagster.mapping.contract import PlannedField, column_of_schema
+from synqx_dagster.mapping.contract import PlannedField, column_of_schema, keyed
 from synqx_dagster.mapping.duckdb_select import Arriving, render_select
 from synqx_dagster.mapping.expressions import Name, ParsedExpression, name_of, parse_expression, resolve_names
 from synqx_dagster.mapping.names import SourceColumns, nearest
 from synqx_dagster.mapping.operations import (
     TEXT,
     Computed,
+    Deleted,
     Digest,
     Join,
     Operation,
@@ -109,7 +110,7 @@ class CompiledMapping:
     """A mapping over known source columns.
 
     Attributes:
-        fields: In the order of the target's columns.
+        fields: In the order of the target's columns; with a soft-delete column, then one called `DELETED_FLAG`.
         primary_key: Target fields in key order; empty without a key.
         used_columns: Source columns to read, in source order. With ``on_bad_row: quarantine`` the source's key
             is among them, so that a quarantined row can be found again.
@@ -123,6 +124,12 @@ class CompiledMapping:
     source_dialect: str
     _planned: tuple[PlannedField, ...] = field(repr=False)
     _arriving: tuple[Arriving, ...] = field(repr=False)
+    has_deleted_flag: bool = False
+
+    @property
+    def target_fields(self) -> tuple[CompiledField, ...]:
+        """The fields that the target has."""
+        return self.fields[:-1] if self.has_deleted_flag else self.fields
 
     @property
     def row_labels(self) -> tuple[str, ...]:
@@ -168,6 +175,13 @@ class CompiledMapping:
         )
         return replace(self, fields=tuple(map(_compiled_field, planned)), _planned=planned)
 
+    def keyed_by(self, key: Sequence[str]) -> CompiledMapping:
+        """The same mapping with another key, in whose fields NULL makes a row bad."""
+        planned = tuple(
+            keyed(replace(one, column=replace(one.column, key_position=None)), key) for one in self._planned
+        )
+        return replace(self, fields=tuple(map(_compiled_field, planned)), primary_key=tuple(key), _planned=planned)
+
     def duckdb(self, arrow_types: Mapping[str, pa.DataType], *, holds: Mapping[str, str]) -> str:
         """One SELECT over a relation named ``source``; it never raises for what a row holds.
 
@@ -205,7 +219,7 @@ def compile_mapping(
         SourceChangedError: The source has no column of a name that the mapping uses; names field and column.
         PlanError: A field cannot be filled, a cast is refused, or an expression is not one; names the field.
     """
-    return _Compiler(mapping, schema, source_columns, source_dialect, describe).compile()
+    return _Compiler(mapping, mapping.filled_part(schema), source_columns, source_dialect, describe).compile()
 
 
 class _Compiler:
@@ -233,7 +247,27 @@ class _Compiler:
         self._describe_computed()
         planned = self._plan_fields()
         planned, key = self._with_key(planned)
+        self._refuse_kept(planned)
+        if self.mapping.soft_delete_column is not None:
+            flag = Deleted(self._column(self.mapping.soft_delete_column, "soft_delete_column"))
+            planned.append(PlannedField(Column(DELETED_FLAG, flag.data_type), flag))
         return self._compiled(planned, key)
+
+    def _refuse_kept(self, planned: Sequence[PlannedField]) -> None:
+        """Refuse fields under the names of columns that SynqX fills itself."""
+        kept: tuple[str, ...] = self.mapping.history.names if self.mapping.mode == "scd2" else ()
+        if self.mapping.soft_delete_column is not None:
+            kept = (*kept, DELETED_FLAG)
+        for one in planned:
+            if one.column.name in kept:
+                hint = "give the field another name"
+                if one.column.name != DELETED_FLAG:
+                    hint += ", or the history's column, by history"
+                raise PlanError(
+                    f"field {one.column.name!r}: SynqX keeps the column of this name itself",
+                    hint=hint,
+                    column=one.column.name,
+                )
 
     def _direct_mappings(self) -> list[ColumnMapping]:
         names = [column.name for column in (self.schema.columns if self.schema else self.source.columns)]
@@ -410,7 +444,7 @@ class _Compiler:
         if not all(name in passed for name in source_key):
             return planned, ()
         key = tuple(passed[name] for name in source_key)
-        return [_keyed(one, key) for one in planned], key
+        return [keyed(one, key) for one in planned], key
 
     # --- the result -----------------------------------------------------------------------------------------
 
@@ -442,24 +476,8 @@ class _Compiler:
             source_dialect=self.dialect,
             _planned=tuple(planned),
             _arriving=tuple(arriving),
+            has_deleted_flag=self.mapping.soft_delete_column is not None,
         )
-
-
-def _keyed(planned: PlannedField, key: tuple[str, ...]) -> PlannedField:
-    if planned.column.name not in key:
-        return planned
-    column = planned.column
-    return PlannedField(
-        Column(
-            name=column.name,
-            data_type=column.data_type,
-            nullable=False,
-            native_type=column.native_type,
-            native_dialect=column.native_dialect,
-            key_position=key.index(column.name) + 1,
-        ),
-        planned.operation,
-    )
 
 
 def _label(operation: Computed, used: set[str]) -> str:

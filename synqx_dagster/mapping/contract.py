@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from synqx_dagster.mapping.casts import INTEGER_KINDS
 from synqx_dagster.mapping.operations import Operation, Portable, Take
@@ -76,3 +76,11 @@ def column_of_schema(schema: Schema, name: str, key: Sequence[str]) -> Column:
                 key_position=key.index(name) + 1 if name in key else None,
             )
     raise KeyError(name)
+
+
+def keyed(planned: PlannedField, key: Sequence[str]) -> PlannedField:
+    """The same field as part of a key, if it is in it: at its position, and never NULL."""
+    if planned.column.name not in key:
+        return planned
+    column = replace(planned.column, nullable=False, key_position=key.index(planned.column.name) + 1)
+    return PlannedField(column, planned.operation)

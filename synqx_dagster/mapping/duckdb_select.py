@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from synqx_dagster.connectors.protocol import carrier_type
+from synqx_dagster.mapping.casts import NUMBER_KINDS
 from synqx_dagster.mapping.constants import constant_sql
 from synqx_dagster.mapping.contract import (
     DOES_NOT_FIT,
@@ -26,6 +27,7 @@ from synqx_dagster.mapping.operations import (
     TEXT,
     Computed,
     Constant,
+    Deleted,
     Digest,
     Join,
     Operation,
@@ -189,6 +191,8 @@ class _Select:
                 text = self._text(operation.column.name)
                 salted = f"{quote_text(operation.salt, 'duckdb')} || {text.sql}" if operation.salt else text.sql
                 return _Value(self.pile.add(_OPERATE, f"sha256({salted})"), TEXT, text.flaws)
+            case Deleted():
+                return self._deleted(operation)
             case Portable():
                 return self._portable(operation)
 
@@ -215,6 +219,20 @@ class _Select:
         joined = f"array_to_string([{', '.join(items)}], {separator})"
         sql = self.pile.add(_OPERATE, f"CASE WHEN {some} IS NULL THEN NULL ELSE {joined} END")
         return _Value(sql, TEXT, _merge(texts))
+
+    def _deleted(self, operation: Deleted) -> _Value:
+        value = self._input(operation.column.name)
+        match value.data_type.kind:
+            case "boolean":
+                sql = f"coalesce({value.sql}, false)"
+            case "decimal":
+                # Its carrier is text.
+                sql = f"coalesce(NOT regexp_full_match({value.sql}, '-?0*(\\.0*)?'), false)"
+            case kind if kind in NUMBER_KINDS:
+                sql = f"coalesce({value.sql} <> 0, false)"
+            case _:
+                sql = f"{value.sql} IS NOT NULL"
+        return _Value(self.pile.add(_OPERATE, sql), operation.data_type, value.flaws)
 
     def _portable(self, operation: Portable) -> _Value:
         inputs = [self._input(column.name) for column in operation.inputs]

@@ -136,6 +136,19 @@ class Computed:
 
 
 @dataclass(frozen=True)
+class Deleted:
+    """Whether a column says that its row is deleted: true, not zero or, of another type, not NULL. Never NULL."""
+
+    column: Column
+
+    data_type = DataType("boolean")
+
+    @property
+    def inputs(self) -> tuple[Column, ...]:
+        return (self.column,)
+
+
+@dataclass(frozen=True)
 class Constant:
     """The same value in every row, already of the field's type.
 
@@ -147,4 +160,4 @@ class Constant:
     inputs: tuple[Column, ...] = ()
 
 
-Operation = Take | SplitPart | Join | Digest | Portable | Computed | Constant
+Operation = Take | SplitPart | Join | Digest | Deleted | Portable | Computed | Constant

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from synqx_dagster.mapping.casts import NUMBER_KINDS
 from synqx_dagster.mapping.contract import EXTRA_PARTS, IS_NULL, PlannedField, cast_reason
-from synqx_dagster.mapping.operations import TEXT, Computed, Constant, Digest, Join, Portable, SplitPart, Take
+from synqx_dagster.mapping.operations import TEXT, Computed, Constant, Deleted, Digest, Join, Portable, SplitPart, Take
 from synqx_dagster.mapping.portable import Renderer
 from synqx_dagster.mapping.postgres_casts import PostgresCast, find_cast, is_plain, type_name
 from synqx_dagster.mapping.quoting import quote_name, quote_text, source_column
@@ -170,6 +171,8 @@ def _postgres_value(field: PlannedField) -> tuple[str, list[tuple[str, str]]]:
             text = _postgres_text(operation.column)
             salted = f"{quote_text(operation.salt, 'postgres')} || {text}" if operation.salt else text
             return f"encode(sha256(convert_to({salted}, 'UTF8')), 'hex')", []
+        case Deleted():
+            return _postgres_deleted(operation), []
         case Portable():
             return _postgres_portable(operation), []
 
@@ -215,6 +218,14 @@ def _postgres_split(operation: SplitPart) -> tuple[str, list[tuple[str, str]]]:
     if operation.is_last and operation.extra_is_bad:
         return value, [(f"(coalesce({count} > {operation.parts}, false))", EXTRA_PARTS)]
     return value, []
+
+
+def _postgres_deleted(operation: Deleted) -> str:
+    value = source_column(operation.column.name, "postgres")
+    kind = operation.column.data_type.kind
+    if kind == "boolean":
+        return f"coalesce({value}, false)"
+    return f"coalesce({value} <> 0, false)" if kind in NUMBER_KINDS else f"({value} IS NOT NULL)"
 
 
 def _postgres_portable(operation: Portable) -> str:

@@ -16,6 +16,7 @@ KEYED_MODES: frozenset[LoadMode] = frozenset({"merge", "scd2"})
 #: Tables beside a target that SynqX keeps: ledger, fence, quarantine, staging.
 RESERVED_PREFIX = "_synqx_"
 OnBadRow = Literal["fail", "quarantine"]
+VerifyWhen = Literal["on_demand", "after_load"]
 
 
 class DirectMapping(Value):
@@ -203,6 +204,8 @@ class Mapping(Record):
     owners: tuple[Label, ...] = ()
     tags: dict[Label, str] = Field(default_factory=dict)
     freshness: Freshness | None = None
+    #: When the target's content is compared with the source's: by `synqx verify`, or at the end of each load, too.
+    verify: VerifyWhen = "on_demand"
     #: How often Dagster runs the load again after a retryable failure.
     max_retries: int = Field(default=0, ge=0, le=20)
 

@@ -58,6 +58,35 @@ def set_duplicates_aside(
     return moved
 
 
+def refuse_duplicates(session: WriteSession, connector: Connector, staging: TableName, key: Sequence[str]) -> None:
+    """Refuse staged rows of which some share a key.
+
+    Raises:
+        BadRowsError: Says how many keys, and which columns they are of.
+    """
+    repeated = count_repeated(session, connector, staging, key)
+    if repeated:
+        raise BadRowsError(
+            f"({', '.join(key)}): {DUPLICATE_REASON}, for {repeated:,} keys of the rows that were read",
+            hint="nothing was loaded: which row is right the source does not say; correct it there, name other columns"
+            " by key: [...], or set on_bad_row: quarantine",
+            keys=repeated,
+        )
+
+
+def count_repeated(
+    session: WriteSession, connector: Connector, table: TableName, key: Sequence[str], only: str = ""
+) -> int:
+    """How many keys a table has more than once, among its rows that hold a condition; keys with a NULL do not count."""
+    keys = ", ".join(connector.quote(name) for name in key)
+    conditions = [f"{connector.quote(name)} IS NOT NULL" for name in key] + ([only] if only else [])
+    repeated = (
+        f"SELECT 1 AS one FROM {connector.qualify(table)} WHERE {' AND '.join(conditions)}"
+        f" GROUP BY {keys} HAVING count(*) > 1"
+    )
+    return int(str(session.fetch_all(f"SELECT count(*) FROM ({repeated}) doubles")[0][0]))
+
+
 def _repeated(connector: Connector, staging: TableName, key: Sequence[str]) -> str:
     keys = ", ".join(connector.quote(name) for name in key)
     return f"SELECT {keys} FROM {connector.qualify(staging)} GROUP BY {keys} HAVING count(*) > 1"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from synqx_dagster.connectors.protocol import Connector, ReadSession, WriteSession
 from synqx_dagster.errors import SourceChangedError
 from synqx_dagster.mapping.query import clean_query
-from synqx_dagster.model.mapping import Mapping
+from synqx_dagster.model.mapping import KEYED_MODES, Mapping
 from synqx_dagster.model.table import Column
 
 #: The name under which every rendering of a mapping knows the source.
@@ -20,16 +20,20 @@ class Facts:
     """What the databases say: the columns of the source, and of the target if it is there.
 
     ``predicates`` narrow what is read of the source: conditions in its dialect over its columns, all of which hold.
+    ``target_keys`` are the columns of the target's unique indexes, asked for where a load matches rows by a key.
     """
 
     source_columns: tuple[Column, ...]
     target_columns: tuple[Column, ...] | None
     predicates: tuple[str, ...] = ()
+    target_keys: tuple[tuple[str, ...], ...] = ()
 
 
 def gather_facts(mapping: Mapping, source: Connector, read: ReadSession, write: WriteSession) -> Facts:
     """Ask both databases for the columns that a plan needs."""
-    return Facts(describe_source(mapping, source, read), write.find_columns(mapping.target))
+    target_columns = write.find_columns(mapping.target)
+    keys = write.find_unique_keys(mapping.target) if mapping.mode in KEYED_MODES and target_columns is not None else ()
+    return Facts(describe_source(mapping, source, read), target_columns, target_keys=keys)
 
 
 def describe_source(mapping: Mapping, source: Connector, read: ReadSession) -> tuple[Column, ...]:

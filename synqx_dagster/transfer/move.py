@@ -43,7 +43,7 @@ def move_rows(
         if not (isinstance(read, CopyReadSession) and isinstance(write, CopyWriteSession)):
             raise FatalError("the plan asks for passthrough, and a session cannot stream COPY")
         copied = copy_table(
-            read, write, plan.read_sql, staging, plan.columns, lambda count: meter.add(size_bytes=count)
+            read, write, plan.read_sql, staging, plan.staged_columns, lambda count: meter.add(size_bytes=count)
         )
         meter.add(rows=copied.rows)
         reach("mid_copy")
@@ -71,7 +71,7 @@ def _stream(
         else:
             transform = stack.enter_context(Transform(plan.transform_sql, plan.read_schema))
             good = split_bad_rows(transform.run(iter(prefetch)), spool, plan.key_columns)
-        rows, size_bytes = write.write_batches(staging, plan.columns, _metered(good, meter))
+        rows, size_bytes = write.write_batches(staging, plan.staged_columns, _metered(good, meter))
         rows_in = prefetch.rows
     reach("mid_copy")
     if rows_in != rows + spool.rows:
@@ -85,7 +85,7 @@ def _stream(
 def _renamed(batches: Iterator[pa.RecordBatch], plan: LoadPlan) -> Iterator[pa.RecordBatch]:
     """The source's columns under the names and in the order of the target's fields."""
     sources = [compiled_field.source_columns[0] for compiled_field in plan.compiled.fields]
-    names = [column.name for column in plan.columns]
+    names = [column.name for column in plan.staged_columns]
     for batch in batches:
         yield batch.select(sources).rename_columns(names)
 

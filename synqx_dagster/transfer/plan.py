@@ -10,14 +10,15 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from synqx_dagster.connectors.protocol import Connector, CopyReadSession, ReadSession
-from synqx_dagster.errors import PlanError, SourceChangedError, TargetMismatchError
+from synqx_dagster.errors import SourceChangedError, TargetMismatchError
 from synqx_dagster.mapping.compile import CompiledField, CompiledMapping, Pushdown, Violation, compile_mapping
 from synqx_dagster.mapping.contract import DOES_NOT_FIT
-from synqx_dagster.model.mapping import LoadMode, Mapping
+from synqx_dagster.model.mapping import KEYED_MODES, LoadMode, Mapping
 from synqx_dagster.model.schema import Schema
 from synqx_dagster.model.table import Column, TableName, primary_key_of
-from synqx_dagster.transfer.compatibility import fit_columns, is_plain_text, same_bytes
+from synqx_dagster.transfer.compatibility import check_names, fit_columns, is_plain_text, same_bytes
 from synqx_dagster.transfer.facts import SOURCE_ALIAS, Facts, describe_source, relation_sql
+from synqx_dagster.transfer.keys import choose_key, describe_indexes, history_columns, is_unique
 from synqx_dagster.transfer.limits import length_predicate, most_characters
 from synqx_dagster.transfer.result import Lane
 
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 
 TargetAction = Literal["create", "use"]
 Guarantee = Literal["effectively once", "at least once"]
-
-#: Dialects in which the names of two columns must not differ in case alone, quoted or not.
-_FOLDS_COLUMNS = frozenset({"mysql", "sqlite", "duckdb"})
 
 VIOLATIONS_COLUMN = "_synqx_violations"
 
@@ -62,6 +60,9 @@ class LoadPlan:
         key_columns: The source's key, for the quarantine.
         enforced_key: The target's own primary key guarantees `primary_key`.
         window: What a mapping with a cursor reads this time, in words; None without a cursor.
+        deleted_flag: The staging table's extra column that says which rows the source has marked as deleted.
+        history_columns: The target's columns that hold validity, in the order of `HistoryColumns.names`.
+        unique_key: The target's own indexes keep it from having two rows of a key.
     """
 
     mapping_name: str
@@ -86,6 +87,19 @@ class LoadPlan:
     compiled: CompiledMapping = field(repr=False, compare=False)
     differences: tuple[str, ...] = ()
     window: str | None = None
+    deleted_flag: Column | None = None
+    history_columns: tuple[Column, ...] = ()
+    unique_key: bool = False
+
+    @property
+    def staged_columns(self) -> tuple[Column, ...]:
+        """What is moved: `columns`, then `deleted_flag` if there is one."""
+        return self.columns if self.deleted_flag is None else (*self.columns, self.deleted_flag)
+
+    @property
+    def created_key(self) -> tuple[str, ...]:
+        """The primary key of a table that is created."""
+        return (*self.primary_key, *(column.name for column in self.history_columns[:1]))
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain values, for people and for JSON."""
@@ -139,10 +153,14 @@ def make_plan(
 ) -> LoadPlan:
     """Decide how a load runs. `read` spells expressions, and describes those that only the source can compute."""
     compiled = _compile(mapping, schema, source, read, facts.source_columns)
+    if mapping.mode in KEYED_MODES:
+        compiled = compiled.keyed_by(choose_key(mapping, schema, compiled, facts))
     compiled = compiled.requiring({column.name for column in facts.target_columns or () if not column.nullable})
     columns, differences = _target_columns(mapping, compiled, facts, target)
+    flag = _spelt(compiled.fields[-1].column, target) if compiled.has_deleted_flag else None
+    staged = columns if flag is None else (*columns, flag)
     relation = relation_sql(mapping, source, facts.predicates)
-    lane, reason, pushdown = _choose_lane(mapping, compiled, columns, source, target, read)
+    lane, reason, pushdown = _choose_lane(mapping, compiled, staged, source, target, read)
     target_key = primary_key_of(facts.target_columns or ())
     creates = facts.target_columns is None
     primary_key = compiled.primary_key or target_key
@@ -158,17 +176,22 @@ def make_plan(
         "guarantee": "effectively once",
         "columns": columns,
         "primary_key": primary_key,
-        "enforced_key": bool(primary_key) and set(primary_key) == set(primary_key if creates else target_key),
+        "enforced_key": mapping.mode != "scd2"
+        and bool(primary_key)
+        and set(primary_key) == set(primary_key if creates else target_key),
         "count_sql": _count_sql(mapping, source, relation),
         "key_columns": primary_key_of(facts.source_columns) or _key_sources(compiled),
         "source_columns": facts.source_columns,
         "differences": differences,
         "compiled": compiled,
+        "deleted_flag": flag,
+        "history_columns": history_columns(mapping, facts, target),
+        "unique_key": mapping.mode == "merge" and is_unique(primary_key, facts, creates=creates),
     }
     if pushdown is not None:
         return LoadPlan(
             **shared,
-            read_sql=_copy_sql(pushdown, compiled, columns, relation, source),
+            read_sql=_copy_sql(pushdown, compiled, staged, relation, source),
             read_schema=None,
             transform_sql=None,
             bad_rows=_bad_rows_read(pushdown, compiled, facts.source_columns, relation, source, read),
@@ -207,6 +230,7 @@ def plan_preview(mapping: Mapping, schema: Schema | None, source: Connector, rea
         PlanError, SourceChangedError, QueryRefusedError: As for a load.
     """
     source_columns = describe_source(mapping, source, read)
+    mapping = mapping.model_copy(update={"soft_delete_column": None})
     compiled = _compile(mapping, schema, source, read, source_columns)
     sql, arrow_schema = _read_carriers(compiled, source_columns, relation_sql(mapping, source), source, read)
     return PreviewPlan(
@@ -223,12 +247,13 @@ def plan_preview(mapping: Mapping, schema: Schema | None, source: Connector, rea
 def _target_columns(
     mapping: Mapping, compiled: CompiledMapping, facts: Facts, target: Connector
 ) -> tuple[tuple[Column, ...], tuple[str, ...]]:
-    wanted = [compiled_field.column for compiled_field in compiled.fields]
-    _check_names([mapping.target.name, *(column.name for column in wanted)], target)
-    _check_case([column.name for column in wanted], target)
+    wanted = [compiled_field.column for compiled_field in compiled.target_fields]
+    kept = mapping.history.names if mapping.mode == "scd2" else ()
+    check_names(mapping.target.name, [*(column.name for column in wanted), *kept], target)
     if facts.target_columns is None:
         return tuple(_spelt(column, target) for column in wanted), ()
-    columns, differences = fit_columns(wanted, facts.target_columns, target)
+    existing = tuple(column for column in facts.target_columns if column.name not in kept)
+    columns, differences = fit_columns(wanted, existing, target)
     if differences:
         listing = "\n".join(f"  {difference}" for difference in differences)
         raise TargetMismatchError(
@@ -237,10 +262,10 @@ def _target_columns(
             table=str(mapping.target),
         )
     filled = {column.name for column in columns}
-    _check_vanished(mapping, facts, filled)
-    left = tuple(
-        f"{column.name}: in the table only; not filled" for column in facts.target_columns if column.name not in filled
-    )
+    _check_vanished(mapping, existing, filled)
+    left = tuple(f"{column.name}: in the table only; not filled" for column in existing if column.name not in filled)
+    if mapping.mode in KEYED_MODES:
+        return columns, (*left, *describe_indexes(mapping, compiled.primary_key, facts))
     if compiled.primary_key and primary_key_of(facts.target_columns) != compiled.primary_key:
         left = (
             *left,
@@ -249,7 +274,7 @@ def _target_columns(
     return columns, left
 
 
-def _check_vanished(mapping: Mapping, facts: Facts, filled: Collection[str]) -> None:
+def _check_vanished(mapping: Mapping, existing: Sequence[Column], filled: Collection[str]) -> None:
     """A mirror fills all of its table; what it no longer finds at the source would become NULL in every row.
 
     Raises:
@@ -258,9 +283,7 @@ def _check_vanished(mapping: Mapping, facts: Facts, filled: Collection[str]) -> 
     if mapping.column_mappings or mapping.target_schema is not None:
         return
     vanished = [
-        column.name
-        for column in facts.target_columns or ()
-        if column.name not in filled and not (column.generated or column.has_default)
+        column.name for column in existing if column.name not in filled and not (column.generated or column.has_default)
     ]
     if vanished:
         names = ", ".join(repr(name) for name in vanished)
@@ -282,29 +305,6 @@ def _spelt(column: Column, target: Connector) -> Column:
     )
 
 
-def _check_names(names: Sequence[str], target: Connector) -> None:
-    limit = target.capabilities.max_identifier_bytes
-    for name in names:
-        if limit is not None and len(name.encode()) > limit:
-            raise PlanError(
-                f"the name {name!r} is {len(name.encode())} bytes long; {target.db_type} allows {limit}",
-                hint="give it a shorter target field by column_mappings",
-            )
-
-
-def _check_case(names: Sequence[str], target: Connector) -> None:
-    """Refuse columns that the target takes for one."""
-    seen: dict[str, str] = {}
-    for name in names:
-        other = seen.setdefault(name.casefold() if target.dialect in _FOLDS_COLUMNS else name, name)
-        if other != name:
-            raise PlanError(
-                f"the columns {other!r} and {name!r} differ only in case; {target.db_type} takes them for one",
-                hint="give one of them another target field by column_mappings",
-                column=name,
-            )
-
-
 def _count_sql(mapping: Mapping, source: Connector, relation: str) -> str | None:
     """Counts the source's rows as they were read; None where it would count others, or run a query twice."""
     if mapping.source is None or not source.capabilities.snapshot_reads:
@@ -314,6 +314,10 @@ def _count_sql(mapping: Mapping, source: Connector, relation: str) -> str | None
 
 def _strategy(mapping: Mapping, target: Connector, *, creates: bool) -> str:
     kind = target.db_type
+    if mapping.mode == "merge":
+        return f"stage, then merge into the table by its key in one {kind} transaction with the ledger"
+    if mapping.mode == "scd2":
+        return f"stage, then close and open versions in one {kind} transaction with the ledger"
     if mapping.mode == "append":
         return f"stage, then add to the table in one {kind} transaction with the ledger"
     if creates:
@@ -336,7 +340,11 @@ def _choose_lane(
         return (
             "arrow",
             f"{source.db_type} to {target.db_type}: only PostgreSQL speaks binary COPY on both ends"
-            + ("" if source.capabilities.snapshot_reads else "; the source has no snapshot: each statement sees its own rows"),
+            + (
+                ""
+                if source.capabilities.snapshot_reads
+                else "; the source has no snapshot: each statement sees its own rows"
+            ),
             None,
         )
     if not isinstance(read, CopyReadSession):

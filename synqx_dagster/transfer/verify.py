@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from synqx_dagster.connectors.protocol import Connector, WriteSession
+from synqx_dagster.connectors.protocol import Connector, RowChanges, WriteSession
+from synqx_dagster.model.mapping import KEYED_MODES, LoadMode
 from synqx_dagster.model.table import TableName
 from synqx_dagster.transfer.result import CheckOutcome
 
@@ -36,6 +37,8 @@ def check_row_count(
     rows_quarantined: int,
     rows_before: int,
     rows_after: int,
+    mode: LoadMode,
+    changes: RowChanges,
 ) -> CheckOutcome:
     """Whether no row was lost or doubled on the way.
 
@@ -43,14 +46,22 @@ def check_row_count(
         source_rows: The source's own count in the snapshot that was read; None where counting would run a query twice.
         rows_before: Rows of the target that the load keeps (0 for `replace`).
         rows_after: The target's own count after the load.
+        changes: What the target's database says that the publication did.
     """
     problems = []
     if source_rows is not None and source_rows != rows_in:
         problems.append(f"the source counts {source_rows:,} rows, {rows_in:,} were read")
     if rows_in != rows_out + rows_quarantined:
         problems.append(f"{rows_in:,} rows came in, {rows_out:,} + {rows_quarantined:,} went out")
-    if rows_after != rows_before + rows_out:
-        problems.append(f"the target counts {rows_after:,} rows, expected {rows_before + rows_out:,}")
+    rows_expected = rows_before + rows_out
+    if mode in KEYED_MODES:
+        # A version that is closed stays a row.
+        rows_expected = rows_before + changes.inserted - (changes.deleted if mode == "merge" else 0)
+        written = changes.inserted + (changes.updated if mode == "merge" else 0)
+        if written > rows_out:
+            problems.append(f"{written:,} rows were written, of {rows_out:,} that were read")
+    if rows_after != rows_expected:
+        problems.append(f"the target counts {rows_after:,} rows, expected {rows_expected:,}")
     expected = f"{rows_out:,} loaded" + (f" + {rows_quarantined:,} quarantined" if rows_quarantined else "")
     return CheckOutcome(
         "row_count",
@@ -67,12 +78,19 @@ def check_row_count(
 
 
 def check_keys(
-    session: WriteSession, connector: Connector, table: TableName, key: Sequence[str], *, enforced: bool
+    session: WriteSession,
+    connector: Connector,
+    table: TableName,
+    key: Sequence[str],
+    *,
+    enforced: bool,
+    is_current: str | None = None,
 ) -> tuple[CheckOutcome, CheckOutcome]:
     """Whether the key's columns are never NULL, and unique together.
 
     Args:
         enforced: The table's own primary key guarantees both; then nothing is read.
+        is_current: The column of a table that keeps history; a key is then unique among the current versions.
     """
     names = ", ".join(key)
     if enforced:
@@ -85,12 +103,12 @@ def check_keys(
     is_null = " OR ".join(f"{name} IS NULL" for name in quoted)
     columns = ", ".join(quoted)
     qualified = connector.qualify(table)
+    current = "" if is_current is None else f" WHERE {connector.quote(is_current)} = TRUE"
+    twice = "occur more than once" if is_current is None else "have more than one current version"
     nulls = int(str(session.fetch_all(f"SELECT count(*) FROM {qualified} WHERE {is_null}")[0][0]))
-    repeated = f"SELECT 1 AS one FROM {qualified} GROUP BY {columns} HAVING count(*) > 1"
+    repeated = f"SELECT 1 AS one FROM {qualified}{current} GROUP BY {columns} HAVING count(*) > 1"
     doubles = int(str(session.fetch_all(f"SELECT count(*) FROM ({repeated}) doubles")[0][0]))
     return (
         CheckOutcome("not_null_keys", nulls == 0, f"{names}: NULL in {nulls:,} rows", {"null_rows": nulls}),
-        CheckOutcome(
-            "unique_keys", doubles == 0, f"{names}: {doubles:,} keys occur more than once", {"double_keys": doubles}
-        ),
+        CheckOutcome("unique_keys", doubles == 0, f"{names}: {doubles:,} keys {twice}", {"double_keys": doubles}),
     )

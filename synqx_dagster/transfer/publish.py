@@ -1,0 +1,124 @@
+"""Makes staged rows visible by the mode of the load: replaced, appended, merged, or kept as versions.
+
+Guarantee: before a row of the target is touched it is certain that no key occurs twice, neither among the staged rows
+nor in the target; what was changed is counted by the database that changed it.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from synqx_dagster.connectors.protocol import Connector, HistorySpec, MergeSpec, RowChanges, WriteSession
+from synqx_dagster.errors import TargetMismatchError
+from synqx_dagster.model.mapping import KEYED_MODES, Mapping
+from synqx_dagster.model.table import Column, TableName
+from synqx_dagster.transfer.duplicates import count_repeated
+from synqx_dagster.transfer.plan import LoadPlan
+from synqx_dagster.transfer.verify import count_rows
+
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def create_target(plan: LoadPlan, mapping: Mapping, write: WriteSession) -> None:
+    """Create the target if it is missing, with the index that its mode needs."""
+    if plan.target_action == "create":
+        write.ensure_schema(plan.target)
+        write.create_table(plan.target, (*plan.columns, *plan.history_columns), plan.created_key)
+        if plan.mode == "scd2":
+            write.create_current_index(plan.target, plan.primary_key, mapping.history.is_current)
+
+
+def create_staging(plan: LoadPlan, write: WriteSession, epoch: int) -> TableName:
+    """Create the staging table that the mode's publication needs."""
+    return write.create_staging(
+        plan.target,
+        plan.staged_columns,
+        epoch=epoch,
+        replaces=plan.mode == "replace",
+        key=plan.primary_key if plan.mode in KEYED_MODES else (),
+    )
+
+
+def begin_publication(plan: LoadPlan, mapping: Mapping, write: WriteSession, target: Connector) -> int:
+    """Make sure that the target is fit for it; returns how many rows it has that the load does not replace as a whole.
+
+    Raises:
+        TargetMismatchError: Rows of the target share a key; says how many keys.
+    """
+    if plan.mode == "replace":
+        return 0
+    if plan.mode in KEYED_MODES:
+        # What is counted before and after must not be changed by others in between.
+        write.lock_table(plan.target)
+        if plan.target_action == "use" and not plan.unique_key:
+            _refuse_repeated(plan, mapping, write, target)
+    return count_rows(write, target, plan.target)
+
+
+def publish(plan: LoadPlan, mapping: Mapping, staging: TableName, write: WriteSession, target: Connector) -> RowChanges:
+    """Publish the staged rows within the open transaction."""
+    if plan.mode == "replace":
+        return write.publish_replace(staging, plan.target, plan.columns, plan.primary_key)
+    if plan.mode == "append":
+        return write.publish_append(staging, plan.target, plan.columns)
+    merge = MergeSpec(
+        plan.primary_key,
+        delete_missing=mapping.delete_missing,
+        deleted_flag=None if plan.deleted_flag is None else plan.deleted_flag.name,
+    )
+    if plan.mode == "merge":
+        return write.publish_merge(staging, plan.target, plan.columns, merge)
+    history = HistorySpec(merge, *mapping.history.names, loaded_at=find_moment(plan, write, target))
+    return write.publish_history(staging, plan.target, plan.columns, history)
+
+
+def find_moment(plan: LoadPlan, write: WriteSession, target: Connector) -> str:
+    """The moment at which the versions of this load begin: the target's time, and later than all that it keeps.
+
+    A clock that was set back neither orders versions wrongly nor gives one an end before its beginning: a load's
+    moment is then a microsecond after the last one.
+
+    Raises:
+        TargetMismatchError: The target holds moments that no load made: infinity, or years beyond 9999.
+    """
+    now = _parse(write.current_moment())
+    starts, ends = (_latest_sql(target, column) for column in plan.history_columns[:2])
+    row = write.fetch_all(f"SELECT {starts}, {ends} FROM {target.qualify(plan.target)}")[0]
+    try:
+        latest = max((_parse(str(text)) for text in row if text is not None), default=None)
+        if latest is not None and latest >= now:
+            now = latest + _MICROSECOND
+    except (ValueError, OverflowError):
+        names = " or ".join(column.name for column in plan.history_columns[:2])
+        raise TargetMismatchError(
+            f"{plan.target}: {names} holds a moment after which no version can begin",
+            hint="the end of a current version is NULL, not a day far away",
+            table=str(plan.target),
+        ) from None
+    return f"{now:%Y-%m-%d %H:%M:%S.%f}+00"
+
+
+def _latest_sql(target: Connector, column: Column) -> str:
+    import sqlglot.expressions as exp
+
+    reference = exp.column(exp.to_identifier(column.name, quoted=True))
+    return exp.cast(exp.Max(this=reference), exp.DataType.Type.TEXT).sql(target.dialect)
+
+
+def _parse(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _refuse_repeated(plan: LoadPlan, mapping: Mapping, write: WriteSession, target: Connector) -> None:
+    only, what = "", "keys occur more than once"
+    if plan.mode == "scd2":
+        only, what = f"{target.quote(mapping.history.is_current)} = TRUE", "keys have more than one current version"
+    repeated = count_repeated(write, target, plan.target, plan.primary_key, only)
+    if repeated:
+        raise TargetMismatchError(
+            f"{plan.target}: by ({', '.join(plan.primary_key)}) {repeated:,} {what}",
+            hint="nothing was changed; delete the rows that are too many, or name other columns by key: [...]",
+            table=str(plan.target),
+            keys=repeated,
+        )
