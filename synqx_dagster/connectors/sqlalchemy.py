@@ -29,7 +29,7 @@ from synqx_dagster.connectors.sqlalchemy_engine import (
     secures_network,
 )
 from synqx_dagster.connectors.sqlalchemy_errors import wrap_connect_error, wrap_error
-from synqx_dagster.errors import ConnectionFailedError, PlanError, SynqxError
+from synqx_dagster.errors import ConnectionFailedError, HostRefusedError, PlanError, SynqxError
 from synqx_dagster.model.table import Column, TableName
 from synqx_dagster.model.types import DataType
 
@@ -187,6 +187,8 @@ class SqlalchemyConnector:
             return ConnectionReport(False, wrapped.message, reason=reason, hint=wrapped.hint)
         except ConnectionFailedError as exc:
             return ConnectionReport(False, exc.message, reason=exc.reason, hint=exc.hint)
+        except HostRefusedError as exc:
+            return ConnectionReport(False, exc.message, reason="host_refused", hint=exc.hint)
         except SynqxError as exc:
             return ConnectionReport(False, exc.message, reason="unknown", hint=exc.hint)
         finally:

@@ -7,13 +7,15 @@ value; to another machine a driver that we know verifies the server's certificat
 from __future__ import annotations
 
 import re
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synqx_dagster.connectors.network import locate, open_socket
+from synqx_dagster.connectors.network import Endpoint, locate, open_socket
 from synqx_dagster.connectors.protocol import ConnectionConfig
 from synqx_dagster.connectors.sqlalchemy_dialects import Facts, dialect_name, facts_of
+from synqx_dagster.connectors.sqlalchemy_errors import wrap_socket_error
 from synqx_dagster.connectors.tls import check_files, choose_tls, find_system_certificates, make_context
 from synqx_dagster.errors import ConfigurationError, DriverMissingError
 
@@ -244,12 +246,24 @@ def _open_at_allowed_address(
         names = ",".join([endpoint.host] * len(endpoint.addresses))
         options = {**options, "host": names, "hostaddr": ",".join(endpoint.addresses), "port": endpoint.port}
     elif driver == "pymysql":
+        stream = _open_socket(endpoint, config, seconds)
         connection = dialect.connect(*arguments, **{**options, "host": endpoint.host, "defer_connect": True})
-        connection.connect(open_socket(endpoint, timeout_seconds=seconds))
+        connection.connect(stream)
         return connection
     elif driver == "pg8000" and endpoint.addresses:
-        options = {**options, "host": endpoint.host, "sock": open_socket(endpoint, timeout_seconds=seconds)}
+        options = {**options, "host": endpoint.host, "sock": _open_socket(endpoint, config, seconds)}
     return dialect.connect(*arguments, **options)
+
+
+def _open_socket(endpoint: Endpoint, config: ConnectionConfig, timeout_seconds: float) -> socket.socket:
+    try:
+        stream = open_socket(endpoint, timeout_seconds=timeout_seconds)
+    except OSError as exc:
+        # SQLAlchemy wraps the driver's errors, not these.
+        raise wrap_socket_error(exc, place_of(config)) from exc
+    # The driver sets time limits of its own.
+    stream.settimeout(None)
+    return stream
 
 
 def _with_real_host(config: ConnectionConfig, facts: Facts) -> ConnectionConfig:

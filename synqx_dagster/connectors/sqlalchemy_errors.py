@@ -109,6 +109,19 @@ def wrap_connect_error(exc: SQLAlchemyError, place: str) -> SynqxError:
     return ConnectionFailedError(f"{place}: the connection failed ({_name(exc, codes)})")
 
 
+def wrap_socket_error(exc: OSError, place: str) -> ConnectionFailedError:
+    """The error to raise when a server cannot be reached at all."""
+    if isinstance(exc, TimeoutError):
+        return ConnectionFailedError(
+            f"{place} did not answer in time", reason="timeout", hint="is a firewall in between?"
+        )
+    return ConnectionFailedError(
+        f"{place} refused the connection: {exc.strerror or type(exc).__name__}",
+        reason="refused",
+        hint="is the server running there?",
+    )
+
+
 def wrap_error(
     exc: SQLAlchemyError, doing: str, sqlglot: str, *, columns: Collection[str] = (), stopped: bool = False
 ) -> SynqxError:
