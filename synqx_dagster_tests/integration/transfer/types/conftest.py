@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from synqx_dagster_tests.fix_mysql import MysqlServer
 from synqx_dagster_tests.fix_postgresql import PostgresqlServer
-from synqx_dagster_tests.integration.transfer.types.databases import Database, Duckdb, Mysql, Postgresql, Sqlite
+from synqx_dagster_tests.integration.transfer.types.databases import Database, Duckdb, Files, Mysql, Postgresql, Sqlite
 from synqx_dagster_tests.integration.transfer.types.postgresql_cases import SETUP
+
+FORMATS: dict[str, Literal["parquet", "csv", "jsonl"]] = {"parquet": "parquet", "csv": "csv", "jsonl": "jsonl"}
 
 MakeDatabase = Callable[[str], Database]
 
@@ -36,6 +39,8 @@ def make_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
             other = mysql.create_database()
             request.addfinalizer(other.drop)
             return Mysql(other)
+        if family in FORMATS:
+            return Files(tmp_path_factory.mktemp(family), FORMATS[family])
         path: Path = tmp_path_factory.mktemp(family) / f"{number}.{family}"
         return Duckdb(path) if family == "duckdb" else Sqlite(path)
 

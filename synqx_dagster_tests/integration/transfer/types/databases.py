@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from synqx_dagster.connectors.protocol import ConnectionConfig
 from synqx_dagster_tests.fix_mysql import MysqlDatabase
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
+from synqx_dagster_tests.integration.transfer.loading import connect
 from synqx_dagster_tests.integration.transfer.types.cases import Case, Kind
 
 TABLE = "every"
@@ -45,6 +46,10 @@ class Database(Protocol):
 
     def quote(self, name: str) -> str:
         """A name in this database's quotes."""
+        ...
+
+    def relation(self, table: str) -> str:
+        """What stands behind FROM for a table."""
         ...
 
     def run(self, *statements: str) -> None:
@@ -92,6 +97,8 @@ def row_numbers(cases: Sequence[Case]) -> dict[tuple[int, int], int]:
 
 def read_texts(database: Database, reads: Sequence[Read], table: str = TABLE) -> Texts:
     """Every value of a table as its own server's text, by row."""
+    if isinstance(database, Files) and database.file_format == "jsonl":
+        return database.read_lines(reads, table)
     expressions = []
     for read in reads:
         name = database.quote(read.column)
@@ -100,7 +107,7 @@ def read_texts(database: Database, reads: Sequence[Read], table: str = TABLE) ->
     listed = ", ".join(["id", *expressions])
     return {
         int(row[0]): tuple(map(_as_text, row[1:]))
-        for row in database.rows(f"select {listed} from {database.quote(table)}")
+        for row in database.rows(f"select {listed} from {database.relation(table)}")
     }
 
 
@@ -109,9 +116,17 @@ def _as_text(value: object) -> str | None:
 
 
 def read_quarantine(database: Database) -> dict[int, tuple[str, str]]:
-    """Column and reason of every quarantined row, by its key."""
-    sql = f"select column_name, reason, coalesce(source_key, source_row) from {QUARANTINE}"
-    return {int(json.loads(key)["id"]): (column, reason) for column, reason, key in database.rows(sql)}
+    """Column and reason of every quarantined row, by its key; the row itself has it where no key was known."""
+    select = f"select column_name, reason, coalesce(source_key, source_row) from {QUARANTINE}"
+    if isinstance(database, Files):
+        # It lies beside the data, in a form that is the connector's own business.
+        connector = connect(database.config)
+        with connector.write() as session:
+            rows = session.fetch_all(select)
+        connector.close()
+    else:
+        rows = database.rows(select)
+    return {int(json.loads(str(key))["id"]): (str(column), str(reason)) for column, reason, key in rows}
 
 
 @dataclass
@@ -136,6 +151,9 @@ class Postgresql:
 
     def quote(self, name: str) -> str:
         return '"' + name.replace('"', '""') + '"'
+
+    def relation(self, table: str) -> str:
+        return self.quote(table)
 
     @contextmanager
     def _cursor(self) -> Iterator[Any]:
@@ -179,6 +197,9 @@ class Mysql:
     def quote(self, name: str) -> str:
         return "`" + name.replace("`", "``") + "`"
 
+    def relation(self, table: str) -> str:
+        return self.quote(table)
+
     @contextmanager
     def _cursor(self) -> Iterator[Any]:
         with closing(self.database.connect()) as connection, connection.cursor() as cursor:
@@ -221,6 +242,9 @@ class Duckdb:
     def quote(self, name: str) -> str:
         return '"' + name.replace('"', '""') + '"'
 
+    def relation(self, table: str) -> str:
+        return self.quote(table)
+
     @contextmanager
     def _connection(self) -> Iterator[Any]:
         import duckdb
@@ -259,6 +283,9 @@ class Sqlite:
     def quote(self, name: str) -> str:
         return '"' + name.replace('"', '""') + '"'
 
+    def relation(self, table: str) -> str:
+        return self.quote(table)
+
     def run(self, *statements: str) -> None:
         with closing(sqlite3.connect(self.path)) as connection:
             for statement in statements:
@@ -280,3 +307,64 @@ class Sqlite:
             # SQLite's own text of a REAL loses digits; the value itself comes as the eight bytes that are stored.
             return expression
         return f"cast({expression} as text)"
+
+
+@dataclass
+class Files:
+    """A directory of files of one format, as DuckDB reads them by itself."""
+
+    directory: Path
+    file_format: Literal["parquet", "csv", "jsonl"]
+    family: ClassVar[str] = "files"
+
+    @property
+    def config(self) -> ConnectionConfig:
+        options = {"format": self.file_format}
+        return ConnectionConfig(name="files", db_type="files", database=str(self.directory), options=options)
+
+    def quote(self, name: str) -> str:
+        return '"' + name.replace('"', '""') + '"'
+
+    def relation(self, table: str) -> str:
+        """The files of a table: one, or the parts of a directory; not what is being written beside them."""
+        place = self.directory / table
+        paths = sorted(place.glob(f"*.{self.file_format}*")) if place.is_dir() else [*self.directory.glob(f"{table}.*")]
+        listed = ", ".join(f"'{path}'" for path in paths)
+        match self.file_format:
+            case "parquet":
+                return f"read_parquet([{listed}])"
+            case "csv":
+                return (
+                    f"read_csv([{listed}], all_varchar = true, header = true, quote = '\"', allow_quoted_nulls = false,"
+                    " max_line_size = 8000000)"
+                )
+            case _:
+                # A line is a column; DuckDB's own reader would round numbers.
+                lines = "unnest(string_split(rtrim(content, chr(10)), chr(10)))"
+                return f"(select {lines} as line from read_text([{listed}]))"
+
+    def run(self, *statements: str) -> None:
+        raise NotImplementedError("files are written by loads only")
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        import duckdb
+
+        with duckdb.connect() as connection:
+            return list(connection.execute(sql).fetchall())
+
+    def column_types(self, table: str) -> list[tuple[str, str]]:
+        return [(str(row[0]), str(row[1])) for row in self.rows(f"describe select * from {self.relation(table)}")]
+
+    def text(self, expression: str, kind: Kind) -> str:
+        # Elsewhere bytes are text already.
+        is_binary = kind == "binary" and self.file_format == "parquet"
+        return f"hex({expression})" if is_binary else f"cast({expression} as varchar)"
+
+    def read_lines(self, reads: Sequence[Read], table: str) -> Texts:
+        """JSON lines: the text of strings, and of numbers the digits as they stand there."""
+        found: Texts = {}
+        for (line,) in self.rows(f"select line from {self.relation(table)}"):
+            values = json.loads(line, parse_float=str, parse_int=str, parse_constant=str)
+            texts = (values[read.column] for read in reads)
+            found[int(values["id"])] = tuple(str(text).lower() if isinstance(text, bool) else text for text in texts)
+        return found
