@@ -77,6 +77,7 @@ PROBE = """
 import json, sys, time
 start = time.perf_counter()
 import synqx_dagster.definitions
+import dagster._utils.test.definitions  # Dagster's own loading imports it, and its storage with it
 from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.definitions import reconstruct
 from dagster._core.definitions.repository_definition import RepositoryLoadData

@@ -336,5 +336,8 @@ def _without_collector() -> Iterator[None]:
     try:
         yield
     finally:
+        # Away from the young, which the first collection would walk through, to the old.
+        gc.freeze()
+        gc.unfreeze()
         if enabled:
             gc.enable()

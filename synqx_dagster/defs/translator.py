@@ -135,9 +135,11 @@ class Translator:
 
     def column_lineage(self, source: Connection, lineage: Lineage) -> dg.TableColumnLineage | None:
         """Column lineage as Dagster takes it; None when no column can be traced to a table."""
+        traced = {table for origins in lineage.columns.values() for table, _ in origins if table is not None}
+        keys = {table: self.asset_key(source, table) for table in traced}
         deps = {
             field: [
-                dg.TableColumnDep(asset_key=self.asset_key(source, table), column_name=column)
+                dg.TableColumnDep(asset_key=keys[table], column_name=column)
                 for table, column in origins
                 if table is not None
             ]
