@@ -141,6 +141,9 @@ def to_canonical(expression: str, data_type: DataType) -> str:
     text = f"CAST({expression} AS VARCHAR)"
     if data_type.kind in ("date", "timestamp", "timestamptz"):
         return f"regexp_replace({text}, '^(\\S+) \\(BC\\)(.*)$', '\\1\\2 BC')"
+    if data_type.kind == "decimal" and data_type.precision is not None and data_type.precision == data_type.scale:
+        # Without a digit before the point DuckDB prints .5, and not 0.5.
+        return f"regexp_replace({text}, '^(-?)\\.', '\\10.')"
     return text
 
 

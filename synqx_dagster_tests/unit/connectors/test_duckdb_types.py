@@ -93,3 +93,9 @@ def test_holds(type_name: str, value: str, fits: bool, connection: Any) -> None:
         return
     sql = predicate.replace("{value}", "CAST($1 AS VARCHAR)")
     assert connection.execute(f"SELECT {sql}", [value]).fetchone() == (fits,)
+
+
+@pytest.mark.parametrize("value", ["0.00012", "-0.50000", "0.00000", "0.99999"])
+def test_a_decimal_without_whole_digits_has_a_zero_before_its_point(value: str, connection: Any) -> None:
+    text = to_canonical(f"CAST('{value}' AS DECIMAL(5,5))", DataType("decimal", 5, 5))
+    assert connection.execute(f"SELECT {text}").fetchall() == [(value,)]
