@@ -20,4 +20,5 @@ pytest_plugins = [
     "synqx_dagster_tests.fix_ssh",
     "synqx_dagster_tests.fix_catalog",
     "synqx_dagster_tests.fix_cli",
+    "synqx_dagster_tests.fix_plugin",
 ]

@@ -27,15 +27,16 @@ _BUILT_IN = {
     "mysql": "synqx_dagster.connectors.mysql:MysqlConnector",
     "sqlite": "synqx_dagster.connectors.sqlite:SqliteConnector",
     "duckdb": "synqx_dagster.connectors.duckdb:DuckdbConnector",
+    "files": "synqx_dagster.connectors.files:FilesConnector",
     "sqlalchemy": "synqx_dagster.connectors.sqlalchemy:SqlalchemyConnector",
 }
 
 #: A connector whose dialect of sqlglot has another name than its ``db_type`` is listed here, so that checking
 #: a query imports no driver.
-_DIALECTS = {"postgresql": "postgres", "mysql": "mysql", "sqlite": "sqlite", "duckdb": "duckdb"}
+_DIALECTS = {"postgresql": "postgres", "mysql": "mysql", "sqlite": "sqlite", "duckdb": "duckdb", "files": "duckdb"}
 
 #: The extra that installs a driver which the package does not depend on.
-_EXTRAS = {"mysql": "mysql"}
+_EXTRAS = {"mysql": "mysql", "files": "s3"}
 
 
 @lru_cache(maxsize=1)

@@ -15,8 +15,20 @@ from synqx_dagster.connectors.protocol import ConnectionConfig, Connector
 from synqx_dagster.connectors.registry import connector_class
 from synqx_dagster_tests.fix_mysql import MysqlDatabase
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
+from synqx_dagster_tests.fix_s3 import S3Prefix
 
-CONNECTORS = ["postgresql", "mysql", "sqlite", "duckdb", "sqlalchemy_postgresql", "sqlalchemy_mysql"]
+CONNECTORS = [
+    "postgresql",
+    "mysql",
+    "sqlite",
+    "duckdb",
+    "sqlalchemy_postgresql",
+    "sqlalchemy_mysql",
+    "files_parquet",
+    "files_csv",
+    "files_jsonl",
+    "files_s3",
+]
 
 
 def open_connector(config: ConnectionConfig) -> Iterator[Connector]:
@@ -66,6 +78,33 @@ def sqlite_connector(tmp_path: Path) -> Iterator[Connector]:
 @pytest.fixture
 def duckdb_connector(tmp_path: Path) -> Iterator[Connector]:
     yield from open_connector(ConnectionConfig("warehouse", "duckdb", database=str(tmp_path / "warehouse.duckdb")))
+
+
+def open_files(directory: Path, file_format: str) -> Iterator[Connector]:
+    """Files of one format in a local directory."""
+    yield from open_connector(
+        ConnectionConfig("exports", "files", database=str(directory), options={"format": file_format})
+    )
+
+
+@pytest.fixture
+def files_parquet_connector(tmp_path: Path) -> Iterator[Connector]:
+    yield from open_files(tmp_path, "parquet")
+
+
+@pytest.fixture
+def files_csv_connector(tmp_path: Path) -> Iterator[Connector]:
+    yield from open_files(tmp_path, "csv")
+
+
+@pytest.fixture
+def files_jsonl_connector(tmp_path: Path) -> Iterator[Connector]:
+    yield from open_files(tmp_path, "jsonl")
+
+
+@pytest.fixture
+def files_s3_connector(s3: S3Prefix) -> Iterator[Connector]:
+    yield from open_connector(s3.config())
 
 
 @pytest.fixture

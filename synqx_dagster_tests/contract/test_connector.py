@@ -63,13 +63,15 @@ def _from(connector: Connector) -> str:
 
 def test_what_is_loaded_is_discovered(connector: Connector) -> None:
     load(connector, Rows((ID, NAME), [(1, "one")]))
-    with connector.write() as session:
-        session.execute(f"CREATE VIEW {connector.quote('names')} AS SELECT name FROM {connector.qualify(TABLE)}")
+    if connector.capabilities.has_objects:
+        with connector.write() as session:
+            session.execute(f"CREATE VIEW {connector.quote('names')} AS SELECT name FROM {connector.qualify(TABLE)}")
     found = {item.table.name: item for item in connector.discover()}
-    assert set(found) == {"customer", "names"}
+    assert set(found) == ({"customer", "names"} if connector.capabilities.has_objects else {"customer"})
     assert not found["customer"].is_view
-    assert found["names"].is_view
     assert [item.name for item in found["customer"].columns] == ["id", "name"]
+    if connector.capabilities.has_objects:
+        assert found["names"].is_view
 
 
 HOSTILE_NAMES = [
