@@ -8,9 +8,10 @@ of the MD5 of that text in UTF-8. MD5 stands against chance here, not against ma
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from synqx_dagster.connectors.protocol import ChecksumForm
+from synqx_dagster.model.table import Column
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,6 +26,45 @@ DIGEST_DIGITS = 15
 
 #: A double's NaN, whose bits differ by origin.
 NAN_BITS = "7ff8000000000000"
+
+#: How two columns are compared: what a value is turned into before it is digested, the same in every database.
+#: ``integer`` and ``decimal``: plain digits without idle zeros. ``float``: the sixteen hex digits of the IEEE 754
+#: double. ``boolean``: ``true`` or ``false``. ``plain``: canonical text that never holds a comma (dates, times,
+#: UUIDs). ``text``: the text itself. ``binary``: lower-case hex digits.
+ChecksumForm = Literal["integer", "decimal", "float", "boolean", "plain", "text", "binary"]
+
+
+@dataclass(frozen=True)
+class ChecksumValue:
+    """One column of a row that is digested: an SQL expression, the column it stands for, and its form."""
+
+    expression: str
+    column: Column
+    form: ChecksumForm
+
+
+@runtime_checkable
+class ChecksumReadSession(Protocol):
+    """A read session whose database can digest rows by itself.
+
+    Guarantee: two sessions that name the same scheme give the same number for rows whose values are the same, and
+    for others different numbers but for a chance of less than 2^-50.
+    """
+
+    def checksum_schemes(self) -> tuple[str, ...]:
+        """Names of what this database can compute, the fastest first; equal names mean equal numbers."""
+        ...
+
+    def checksum_text(self, value: ChecksumValue) -> str | None:
+        """SQL for the value's text in its form, NULL for NULL; None where this database cannot spell it exactly."""
+        ...
+
+    def checksum_digest(self, scheme: str, values: Sequence[ChecksumValue]) -> str:
+        """SQL for one signed 64-bit integer that stands for all the values in their order; never NULL.
+
+        Every value must have a `checksum_text`.
+        """
+        ...
 
 
 def duckdb_text(expression: str, arrow_type: pa.DataType, form: ChecksumForm) -> str:

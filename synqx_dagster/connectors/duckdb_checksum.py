@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from synqx_dagster.connectors.checksum import PORTABLE, duckdb_digest, duckdb_text
-from synqx_dagster.connectors.protocol import ChecksumValue, Encoded
+from synqx_dagster.connectors.checksum import PORTABLE, ChecksumValue, duckdb_digest, duckdb_text
+from synqx_dagster.connectors.protocol import Encoded
 from synqx_dagster.model.types import DataType
 
 
 class DuckdbChecksums(ABC):
-    """The part of a read session that digests; see `synqx_dagster.connectors.protocol.ChecksumReadSession`."""
+    """The part of a read session that digests; see `synqx_dagster.connectors.checksum.ChecksumReadSession`."""
 
     @abstractmethod
     def encode(self, expression: str, data_type: DataType, native_type: str | None = None) -> Encoded:

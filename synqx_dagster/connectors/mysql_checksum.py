@@ -9,14 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from synqx_dagster.connectors.checksum import DIGEST_DIGITS, NULL_TEXT, PORTABLE
+from synqx_dagster.connectors.checksum import DIGEST_DIGITS, NULL_TEXT, PORTABLE, ChecksumValue
 from synqx_dagster.connectors.mysql_types import NativeType
-from synqx_dagster.connectors.protocol import ChecksumValue, Encoded
+from synqx_dagster.connectors.protocol import Encoded
 from synqx_dagster.model.types import DataType
 
 
 class MysqlChecksums(ABC):
-    """The part of a read session that digests; see `synqx_dagster.connectors.protocol.ChecksumReadSession`."""
+    """The part of a read session that digests; see `synqx_dagster.connectors.checksum.ChecksumReadSession`."""
 
     @abstractmethod
     def encode(self, expression: str, data_type: DataType, native_type: str | None = None) -> Encoded:
@@ -57,7 +57,9 @@ def _framed(value: ChecksumValue, text: str) -> str:
 
 
 def _digits(expression: str, native: NativeType, data_type: DataType) -> str:
-    text = f"CAST({expression} + 0 AS CHAR)" if native.is_zerofill else f"CAST({expression} AS CHAR)"
+    # The text of a year, or of a number filled with zeros, is longer than its digits.
+    is_padded = native.is_zerofill or native.name == "year"
+    text = f"CAST({expression} + 0 AS CHAR)" if is_padded else f"CAST({expression} AS CHAR)"
     if data_type.kind != "decimal" or data_type.scale == 0:
         return text
     trimmed = f"TRIM(TRAILING '.' FROM TRIM(TRAILING '0' FROM {text}))"

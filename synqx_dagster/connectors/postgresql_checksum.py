@@ -1,8 +1,8 @@
 """Digests that PostgreSQL computes over its own tables.
 
-Between two PostgreSQL servers rows are digested by the hash functions of hash partitioning, which need no text and
-are three to five times as fast as MD5. Guarantee: that is done only where both servers give the same number for a
-row of probes, because these functions depend on a machine's byte order.
+Between two PostgreSQL servers rows are digested by the hash functions of hash partitioning, which take half the time
+of MD5 over texts. Guarantee: that is done only where both servers give the same number for a row of probes, because
+these functions depend on a machine's byte order.
 """
 
 from __future__ import annotations
@@ -11,27 +11,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from synqx_dagster.connectors import postgresql_types
-from synqx_dagster.connectors.checksum import DIGEST_DIGITS, NAN_BITS, NULL_TEXT, PORTABLE
-from synqx_dagster.connectors.protocol import ChecksumValue
+from synqx_dagster.connectors.checksum import DIGEST_DIGITS, NAN_BITS, NULL_TEXT, PORTABLE, ChecksumValue
 
 #: hash_record_extended came with version 14.
 _HASH_RECORD_VERSION = 140000
 
-#: One value of each type that `_typed` yields.
+#: One value of each type that `_as_bytes` makes bytes of.
 _PROBE = (
-    "ROW(9007199254740993::int8, 1.50::numeric, 'synqx'::text, true, '2024-02-29'::date, '12:00:00.5'::time,"
-    " '2024-02-29 12:00:00.5'::timestamp, '2024-02-29 12:00:00.5+00'::timestamptz,"
-    " 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'::uuid, float8send(1.5), NULL::int8)"
+    "ROW(int8send(9007199254740993), numeric_send(trim_scale(-1.50)), 'synqx'::text, true, date_send('2024-02-29'),"
+    " time_send('12:00:00.5'), timestamp_send('2024-02-29 12:00:00.5'), timestamptz_send('2024-02-29 12:00:00.5+00'),"
+    " uuid_send('a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'), float8send(1.5), NULL::bytea)"
 )
 
 #: A function takes at most a hundred arguments.
 _ARGUMENTS = 90
 
-_HASHED_AS_THEY_ARE = frozenset({"date", "time", "timestamp", "timestamptz", "uuid"})
-
 
 class PostgresqlChecksums(ABC):
-    """The part of a read session that digests; see `synqx_dagster.connectors.protocol.ChecksumReadSession`."""
+    """The part of a read session that digests; see `synqx_dagster.connectors.checksum.ChecksumReadSession`."""
 
     _checksum_schemes: tuple[str, ...] | None = None
     _server_encoding = "UTF8"
@@ -79,26 +76,29 @@ class PostgresqlChecksums(ABC):
     def checksum_digest(self, scheme: str, values: Sequence[ChecksumValue]) -> str:
         """A row's digest."""
         if scheme != PORTABLE:
-            return _hashed(f"ROW({', '.join(self._typed(value) for value in values)})")
+            return _hashed(f"ROW({', '.join(self._as_bytes(value) for value in values)})")
         row = _joined([_framed(value, self.checksum_text(value)) for value in values])
         if self._server_encoding != "UTF8":
             row = f"convert_to({row}, 'UTF8')"
         return f"('x' || left(md5({row}), {DIGEST_DIGITS}))::bit({4 * DIGEST_DIGITS})::bigint"
 
-    def _typed(self, value: ChecksumValue) -> str:
-        """A value as a type whose hash is one number for one value; other types are equal in more than one way."""
+    def _as_bytes(self, value: ChecksumValue) -> str:
+        """A value as the bytes of its binary form, or as text.
+
+        Not as its own type: the hash of a numeric leaves its sign out, that of an integer or a time is of 32 bits.
+        """
         expression, kind = value.expression, value.column.data_type.kind
         match value.form:
             case "integer":
-                return f"CAST({expression} AS int8)"
+                return f"int8send(CAST({expression} AS int8))"
             case "decimal":
-                return f"CAST({expression} AS numeric)"
+                return f"numeric_send(trim_scale(CAST({expression} AS numeric)))"
             case "float":
                 return _bits(expression)
             case "boolean" if kind == "boolean":
                 return f"CAST({expression} AS bool)"
-            case "plain" if kind in _HASHED_AS_THEY_ARE:
-                return f"CAST({expression} AS {kind})"
+            case "plain":
+                return f"{kind}_send(CAST({expression} AS {kind}))"
             case "binary":
                 return f"CAST({expression} AS bytea)"
             case _:
@@ -106,9 +106,9 @@ class PostgresqlChecksums(ABC):
 
 
 def _hashed(row: str) -> str:
-    # A record's hash is a sum over its columns: without the second hash two rows that swap a value would have the
-    # same sum as before.
-    return f"hashint8extended(hash_record_extended({row}, 0), 0)"
+    # A record's hash is a weighted sum over its columns: without the second hash, rows of one range that swap their
+    # values of a column would add up to the same number as before.
+    return f"hash_record_extended(ROW(int8send(hash_record_extended({row}, 0))), 0)"
 
 
 def _text(value: ChecksumValue) -> str:

@@ -15,6 +15,7 @@ from synqx_dagster import model
 from synqx_dagster.defs.access import needs_vault, require_unsealed
 from synqx_dagster.defs.attempts import LOAD_ID_METADATA, find_load_id
 from synqx_dagster.defs.checks import check_results, check_specs
+from synqx_dagster.defs.content import compare_after_load
 from synqx_dagster.defs.failures import translate_error
 from synqx_dagster.defs.names import METADATA_PREFIX, REVISION_TAG, op_name, resource_key
 from synqx_dagster.defs.ordering import RESULT, after_step
@@ -64,7 +65,8 @@ def build_asset(
     load = _Load(translator, mapping, spec.key, tuple(checks), get_catalog)
 
     def load_table(context):  # type: ignore[no-untyped-def]  # Dagster would resolve the annotations of each op
-        return load.run(context)
+        # What is returned must hold a result of every check, what is yielded need not.
+        yield load.run(context)
 
     load_table.__signature__ = _SIGNATURE  # type: ignore[attr-defined]
     upstream = {f"upstream_{number}": dep.asset_key for number, dep in enumerate(spec.deps)}
@@ -133,23 +135,25 @@ class _Load:
         load_id = find_load_id(context.instance, context.run, self.key)
         if load_id != context.run.run_id:
             context.log.info(f"this run is another attempt at the load that run {load_id} began")
-        result = run_load(
-            LoadRequest(
-                mapping=self.mapping,
-                schema=self.translator.schema_of(self.mapping),
-                source=self._connection(context, self.mapping.source_connection).connector,
-                target=self._connection(context, self.mapping.target_connection).connector,
-                run_id=context.run.run_id,
-                load_id=load_id,
-                progress=_ProgressLog(context, self.mapping.name, progress_listener.get()),
-                window=read_window(context.run.tags),
-            )
+        request = LoadRequest(
+            mapping=self.mapping,
+            schema=self.translator.schema_of(self.mapping),
+            source=self._connection(context, self.mapping.source_connection).connector,
+            target=self._connection(context, self.mapping.target_connection).connector,
+            run_id=context.run.run_id,
+            load_id=load_id,
+            progress=_ProgressLog(context, self.mapping.name, progress_listener.get()),
+            window=read_window(context.run.tags),
         )
+        result = run_load(request)
         context.log.info(describe_result(self.mapping.name, result))
+        outcomes = result.checks
+        if self.mapping.verify == "after_load":
+            outcomes = (*outcomes, compare_after_load(request))
         return dg.MaterializeResult(
             asset_key=self.key,
             metadata={**self._metadata(result), LOAD_ID_METADATA: load_id},
-            check_results=check_results(self.checks, result.checks),
+            check_results=check_results(self.checks, outcomes),
         )
 
     def _tag_run(self, context: dg.AssetExecutionContext) -> None:

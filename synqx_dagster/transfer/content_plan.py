@@ -11,13 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from synqx_dagster.connectors.protocol import (
-    ChecksumForm,
-    ChecksumReadSession,
-    Connector,
-    ReadSession,
-    carrier_type,
-)
+from synqx_dagster.connectors.checksum import ChecksumForm, ChecksumReadSession
+from synqx_dagster.connectors.protocol import Connector, ReadSession, carrier_type
 from synqx_dagster.errors import FatalError, TargetMismatchError
 from synqx_dagster.mapping.compile import Pushdown
 from synqx_dagster.model.mapping import Mapping
@@ -114,10 +109,10 @@ def plan_content(request: ContentRequest, source: ReadSession, target: ReadSessi
     key = plan.primary_key if plan.primary_key and set(plan.primary_key) <= set(names) else ()
     positions = tuple(names.index(name) for name in key)
 
-    expected = _find_relation(request, plan)
-    if isinstance(expected, _Relation):
-        expected = _supported(expected, source, forms, request.source)
-    actual = _supported(_Relation(request.target.qualify(mapping.target), plan.columns), target, forms, request.target)
+    expected = _find_expected(request, plan, source, forms)
+    held_rows = _Relation(request.target.qualify(mapping.target), plan.columns)
+    reason = _why_not(held_rows, target, forms, request.target)
+    actual = held_rows if reason is None else _streamed(held_rows, target, request.target.quote, reason)
     scheme = common_scheme(
         _schemes(source) if isinstance(expected, _Relation) else (),
         _schemes(target) if isinstance(actual, _Relation) else (),
@@ -129,8 +124,6 @@ def plan_content(request: ContentRequest, source: ReadSession, target: ReadSessi
         values = column_values(found.columns, [connector.quote(name) for name in names], forms)
         return database_side(session, scheme, values, found.sql, positions)
 
-    if isinstance(expected, _Local) and expected.read is None:
-        raise FatalError("the plan does not say how the source's rows are read")
     return ContentPlan(
         source=side(source, request.source, expected),
         target=side(target, request.target, actual),
@@ -178,19 +171,25 @@ class _Local(NamedTuple):
     reason: str
 
 
-def _find_relation(request: ContentRequest, plan: LoadPlan) -> _Relation | _Local:
+def _find_expected(
+    request: ContentRequest, plan: LoadPlan, session: ReadSession, forms: Sequence[ChecksumForm]
+) -> _Relation | _Local:
     """The mapping's output."""
     source = request.source
     if plan.lane == "passthrough":
         # The very query that a load copies, without the rows that break the contract.
-        return _Relation(f"(\n{plan.read_sql}\n) AS {_EXPECTED}", plan.columns)
+        relation = _Relation(f"(\n{plan.read_sql}\n) {_EXPECTED}", plan.columns)
+        reason = _why_not(relation, session, forms, source)
+        return relation if reason is None else _streamed(relation, session, source.quote, reason)
     if request.mapping.on_bad_row == "quarantine" and plan.transform_sql is not None:
         return _transformed(plan, "only the transform knows which rows are quarantined")
     pushdown = plan.compiled.pushdown(source.dialect)
     if pushdown is None:
         why = plan.compiled.why_not_pushdown(source.dialect) or "the mapping needs client-side work"
         return _transformed(plan, why)
-    return _pushed_down(request, pushdown)
+    relation = _pushed_down(request, pushdown)
+    reason = _why_not(relation, session, forms, source)
+    return relation if reason is None else _transformed(plan, reason)
 
 
 def _pushed_down(request: ContentRequest, pushdown: Pushdown) -> _Relation:
@@ -203,7 +202,7 @@ def _pushed_down(request: ContentRequest, pushdown: Pushdown) -> _Relation:
         Column(field.name, field.data_type, native_type=field.native_type, native_dialect=source.dialect)
         for field in pushdown.fields
     )
-    return _Relation(f"(\n{sql}\n) AS {_EXPECTED}", columns)
+    return _Relation(f"(\n{sql}\n) {_EXPECTED}", columns)
 
 
 def _transformed(plan: LoadPlan, reason: str) -> _Local:
@@ -226,20 +225,19 @@ def _transformed(plan: LoadPlan, reason: str) -> _Local:
     return _Local(LocalRead(plan.read_sql, plan.read_schema, rows, types), reason)
 
 
-def _supported(
+def _why_not(
     relation: _Relation, session: ReadSession, forms: Sequence[ChecksumForm], connector: Connector
-) -> _Relation | _Local:
-    """The relation itself where its database can digest it, else how it is read to be digested here."""
+) -> str | None:
+    """Why a database cannot digest its own rows; None when it can."""
     if not isinstance(session, ChecksumReadSession):
-        return _streamed(relation, session, connector.quote, f"{connector.db_type} has no digests")
+        return f"{connector.db_type} has no digests"
     if not session.checksum_schemes():
-        return _streamed(relation, session, connector.quote, f"this {connector.db_type} server cannot tell its texts")
+        return f"this {connector.db_type} server cannot tell what its texts mean"
     values = column_values(relation.columns, [connector.quote(column.name) for column in relation.columns], forms)
     for value in values:
         if session.checksum_text(value) is None:
-            reason = f"{connector.db_type} cannot spell a {value.form} exactly: column {value.column.name!r}"
-            return _streamed(relation, session, connector.quote, reason)
-    return relation
+            return f"{connector.db_type} cannot spell a {value.form} exactly: column {value.column.name!r}"
+    return None
 
 
 def _streamed(relation: _Relation, session: ReadSession, quote: Callable[[str], str], reason: str) -> _Local:

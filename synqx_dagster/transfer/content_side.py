@@ -10,8 +10,15 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from synqx_dagster.connectors.checksum import PORTABLE, duckdb_digest, duckdb_text
-from synqx_dagster.connectors.protocol import ChecksumForm, ChecksumReadSession, ChecksumValue, ReadSession
+from synqx_dagster.connectors.checksum import (
+    PORTABLE,
+    ChecksumForm,
+    ChecksumReadSession,
+    ChecksumValue,
+    duckdb_digest,
+    duckdb_text,
+)
+from synqx_dagster.connectors.protocol import ReadSession
 from synqx_dagster.errors import DatabaseError
 from synqx_dagster.model.table import Column
 from synqx_dagster.model.types import DataType
@@ -212,18 +219,17 @@ def database_side(
 
 @dataclass(frozen=True)
 class LocalSpeller:
-    """DuckDB over columns named c0, c1, ... in these Arrow types and forms."""
+    """DuckDB over columns named t0, t1, ..., the texts of the values in these forms."""
 
-    columns: tuple[tuple[pa.DataType, ChecksumForm], ...]
+    forms: tuple[ChecksumForm, ...]
 
     def text(self, position: int) -> str:
         """A column's text."""
-        arrow_type, form = self.columns[position]
-        return duckdb_text(f"c{position}", arrow_type, form)
+        return f"t{position}"
 
     def digest(self, positions: Sequence[int]) -> str:
         """The digest of some columns."""
-        return duckdb_digest([(self.text(position), self.columns[position][1]) for position in positions])
+        return duckdb_digest([(f"t{position}", self.forms[position]) for position in positions])
 
 
 @dataclass(frozen=True)
@@ -246,15 +252,21 @@ class LocalRead:
 def local_side(session: ReadSession, read: LocalRead, forms: Sequence[ChecksumForm], key: tuple[int, ...]) -> Side:
     """A side whose rows are streamed into this process and digested by DuckDB, batch by batch."""
 
+    texts = ", ".join(
+        f"{duckdb_text('c' + str(position), arrow_type, form)} AS t{position}"
+        for position, (arrow_type, form) in enumerate(zip(read.types, forms, strict=True))
+    )
+    rows = f"(SELECT {texts} FROM {read.rows_sql}) AS texts"
+
     def run(inner: str, items: Sequence[tuple[str, DataType]], suffix: str) -> Iterator[tuple[object, ...]]:
         listed = ", ".join(f"CAST({expression} AS VARCHAR)" for expression, _ in items)
-        sql = f"SELECT {listed} FROM ({inner.replace('{rows}', read.rows_sql)}) AS digests{suffix}"
+        sql = f"SELECT {listed} FROM ({inner.replace('{rows}', rows)}) AS digests{suffix}"
         batches = session.iter_batches(read.sql, read.schema, batch_rows=BATCH_ROWS)
         with Prefetch(batches, session.cancel) as prefetch, Transform(sql, read.schema) as transform:
             for batch in transform.run(iter(prefetch)):
                 yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
-    return Side(LocalSpeller(tuple(zip(read.types, forms, strict=True))), run, len(forms), key)
+    return Side(LocalSpeller(tuple(forms)), run, len(forms), key)
 
 
 def common_scheme(first: Sequence[str], second: Sequence[str]) -> str:
