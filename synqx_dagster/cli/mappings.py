@@ -30,7 +30,8 @@ _MAPPING_PREFIX = "mapping:"
 
 
 @contextmanager
-def _connected(catalog: Catalog, snapshot: CatalogSnapshot, names: Sequence[str]) -> Iterator[list[Connector]]:
+def connected(catalog: Catalog, snapshot: CatalogSnapshot, names: Sequence[str]) -> Iterator[list[Connector]]:
+    """Connectors of some connections, closed afterwards; nothing is opened before a session is."""
     connectors: list[Connector] = []
     try:
         for name in names:
@@ -41,7 +42,8 @@ def _connected(catalog: Catalog, snapshot: CatalogSnapshot, names: Sequence[str]
             connector.close()
 
 
-def _read_mapping(catalog: Catalog, name: str) -> tuple[CatalogSnapshot, Mapping, Schema | None]:
+def read_mapping(catalog: Catalog, name: str) -> tuple[CatalogSnapshot, Mapping, Schema | None]:
+    """A mapping by name (``mapping:NAME`` too), its schema, and a snapshot of all that they refer to."""
     name = name.removeprefix(_MAPPING_PREFIX)
     snapshot = catalog.snapshot_for(mappings=[name])
     mapping = snapshot.get_mapping(name)
@@ -68,8 +70,8 @@ def preview(output: Output, mapping_name: str, rows: int) -> None:
     from synqx_dagster.transfer.preview import preview_mapping
 
     catalog = open_catalog()
-    snapshot, mapping, schema = _read_mapping(catalog, mapping_name)
-    with _connected(catalog, snapshot, [mapping.source_connection]) as (source,):
+    snapshot, mapping, schema = read_mapping(catalog, mapping_name)
+    with connected(catalog, snapshot, [mapping.source_connection]) as (source,):
         found = preview_mapping(mapping, schema, source, limit_rows=rows)
     document = {"mapping": mapping.name, **found.to_dict()}
     output.result(document, lambda: _draw_preview(output, mapping, found))
@@ -151,9 +153,9 @@ def plan(output: Output, mapping_name: str) -> None:
     from synqx_dagster.transfer.prepare import plan_load
 
     catalog = open_catalog()
-    snapshot, mapping, schema = _read_mapping(catalog, mapping_name)
+    snapshot, mapping, schema = read_mapping(catalog, mapping_name)
     names = [mapping.source_connection, mapping.target_connection]
-    with _connected(catalog, snapshot, names) as (source, target):
+    with connected(catalog, snapshot, names) as (source, target):
         found = plan_load(mapping, schema, source, target).to_dict()
     output.result(found, lambda: _draw_plan(output, mapping, found))
 

@@ -10,6 +10,7 @@ from synqx_dagster.transfer.result import ReadWindow
 FULL_TAG = "synqx/full"
 START_TAG = "synqx/from"
 END_TAG = "synqx/to"
+QUARANTINED_TAG = "synqx/quarantined"
 
 _YES = "true"
 
@@ -21,6 +22,8 @@ def window_tags(window: ReadWindow) -> dict[str, str]:
         tags[START_TAG] = window.start
     if window.end is not None:
         tags[END_TAG] = window.end
+    if window.quarantined:
+        tags[QUARANTINED_TAG] = _YES
     return tags
 
 
@@ -30,13 +33,20 @@ def read_window(tags: Mapping[str, str]) -> ReadWindow:
     Raises:
         ConfigurationError: They contradict each other.
     """
-    full = tags.get(FULL_TAG)
-    if full not in (None, _YES):
-        raise ConfigurationError(f"the run's tag {FULL_TAG} is {full!r}", hint=f"write {_YES}, or leave the tag out")
-    return checked_window(full=full is not None, start=tags.get(START_TAG), end=tags.get(END_TAG))
+    for name in (FULL_TAG, QUARANTINED_TAG):
+        if tags.get(name) not in (None, _YES):
+            raise ConfigurationError(
+                f"the run's tag {name} is {tags[name]!r}", hint=f"write {_YES}, or leave the tag out"
+            )
+    return checked_window(
+        full=FULL_TAG in tags,
+        start=tags.get(START_TAG),
+        end=tags.get(END_TAG),
+        quarantined=QUARANTINED_TAG in tags,
+    )
 
 
-def checked_window(*, full: bool, start: str | None, end: str | None) -> ReadWindow:
+def checked_window(*, full: bool, start: str | None, end: str | None, quarantined: bool = False) -> ReadWindow:
     """A part of a source.
 
     Raises:
@@ -44,4 +54,6 @@ def checked_window(*, full: bool, start: str | None, end: str | None) -> ReadWin
     """
     if full and (start is not None or end is not None):
         raise ConfigurationError("everything (full) and a part of it (from, to) cannot both be read")
-    return ReadWindow(full=full, start=start, end=end)
+    if quarantined and (full or start is not None or end is not None):
+        raise ConfigurationError("rows in quarantine are read by themselves, not with full, from or to")
+    return ReadWindow(full=full, start=start, end=end, quarantined=quarantined)

@@ -58,6 +58,9 @@ class _Load:
     """One attempt at one load; holds what its phases share."""
 
     def __init__(self, request: LoadRequest) -> None:
+        if request.window.quarantined and request.mapping.delete_missing:
+            # The rows that are not in quarantine are not missing.
+            request = replace(request, mapping=request.mapping.model_copy(update={"delete_missing": False}))
         self._request = request
         self._mapping = request.mapping
         self._stopwatch = Stopwatch()
@@ -93,7 +96,9 @@ class _Load:
                     logger.info("%s: lane %s: %s", self._mapping.name, plan.lane, plan.lane_reason)
                     ranged = plan_ranges(request, plan, read, write)
                     filled = None
-                    if ranged is not None:
+                    if ranged is None:
+                        RangeBook(request.target, write, target).discard()
+                    else:
                         self._parallelism = ranged.parallelism
                         filled = self._fill_ranges(preparation, plan, ranged, epoch, read, write)
                     return self._attempt(plan, epoch, ledger, read, write, filled)
@@ -237,6 +242,9 @@ class _Load:
             if plan.mode == "replace" or self._mapping.delete_missing:
                 # All rows of the source were read: what is bad today is all that is bad.
                 quarantine.clear()
+            elif self._request.window.quarantined:
+                # They were read again, and those that are still bad are written anew.
+                quarantine.clear_keyed()
             if spool.rows:
                 quarantine.write(
                     spool,

@@ -11,6 +11,7 @@ from synqx_dagster.transfer.facts import gather_facts
 from synqx_dagster.transfer.ledger import Ledger
 from synqx_dagster.transfer.plan import LoadPlan, make_plan
 from synqx_dagster.transfer.result import ReadWindow
+from synqx_dagster.transfer.retry import plan_retry
 from synqx_dagster.transfer.watermark import Watermark
 from synqx_dagster.transfer.window import Window, plan_window
 
@@ -63,18 +64,21 @@ class Preparation:
         return self._make_plan(())
 
     def find_window(self, plan: LoadPlan, asked: ReadWindow) -> Window | None:
-        """What a mapping with a cursor reads this time; None without a cursor.
+        """What is read this time; None for everything.
 
         A table that is not there has nothing of what earlier loads brought, whatever the ledger says.
 
         Raises:
             PlanError, SourceChangedError, DataError: As `plan_window`.
         """
-        if self._mapping.cursor is None:
+        if self._mapping.cursor is None and not asked.quarantined:
             return None
         ledger = Ledger(self._target, self._write, self._mapping.target)
         text = None if plan.target_action == "create" else ledger.find_watermark()
         before = None if text is None else Watermark.from_json(text)
+        if asked.quarantined:
+            condition = plan_retry(self._mapping, plan, self._source, self._target, self._write)
+            return Window((condition,), before, before, "the rows that lie in quarantine")
         return plan_window(self._mapping, asked, self._source, self._read, self._facts.source_columns, before)
 
     def narrow(self, plan: LoadPlan, window: Window | None) -> LoadPlan:

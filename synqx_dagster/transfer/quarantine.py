@@ -31,6 +31,9 @@ SPOOL_MEMORY_BYTES = 16 * 1024 * 1024
 #: Rows of one record batch in the spool and on the way out of it.
 BATCH_ROWS = 1_000
 
+#: What `Quarantine.fetch_rows` tells of a row.
+ROW_FIELDS = ("run_id", "column_name", "reason", "source_key", "source_row")
+
 #: How many kinds of breach an error message lists.
 LISTED_REASONS = 10
 
@@ -224,6 +227,50 @@ class Quarantine:
         )
         self._session.drop_staging(collected)
         return rows
+
+    def find_keys(self, *, limit: int) -> list[str]:
+        """Source keys of the target's rows, each once, as JSON; at most `limit`."""
+        if self._session.find_columns(self.table) is None:
+            return []
+        rows = self._fetch("SELECT DISTINCT source_key", "AND source_key IS NOT NULL", limit)
+        return [str(key) for (key,) in rows]
+
+    def clear_keyed(self) -> int:
+        """Remove the target's rows that have a key; within the open transaction. Returns the rows removed."""
+        return self._session.execute(
+            f"DELETE FROM {self._connector.qualify(self.table)} WHERE target_table = ? AND source_key IS NOT NULL",
+            (self._target.name,),
+        )
+
+    def summarise(self) -> list[tuple[str, str, int]]:
+        """Mapping, reason and number of the target's rows, the most frequent first."""
+        if self._session.find_columns(self.table) is None:
+            return []
+        rows = self._session.fetch_all(
+            f"SELECT mapping, reason, count(*) FROM {self._connector.qualify(self.table)}"
+            " WHERE target_table = ? GROUP BY mapping, reason ORDER BY count(*) DESC, mapping, reason",
+            (self._target.name,),
+        )
+        return [(str(mapping), str(reason), int(str(count))) for mapping, reason, count in rows]
+
+    def fetch_rows(self, *, limit: int) -> list[dict[str, str | None]]:
+        """The target's rows, at most `limit`, each with the fields that `ROW_FIELDS` lists."""
+        if self._session.find_columns(self.table) is None:
+            return []
+        rows = self._fetch(f"SELECT {', '.join(ROW_FIELDS)}", "ORDER BY run_id, column_name, source_key", limit)
+        return [
+            {name: None if value is None else str(value) for name, value in zip(ROW_FIELDS, row, strict=True)}
+            for row in rows
+        ]
+
+    def _fetch(self, select: str, rest: str, limit: int) -> list[tuple[object, ...]]:
+        """The first rows of a query over the target's part of the table, as the database's dialect limits them."""
+        import sqlglot
+
+        sql = f"{select} FROM {self._connector.qualify(self.table)} WHERE target_table = ? {rest}"
+        query = sqlglot.parse_one(sql, dialect=self._connector.dialect)
+        assert isinstance(query, sqlglot.exp.Select)
+        return self._session.fetch_all(query.limit(limit).sql(self._connector.dialect), (self._target.name,))
 
     def clear(self) -> int:
         """Remove what earlier loads of this target refused; within the open transaction. Returns the rows removed."""

@@ -23,6 +23,7 @@ from synqx_dagster.connectors.protocol import (
     WriteSession,
 )
 from synqx_dagster.errors import BadRowsError, CommitUnknownError, FatalError, PlanError, RetryableError
+from synqx_dagster.model.mapping import KEYED_MODES
 from synqx_dagster.model.table import TableName
 from synqx_dagster.transfer.failpoints import reach
 from synqx_dagster.transfer.ledger import Ledger, LedgerEntry
@@ -214,7 +215,9 @@ class RangedFill:
     def _is_intact(self, stored: StoredRanges, done: dict[int, LedgerEntry], write: WriteSession) -> bool:
         """Whether the staging table has all rows of its ranges; a crash of the server empties an unlogged one."""
         columns = write.find_columns(stored.staging)
-        if columns is None or {column.name for column in self._plan.columns} - {column.name for column in columns}:
+        if columns is None or {column.name for column in self._plan.staged_columns} - {
+            column.name for column in columns
+        }:
             return False
         rows = write.fetch_all(f"SELECT count(*) FROM {self._request.target.qualify(stored.staging)}")[0][0]
         return int(str(rows)) == sum(entry.rows_out for entry in done.values())
@@ -229,7 +232,11 @@ class RangedFill:
             if plan.target_action == "create":
                 write.ensure_schema(plan.target)
             staging = write.create_shared_staging(
-                plan.target, plan.columns, epoch=self._epoch, replaces=mapping.mode == "replace", key=plan.primary_key
+                plan.target,
+                plan.staged_columns,
+                epoch=self._epoch,
+                replaces=plan.mode == "replace",
+                key=plan.primary_key if plan.mode in KEYED_MODES else (),
             )
             bad_rows = None
             if mapping.on_bad_row == "quarantine":

@@ -33,17 +33,19 @@ class Progress:
 
 @dataclass(frozen=True)
 class ReadWindow:
-    """Which part of a source with a cursor one run reads, other than from the watermark on.
+    """Which part of a source one run reads, other than everything, or from the watermark of its cursor on.
 
     Attributes:
         full: Read everything, and take the watermark anew.
         start: Read from this value of the cursor column on (inclusive), whatever the watermark says.
         end: Read up to this value (exclusive).
+        quarantined: Read the rows that lie in quarantine, and no others; needs no cursor.
     """
 
     full: bool = False
     start: str | None = None
     end: str | None = None
+    quarantined: bool = False
 
 
 @dataclass(frozen=True)

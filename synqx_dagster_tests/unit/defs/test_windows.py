@@ -17,6 +17,7 @@ from synqx_dagster.transfer.result import ReadWindow
         ReadWindow(start="2024-01-01"),
         ReadWindow(start="", end="z"),
         ReadWindow(end="5"),
+        ReadWindow(quarantined=True),
     ],
 )
 def test_tags_carry_a_window(window: ReadWindow) -> None:
@@ -26,5 +27,7 @@ def test_tags_carry_a_window(window: ReadWindow) -> None:
 def test_contradictions_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="cannot both be read"):
         checked_window(full=True, start="1", end=None)
+    with pytest.raises(ConfigurationError, match="by themselves"):
+        checked_window(full=False, start=None, end="5", quarantined=True)
     with pytest.raises(ConfigurationError, match="'yes'"):
         read_window({"synqx/full": "yes"})
