@@ -22,6 +22,7 @@ DUCKDB_CASES: tuple[Case, ...] = (
     case("UHUGEINT", "number", ("largest", str(2**128 - 1))),
     case("BIGNUM", "number", ("60 digits", f"'{'9' * 60}'")),
     case("DECIMAL(38,20)", "number", ("all digits", "'123456789012345678.12345678901234567890'")),
+    case("DECIMAL(5,5)", "number", "0.00012", "-0.5", "0"),
     case("DECIMAL(9,2)", "number", "0.10", "-9999999.99"),
     case(
         "FLOAT",

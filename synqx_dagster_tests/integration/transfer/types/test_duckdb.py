@@ -15,6 +15,7 @@ pytestmark = pytest.mark.mysql
 WAYS = {
     "PostgreSQL and back": Way(("postgresql", "duckdb")),
     "MySQL and back": Way(("mysql", "duckdb")),
+    "Parquet and back": Way(("parquet", "duckdb")),
     "DuckDB": Way(("duckdb",)),
 }
 

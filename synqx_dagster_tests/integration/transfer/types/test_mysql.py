@@ -19,6 +19,9 @@ WAYS = {
     "MySQL, from a query": Way(("mysql",), is_query=True),
     "DuckDB and back": Way(("duckdb", "mysql")),
     "SQLite and back": Way(("sqlite", "mysql")),
+    "Parquet and back": Way(("parquet", "mysql")),
+    "CSV and back": Way(("csv", "mysql")),
+    "JSON lines and back": Way(("jsonl", "mysql")),
 }
 
 

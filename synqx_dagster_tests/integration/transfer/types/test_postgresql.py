@@ -20,6 +20,9 @@ WAYS = {
     "MySQL and back": Way(("mysql", "postgresql")),
     "DuckDB and back": Way(("duckdb", "postgresql")),
     "SQLite and back": Way(("sqlite", "postgresql")),
+    "Parquet and back": Way(("parquet", "postgresql")),
+    "CSV and back": Way(("csv", "postgresql")),
+    "JSON lines and back": Way(("jsonl", "postgresql")),
 }
 
 
