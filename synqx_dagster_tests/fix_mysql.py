@@ -5,8 +5,6 @@ Without the server's programs the tests that need it are skipped with the way to
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import os
 import shutil
 import socket
@@ -24,6 +22,7 @@ import pytest
 
 from synqx_dagster.connectors.protocol import ConnectionConfig
 from synqx_dagster.model.connection import OptionValue
+from synqx_dagster_tests.certificates import Authority
 
 USERNAME, PASSWORD = "synqx", "s3cret-ü"
 
@@ -62,7 +61,7 @@ class MysqlServer:
     @property
     def authority_file(self) -> Path:
         """The certificate of the authority that signed the server's."""
-        return self.directory / "ca.pem"
+        return self.directory / "server-ca.pem"
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
@@ -175,7 +174,7 @@ def start_mysql() -> MysqlServer:
     directory = Path(tempfile.mkdtemp(prefix="synqx-mysql-", dir="/tmp"))
     server = MysqlServer(directory, _find_free_port())
     try:
-        _write_certificates(directory)
+        Authority(directory, "server").issue("Test server", names=("127.0.0.1",), file_name="server")
         subprocess.run(
             [
                 _find_program("mariadb-install-db"),
@@ -223,48 +222,6 @@ def _find_free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _write_certificates(directory: Path) -> None:
-    """An authority (``ca.pem``) and a server's certificate for 127.0.0.1 that it signed."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-
-    now = datetime.datetime.now(datetime.UTC)
-    authority_key, server_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    authority_name, server_name = (
-        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)]) for text in ("Test authority", "Test server")
-    )
-
-    def start_certificate(subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(authority_name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=2))
-        )
-
-    authority = (
-        start_certificate(authority_name, authority_key)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(authority_key, hashes.SHA256())
-    )
-    certificate = (
-        start_certificate(server_name, server_key)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(authority_key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    (directory / "ca.pem").write_bytes(authority.public_bytes(pem))
-    (directory / "server.pem").write_bytes(certificate.public_bytes(pem))
-    (directory / "server-key.pem").write_bytes(
-        server_key.private_bytes(pem, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption())
-    )
 
 
 @pytest.fixture(scope="session")
