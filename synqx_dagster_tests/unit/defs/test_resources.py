@@ -10,6 +10,7 @@ import pytest
 from synqx_dagster.connectors import registry
 from synqx_dagster.defs.resources import ConnectionResource, build_resource
 from synqx_dagster.errors import SealedError
+from synqx_dagster.model.host_policy import HostPolicy
 from synqx_dagster_tests.unit.defs.fakes import FakeCatalog, FakeVault, connection, snapshot_of
 
 
@@ -26,8 +27,9 @@ class FakeConnector:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[FakeConnector]:
     connectors: list[FakeConnector] = []
 
-    def make_connector(record: Any, resolve_secret: Any) -> FakeConnector:
+    def make_connector(record: Any, resolve_secret: Any, *, host_policy: HostPolicy) -> FakeConnector:
         assert resolve_secret(record, "password") == "geheim"
+        assert isinstance(host_policy, HostPolicy)
         connectors.append(FakeConnector())
         return connectors[-1]
 
