@@ -19,7 +19,14 @@ import pyarrow as pa
 import pytest
 
 from synqx_dagster.connectors import registry
-from synqx_dagster.connectors.protocol import ConnectionConfig, Connector, ReadLimits, carrier_type
+from synqx_dagster.connectors.protocol import (
+    ConnectionConfig,
+    Connector,
+    ReadLimits,
+    ReadSession,
+    WriteSession,
+    carrier_type,
+)
 from synqx_dagster.errors import BadRowsError, DatabaseError, HostRefusedError, PlanError, RetryableError, SynqxError
 from synqx_dagster.model import Mapping
 from synqx_dagster.model.host_policy import HostPolicy
@@ -75,6 +82,17 @@ def source(
 
     yield connector, seed
     connector.close()
+
+
+GUIDE = EXAMPLE.parents[1] / "docs" / "writing-a-connector.md"
+
+
+@pytest.mark.parametrize("seam", [Connector, ReadSession, WriteSession])
+def test_the_guide_explains_every_method(seam: type) -> None:
+    text = GUIDE.read_text(encoding="utf-8")
+    names = [name for name in {**vars(seam), **seam.__annotations__} if not name.startswith("_")]
+    assert len(names) > 5
+    assert [name for name in names if f"`{name}`" not in text] == []
 
 
 # --- found and checked ----------------------------------------------------------------------------------------------
