@@ -104,13 +104,13 @@ def plan_content(request: ContentRequest, source: ReadSession, target: ReadSessi
     facts = Facts(describe_source(mapping, request.source, source), held)
     plan = make_plan(mapping, request.schema, request.source, request.target, source, facts)
     names = tuple(column.name for column in plan.columns)
-    fields = [compiled_field.column for compiled_field in plan.compiled.fields]
+    fields = [compiled_field.column for compiled_field in plan.compiled.target_fields]
     forms = tuple(choose_form(field, column) for field, column in zip(fields, plan.columns, strict=True))
     key = plan.primary_key if plan.primary_key and set(plan.primary_key) <= set(names) else ()
     positions = tuple(names.index(name) for name in key)
 
     expected = _find_expected(request, plan, source, forms)
-    held_rows = _Relation(request.target.qualify(mapping.target), plan.columns)
+    held_rows = _Relation(_held_sql(request), plan.columns)
     reason = _why_not(held_rows, target, forms, request.target)
     actual = held_rows if reason is None else _streamed(held_rows, target, request.target.quote, reason)
     scheme = common_scheme(
@@ -178,7 +178,8 @@ def _find_expected(
     source = request.source
     if plan.lane == "passthrough":
         # The very query that a load copies, without the rows that break the contract.
-        relation = _Relation(f"(\n{plan.read_sql}\n) {_EXPECTED}", plan.columns)
+        flag = None if plan.deleted_flag is None else source.quote(plan.deleted_flag.name)
+        relation = _Relation(_without_deleted(f"(\n{plan.read_sql}\n) {_EXPECTED}", flag), plan.columns)
         reason = _why_not(relation, session, forms, source)
         return relation if reason is None else _streamed(relation, session, source.quote, reason)
     if request.mapping.on_bad_row == "quarantine" and plan.transform_sql is not None:
@@ -187,34 +188,50 @@ def _find_expected(
     if pushdown is None:
         why = plan.compiled.why_not_pushdown(source.dialect) or "the mapping needs client-side work"
         return _transformed(plan, why)
-    relation = _pushed_down(request, pushdown)
+    relation = _pushed_down(request, plan, pushdown)
     reason = _why_not(relation, session, forms, source)
     return relation if reason is None else _transformed(plan, reason)
 
 
-def _pushed_down(request: ContentRequest, pushdown: Pushdown) -> _Relation:
+def _held_sql(request: ContentRequest) -> str:
+    """The target's rows; of a table that keeps history, the current versions."""
+    target, mapping = request.target, request.mapping
+    qualified = target.qualify(mapping.target)
+    if mapping.mode != "scd2":
+        return qualified
+    return f"(SELECT * FROM {qualified} WHERE {target.quote(mapping.history.is_current)} = TRUE) held"
+
+
+def _without_deleted(relation: str, flag: str | None) -> str:
+    """The rows of a relation that the source has not marked as deleted."""
+    return relation if flag is None else f"(SELECT * FROM {relation} WHERE NOT {flag}) {_EXPECTED}"
+
+
+def _pushed_down(request: ContentRequest, plan: LoadPlan, pushdown: Pushdown) -> _Relation:
     source = request.source
     expressions = ", ".join(f"{field.sql} AS {source.quote(field.name)}" for field in pushdown.fields)
     sql = f"SELECT {expressions}\nFROM {relation_sql(request.mapping, source)}"
     if pushdown.violations:
         sql += "\nWHERE NOT (" + " OR ".join(f"({violation.sql})" for violation in pushdown.violations) + ")"
-    columns = tuple(
+    columns = [
         Column(field.name, field.data_type, native_type=field.native_type, native_dialect=source.dialect)
         for field in pushdown.fields
-    )
-    return _Relation(f"(\n{sql}\n) {_EXPECTED}", columns)
+    ]
+    flag = source.quote(columns.pop().name) if plan.compiled.has_deleted_flag else None
+    return _Relation(_without_deleted(f"(\n{sql}\n) {_EXPECTED}", flag), tuple(columns))
 
 
 def _transformed(plan: LoadPlan, reason: str) -> _Local:
     """What the arrow lane would write, as relation over its batches."""
     if plan.read_schema is None:
         raise FatalError("the plan does not say what the batches of the arrow lane look like")
-    count = len(plan.columns)
+    count = len(plan.compiled.fields)
     if plan.transform_sql is not None:
         # By position: a field may have any name. Two columns follow that tell of bad rows.
         names = ", ".join([*(f"c{number}" for number in range(count)), "errors", "bad_row"])
-        rows = f"(SELECT * FROM (\n{plan.transform_sql}\n) AS {_EXPECTED}({names}) WHERE errors IS NULL) AS {_EXPECTED}"
-        types = tuple(carrier_type(one.column.data_type) for one in plan.compiled.fields)
+        good = "errors IS NULL" + (f" AND NOT c{count - 1}" if plan.compiled.has_deleted_flag else "")
+        rows = f"(SELECT * FROM (\n{plan.transform_sql}\n) AS {_EXPECTED}({names}) WHERE {good}) AS {_EXPECTED}"
+        types = tuple(carrier_type(one.column.data_type) for one in plan.compiled.target_fields)
         return _Local(LocalRead(plan.read_sql, plan.read_schema, rows, types), reason)
     positions = {field.name: position for position, field in enumerate(plan.read_schema)}
     taken = [positions[one.source_columns[0]] for one in plan.compiled.fields]

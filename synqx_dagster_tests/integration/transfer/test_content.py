@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
+from synqx_dagster.errors import TargetMismatchError
+from synqx_dagster.transfer import content
 from synqx_dagster.transfer.content import verify_content
 from synqx_dagster.transfer.content_plan import ContentRequest
 from synqx_dagster.transfer.content_report import ContentReport
 from synqx_dagster_tests.fix_mysql import MysqlDatabase
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
-from synqx_dagster_tests.integration.transfer.loading import connect, load, make_mapping
+from synqx_dagster_tests.integration.transfer.loading import connect, load, make_mapping, make_schema
 from synqx_dagster_tests.integration.transfer.types.databases import Database, Duckdb, Mysql, Postgresql, Sqlite
 
 pytestmark = pytest.mark.mysql
@@ -167,3 +169,129 @@ def test_every_change_is_found_with_its_key_and_columns(pair: Pair) -> None:
 
     pair.target.run("delete from t")
     assert pair.found() == [("missing", str(row), ()) for row in [*range(ROWS), 100]]
+
+
+def test_history_is_compared_by_its_current_versions(make_database: Callable[[str], Database]) -> None:
+    for target in ("postgresql", "sqlite"):
+        pair = make_pair(make_database, "postgresql", target, mode="scd2", key=["id"])
+        pair.source.run("update t set a = 'new' where id = 7")
+        with closing(connect(pair.source.config)) as reads, closing(connect(pair.target.config)) as writes:
+            mapping = make_mapping(source_table="t", target_table="t", mode="scd2", key=["id"])
+            load(reads, writes, mapping, load_id="load-2")
+        scd2 = {"mode": "scd2", "key": ["id"]}
+        assert pair.found(mapping=scd2) == []
+        pair.target.run("update t set a = 'other' where id = 7 and is_current = true")
+        assert pair.found(mapping=scd2) == [("different", "7", ("a",))]
+
+
+@pytest.mark.parametrize("target", ["postgresql", "sqlite"])
+def test_what_a_merge_keeps_is_no_fault(make_database: Callable[[str], Database], target: str) -> None:
+    source = make_database("postgresql")
+    fill(source)
+    source.run("alter table t add gone boolean", "update t set gone = id in (1, 2)")
+    pair = Pair(source, make_database(target))
+    merge = {"mode": "merge", "soft_delete_column": "gone"}
+    with closing(connect(pair.source.config)) as reads, closing(connect(pair.target.config)) as writes:
+        load(reads, writes, make_mapping(source_table="t", target_table="t", **merge))
+    assert pair.found(mapping=merge) == []
+
+    pair.source.run("delete from t where id = 3")
+    report = pair.verify(mapping=merge)
+    assert report.passed
+    assert [(one.kind, one.key) for one in report.differences] == [("extra", ("3",))]
+    assert "which the load mode keeps" in report.description
+    assert not pair.verify(mapping={**merge, "delete_missing": True}).passed
+    pair.target.run("update t set a = null where id = 5")
+    assert not pair.verify(mapping=merge).passed
+
+
+def test_a_computed_field_is_compared_where_it_can_be_computed(make_database: Callable[[str], Database]) -> None:
+    fields = {
+        "column_mappings": [
+            {"type": "direct", "source_columns": ["id"], "target_fields": ["id"]},
+            {"type": "expression", "expression": "upper(a) || '-' || id", "target_fields": ["shout"]},
+            {"type": "hash", "source_columns": ["b"], "target_fields": ["masked"]},
+        ]
+    }
+    for source, target, place in (
+        ("postgresql", "postgresql", "database"),
+        ("postgresql", "duckdb", "database"),
+        ("sqlite", "duckdb", "here"),
+    ):
+        pair = make_pair(make_database, source, target, **fields)
+        report = pair.verify(mapping=fields)
+        assert (report.passed, report.source.computed_in) == (True, place)
+        pair.target.run("update t set masked = 'x' where id = 9")
+        assert pair.found(mapping=fields) == [("different", "9", ("masked",))]
+
+
+@pytest.mark.parametrize("target", ["postgresql", "duckdb"])
+def test_rows_in_quarantine_are_not_missed(make_database: Callable[[str], Database], target: str) -> None:
+    pair = Pair(make_database("postgresql"), make_database(target))
+    rows = "('1', 1), ('two', 2), ('3', 3), ('4', 4), ('4', 5), ('6', 6)"
+    pair.source.run("create table t (code text, n int)", f"insert into t values {rows}")
+    schema = make_schema("code", code="integer", n="integer")
+    mapping = make_mapping(source_table="t", target_table="t", target_schema="schema", on_bad_row="quarantine")
+    with closing(connect(pair.source.config)) as source, closing(connect(pair.target.config)) as writes:
+        load(source, writes, mapping, schema)
+        report = verify_content(ContentRequest(mapping, schema, source, writes))
+        assert (report.passed, report.source.rows, report.target.rows, report.set_aside) == (True, 5, 3, 2)
+        pair.target.run("delete from t where code = 6")
+        report = verify_content(ContentRequest(mapping, schema, source, writes))
+    assert [(one.kind, one.key) for one in report.differences] == [("missing", ("6",))]
+
+
+@pytest.mark.parametrize("target", FAMILIES)
+def test_without_a_key_rows_are_counted(make_database: Callable[[str], Database], target: str) -> None:
+    pair = Pair(make_database("postgresql"), make_database(target))
+    pair.source.run("create table t (a text, n int)", "insert into t values ('x', 1), ('x', 1), (null, 2), ('', null)")
+    with closing(connect(pair.source.config)) as reads, closing(connect(pair.target.config)) as writes:
+        load(reads, writes, make_mapping(source_table="t", target_table="t"))
+    assert pair.verify().passed
+    pair.target.run("update t set n = 3 where n = 2")
+    report = pair.verify()
+    assert (report.missing, report.extra, report.different, report.key) == (1, 1, 0, ())
+    pair.target.run("update t set n = 2 where n = 3", "insert into t values ('x', 1)")
+    assert (pair.verify().missing, pair.verify().extra) == (0, 1)
+
+
+def test_values_are_shown_only_if_asked_for(make_database: Callable[[str], Database]) -> None:
+    pair = make_pair(make_database, "postgresql", "sqlite")
+    pair.target.run("update t set x = 1.5, a = 'changed' where id = 7")
+    assert "changed" not in repr(pair.verify()) + pair.verify().description + repr(pair.verify().to_dict())
+    (difference,) = pair.verify(show_values=True).differences
+    assert [(one.column, one.source, one.target) for one in difference.columns] == [
+        ("a", "text 7", "changed"),
+        ("x", "7.1", "1.5"),
+    ]
+
+
+def test_what_cannot_be_compared_says_so(make_database: Callable[[str], Database]) -> None:
+    pair = Pair(make_database("postgresql"), make_database("postgresql"))
+    fill(pair.source)
+    with pytest.raises(TargetMismatchError, match="the target has no table t"):
+        pair.verify()
+
+
+def test_ranges_are_split_until_they_are_small(
+    make_database: Callable[[str], Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(content, "FIRST_BITS", 1)
+    monkeypatch.setattr(content, "RANGE_ROWS", 50)
+    monkeypatch.setattr(content, "READ_ROWS", 400)
+    pair = Pair(make_database("postgresql"), make_database("duckdb"))
+    pair.source.run("create table t (id int primary key, a text)")
+    pair.source.run("insert into t select i, 'text ' || i from generate_series(1, 5000) as i")
+    with closing(connect(pair.source.config)) as reads, closing(connect(pair.target.config)) as writes:
+        load(reads, writes, make_mapping(source_table="t", target_table="t"))
+    pair.target.run("update t set a = 'other' where id in (17, 4001)", "delete from t where id = 2500")
+    expected = [("different", "17", ("a",)), ("missing", "2500", ()), ("different", "4001", ("a",))]
+    assert pair.found() == expected
+
+    pair.target.run("update t set a = 'all'")
+    report = pair.verify(limit=5)
+    assert not report.complete
+    assert not report.passed
+    assert len(report.differences) == 5
+    assert 300 < report.different < 450
+    assert "at least" in report.description
