@@ -24,6 +24,7 @@ class StallingProxy:
         self._generation = 0
         self._stalled_before = 0
         self._is_closed = False
+        self._lock = threading.Lock()
         self.forwarded_bytes = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -39,23 +40,40 @@ class StallingProxy:
 
     def close(self) -> None:
         """Close everything."""
-        self._is_closed = True
-        self._listener.close()
-        for stream in self._sockets:
-            with contextlib.suppress(OSError):
-                stream.shutdown(socket.SHUT_RDWR)
-            stream.close()
+        with self._lock:
+            self._is_closed = True
+            self._listener.close()
+            for stream in self._sockets:
+                with contextlib.suppress(OSError):
+                    stream.shutdown(socket.SHUT_RDWR)
+                stream.close()
 
     def _accept(self) -> None:
         while True:
             try:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._upstream_port))
             except OSError:
                 return
-            self._sockets += [client, server]
+            if not self._keep(client):
+                return
+            try:
+                server = socket.create_connection(("127.0.0.1", self._upstream_port))
+            except OSError:
+                client.shutdown(socket.SHUT_RDWR)
+                continue
+            if not self._keep(server):
+                return
             for ends in ((client, server), (server, client)):
                 threading.Thread(target=self._forward, args=(*ends, self._generation), daemon=True).start()
+
+    def _keep(self, stream: socket.socket) -> bool:
+        """Have `close` close a socket; closes it at once, and says False, when that has been."""
+        with self._lock:
+            if self._is_closed:
+                stream.close()
+                return False
+            self._sockets.append(stream)
+            return True
 
     def _forward(self, source: socket.socket, sink: socket.socket, generation: int) -> None:
         try:

@@ -15,7 +15,7 @@ from synqx_dagster.connectors.mysql_errors import wrap_connect_error
 from synqx_dagster.connectors.mysql_tls import SSL_MODES, TLS_OPTIONS, choose, tls_arguments
 from synqx_dagster.connectors.network import Endpoint, check_addresses, locate, open_socket, policy_of
 from synqx_dagster.connectors.protocol import ConnectionConfig
-from synqx_dagster.connectors.silence import DEFAULT_SILENCE_SECONDS, Verdict
+from synqx_dagster.connectors.silence import DEFAULT_SILENCE_SECONDS
 from synqx_dagster.connectors.ssh_tunnel import check_tunnel, why_unreachable
 from synqx_dagster.connectors.tls import check_tls
 from synqx_dagster.errors import ConfigurationError
@@ -120,7 +120,7 @@ def connect(config: ConnectionConfig, *, timeout_seconds: float | None = None) -
         HostRefusedError: The operator's lists forbid its host.
         ConfigurationError: A file for TLS cannot be used.
     """
-    from synqx_dagster.connectors.mysql_watch import TimeLimits, ask, identify
+    from synqx_dagster.connectors.mysql_watch import TimeLimits, ask, identify, terminate
 
     options = config.options
     connect_timeout = timeout_seconds or float(options.get("connect_timeout_seconds", DEFAULT_CONNECT_TIMEOUT_SECONDS))
@@ -134,10 +134,10 @@ def connect(config: ConnectionConfig, *, timeout_seconds: float | None = None) -
     thread = identify(connection)
     ask_timeout = max(1.0, min(connect_timeout, silence))
 
-    def question() -> Verdict:
-        return ask(lambda: _open(config, ask_timeout), thread)
+    def open_another() -> Any:
+        return _open(config, ask_timeout)
 
-    connection.start_watch(limits, question)
+    connection.start_watch(limits, lambda: ask(open_another, thread), lambda: terminate(open_another, thread))
     return connection  # type: ignore[no-any-return]  # what is used of the driver is not in its stubs
 
 

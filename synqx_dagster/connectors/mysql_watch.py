@@ -7,7 +7,9 @@ is asked of the server.
 
 from __future__ import annotations
 
+import contextlib
 import io
+import select
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,7 +61,7 @@ def identify(connection: Any) -> Thread:
 
 
 def ask(open_connection: Callable[[], Any], thread: Thread) -> Verdict:
-    """What became of a session, asked on another connection, which is bounded in time."""
+    """What became of a session, asked on another connection, which is bounded in time; ends one that is lost."""
     try:
         connection = open_connection()
     except RetryableError as error:
@@ -74,10 +76,28 @@ def ask(open_connection: Callable[[], Any], thread: Thread) -> Verdict:
             server = tuple(cursor.fetchone())
             cursor.execute("SHOW PROCESSLIST")
             found = {int(row[0]): row for row in cursor.fetchall()}.get(thread.number)
+            return _judge(found, thread, server)
     except pymysql.err.Error:
         return "unreachable"
     finally:
         connection.close()
+
+
+def terminate(open_connection: Callable[[], Any], thread: Thread) -> None:
+    """End a session that was given up: its server waits for us for long, and with it whoever waits for its locks."""
+    if thread.is_pooled:
+        return
+    with (
+        contextlib.suppress(SynqxError, pymysql.err.Error),
+        contextlib.closing(open_connection()) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute("SELECT @@hostname, @@port")
+        if tuple(cursor.fetchone()) == thread.server:
+            cursor.execute(f"KILL {thread.number}")
+
+
+def _judge(found: tuple[Any, ...] | None, thread: Thread, server: tuple[object, ...]) -> Verdict:
     if thread.is_pooled or server != thread.server:
         return "unknown"
     if found is None:
@@ -99,18 +119,24 @@ class WatchedMysqlConnection(pymysql.connections.Connection):  # type: ignore[ty
 
     _limits: TimeLimits | None = None
 
-    def start_watch(self, limits: TimeLimits, question: Callable[[], Verdict]) -> None:
-        """Watch all calls from now on; nothing may be on its way."""
+    def start_watch(self, limits: TimeLimits, question: Callable[[], Verdict], on_lost: Callable[[], None]) -> None:
+        """Watch all calls from now on; nothing may be on its way. For the callables see `silence.Watch`."""
         self._limits = limits
-        self._question = question
+        self.question = question
+        self.on_lost = on_lost
         wake_after = [seconds for seconds in (limits.silence, limits.read, limits.write) if seconds > 0]
         self._read_timeout = self._write_timeout = self._current_timeout = min(wake_after, default=None)
         self._sock.settimeout(self._read_timeout)
         self._rfile = io.BufferedReader(_Incoming(self), _BUFFER_BYTES)
 
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        descriptor: int = self._sock.fileno()
+        return descriptor
+
     def receive_into(self, buffer: memoryview) -> int:
         """The next bytes from the server; 0 when it has closed the connection."""
-        patience = _Patience(self, self._limits.read if self._limits is not None else 0)
+        patience = _Patience(self, self._limits.read if self._limits is not None else 0, select.POLLIN)
         while True:
             try:
                 count: int = self._sock.recv_into(buffer)
@@ -124,7 +150,7 @@ class WatchedMysqlConnection(pymysql.connections.Connection):  # type: ignore[ty
             super()._write_bytes(data)  # type: ignore[misc, unused-ignore]  # not in the stubs
             return
         rest = memoryview(data)
-        patience = _Patience(self, self._limits.write)
+        patience = _Patience(self, self._limits.write, select.POLLOUT)
         try:
             while rest:
                 try:
@@ -142,8 +168,9 @@ class WatchedMysqlConnection(pymysql.connections.Connection):  # type: ignore[ty
 class _Patience:
     """Of one wait: how long it has lasted, and whether it is worth going on."""
 
-    def __init__(self, connection: WatchedMysqlConnection, limit_seconds: float) -> None:
+    def __init__(self, connection: WatchedMysqlConnection, limit_seconds: float, event: int) -> None:
         self._connection = connection
+        self._event = event
         self._limit_seconds = limit_seconds
         self._start = self._asked = time.monotonic()
         self._times_unreachable = 0
@@ -167,13 +194,19 @@ class _Patience:
         # The system wakes us a moment early.
         if limits.silence <= 0 or now - self._asked < limits.silence * 0.9:
             return
-        verdict = self._connection._question()
+        verdict = self._connection.question()
         self._times_unreachable = self._times_unreachable + 1 if verdict == "unreachable" else 0
-        # One failed question may be a busy server.
-        if verdict == "lost" or self._times_unreachable > 1:
+        # One failed question may be a busy server, and the answer may have been on its way while we asked.
+        if (verdict == "lost" or self._times_unreachable > 1) and not self._is_ready(min(0.5, limits.silence / 4)):
+            self._connection.on_lost()
             raise TimeoutError(f"the server was silent for {now - self._asked:.3g} s, and the session is lost")
         if verdict != "unreachable":
             self._asked = time.monotonic()
+
+    def _is_ready(self, seconds: float) -> bool:
+        poller = select.poll()
+        poller.register(self._connection.fileno(), self._event)
+        return bool(poller.poll(seconds * 1000))
 
 
 class _Incoming(io.RawIOBase):

@@ -76,6 +76,14 @@ _CANONICAL_SETTINGS = {
 }
 
 
+#: So that the server, too, ends the sessions of a client that is gone; nothing on a Unix socket.
+_SERVER_KEEPALIVES = {
+    "tcp_keepalives_idle": str(KEEPALIVE_IDLE_SECONDS),
+    "tcp_keepalives_interval": str(KEEPALIVE_INTERVAL_SECONDS),
+    "tcp_keepalives_count": str(KEEPALIVE_COUNT),
+}
+
+
 def check_options(options: Mapping[str, OptionValue]) -> list[str]:
     """What is wrong with a connection's options."""
     problems = []
@@ -173,7 +181,11 @@ def settings_sql(config: ConnectionConfig, *, local: bool, statement_timeout_sec
         "lock_timeout": float(options.get("lock_timeout_seconds", LOCK_TIMEOUT_SECONDS)),
         "idle_in_transaction_session_timeout": float(options.get("idle_timeout_seconds", IDLE_TIMEOUT_SECONDS)),
     }
-    values = {**_CANONICAL_SETTINGS, **{name: f"{int(value * 1000)}ms" for name, value in seconds.items()}}
+    values = {
+        **_CANONICAL_SETTINGS,
+        **({} if local else _SERVER_KEEPALIVES),
+        **{name: f"{int(value * 1000)}ms" for name, value in seconds.items()},
+    }
     calls = (f"pg_catalog.set_config('{name}', '{value}', {str(local).lower()})" for name, value in values.items())
     return "SELECT " + ", ".join(calls)
 
@@ -216,7 +228,13 @@ def connect(config: ConnectionConfig) -> Any:
     """
     import psycopg2
 
-    from synqx_dagster.connectors.postgresql_watch import BACKEND_COLUMNS, WatchedConnection, identify
+    from synqx_dagster.connectors.postgresql_watch import (
+        BACKEND_COLUMN_COUNT,
+        BACKEND_COLUMNS,
+        WatchedConnection,
+        end_orphans,
+        identify,
+    )
 
     timeout_seconds = connect_timeout_of(config)
     endpoint, parameters = prepare(config, timeout_seconds=timeout_seconds)
@@ -232,7 +250,8 @@ def connect(config: ConnectionConfig) -> Any:
         connection.autocommit = True
         with connection.cursor() as cursor:
             cursor.execute(f"{settings_sql(config, local=False)}, {BACKEND_COLUMNS}")
-            backend = identify(cursor.fetchone()[-4:], connection.info.backend_pid)
+            backend = identify(cursor.fetchone()[-BACKEND_COLUMN_COUNT:], connection.info.backend_pid)
+            end_orphans(cursor, backend)
     connection.start_watch(silence_timeout_of(config), backend, _make_sideline(config))
     return connection
 

@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import os
 import socket
-import time
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,13 +25,19 @@ from synqx_dagster.connectors.queries import load_query
 from synqx_dagster.connectors.silence import PausingReader, Verdict, Watch
 from synqx_dagster.errors import RetryableError, SynqxError
 
-#: How much older a session may seem to its server than to us.
-_SLACK_SECONDS = 30.0
-
-#: A query for the columns of `Backend`, for the end of a SELECT.
+#: A query for the columns of `Backend`, for the end of a SELECT. Times as numbers: their text depends on the session.
 BACKEND_COLUMNS = (
-    "pg_catalog.pg_backend_pid(), pg_catalog.inet_server_addr()::text, pg_catalog.inet_server_port(),"
-    " pg_catalog.pg_postmaster_start_time()::text"
+    "pg_catalog.pg_backend_pid(),"
+    " (select extract(epoch from backend_start)::text"
+    " from pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid())),"
+    " pg_catalog.inet_server_addr()::text, pg_catalog.inet_server_port(),"
+    " extract(epoch from pg_catalog.pg_postmaster_start_time())::text"
+)
+BACKEND_COLUMN_COUNT = 5
+
+_TERMINATE = (
+    "select pg_catalog.pg_terminate_backend(pid) from pg_catalog.pg_stat_activity"
+    " where pid = %s and extract(epoch from backend_start)::text = %s"
 )
 
 
@@ -45,14 +51,15 @@ class Backend:
 
     Attributes:
         pid: Of the server's process.
+        started: When it was, as the server tells it: numbers of processes come again.
         server: Address, port and start of the server, so that another one behind the same name is not taken for it.
         is_pooled: A pooler stands in between: which process serves us changes, so it cannot be asked about.
     """
 
     pid: int
+    started: str
     server: tuple[object, ...]
     is_pooled: bool
-    connected_at: float
 
 
 def identify(row: tuple[Any, ...], announced_pid: int | None) -> Backend:
@@ -64,7 +71,22 @@ def identify(row: tuple[Any, ...], announced_pid: int | None) -> Backend:
     """
     pid = int(row[0])
     is_pooled = announced_pid is not None and announced_pid != pid
-    return Backend(pid, tuple(row[1:4]), is_pooled, time.monotonic())
+    return Backend(pid, str(row[1]), tuple(row[2:]), is_pooled)
+
+
+#: Sessions that were given up while their server could not be told, by server. They may hold locks there.
+_orphans: dict[tuple[object, ...], list[Backend]] = {}
+_orphans_lock = threading.Lock()
+
+
+def end_orphans(cursor: Any, backend: Backend) -> None:
+    """End the sessions at a server that this process has given up without its knowing; ends none twice."""
+    if not _orphans:
+        return
+    with _orphans_lock:
+        orphans = _orphans.pop(backend.server, [])
+    for orphan in orphans:
+        cursor.execute(_TERMINATE, (orphan.pid, orphan.started))
 
 
 @dataclass(frozen=True)
@@ -89,6 +111,17 @@ class Sideline:
         except (psycopg2.Error, SynqxError, TimeoutError):
             return False
 
+    def terminate(self, backend: Backend) -> None:
+        """End a session that was given up; if that cannot be done now, when the server is next connected to."""
+        if backend.is_pooled:
+            return
+        try:
+            with contextlib.closing(self.open_connection()) as asked:
+                asked.fetch(f"select count(*) from ({_TERMINATE}) as ended", (backend.pid, backend.started))
+        except (psycopg2.Error, SynqxError, TimeoutError):
+            with _orphans_lock:
+                _orphans.setdefault(backend.server, []).append(backend)
+
     def ask(self, backend: Backend) -> Verdict:
         """What became of a session."""
         try:
@@ -105,13 +138,11 @@ class Sideline:
 
 
 def _judge(row: tuple[Any, ...], backend: Backend) -> Verdict:
-    state, wait_type, wait_event, age_seconds, *server = row
+    state, wait_type, wait_event, started, *server = row
     if backend.is_pooled or tuple(server[:2]) != backend.server[:2]:
         return "unknown"
-    if server[2] != backend.server[2] or age_seconds is None:
-        return "lost"  # The server was restarted, or has no such session.
-    if float(age_seconds) < time.monotonic() - backend.connected_at - _SLACK_SECONDS:
-        return "lost"  # Another session has its number now.
+    if server[2] != backend.server[2] or started != backend.started:
+        return "lost"  # The server was restarted, has no such session, or another one with its number.
     if state is None or state == "disabled":
         return "unknown"
     waits_for_us = wait_type == "Client" and wait_event in ("ClientRead", "ClientWrite")
@@ -135,7 +166,7 @@ class WatchedConnection(psycopg2_connection):
     def start_watch(self, limit_seconds: float, backend: Backend, sideline: Sideline) -> None:
         """Watch all calls from now on."""
         stream = socket.socket(fileno=os.dup(self.fileno()))
-        self.watch = Watch(stream, limit_seconds, lambda: sideline.ask(backend))
+        self.watch = Watch(stream, limit_seconds, lambda: sideline.ask(backend), lambda: sideline.terminate(backend))
         self._backend, self._sideline = backend, sideline
         weakref.finalize(self, self.watch.close)
 
@@ -252,7 +283,10 @@ class AdbcWatch:
         except BaseException:
             stream.close()
             raise
-        self._watch = Watch(stream, self._limit_seconds, lambda: self._sideline.ask(backend))
+        sideline = self._sideline
+        self._watch = Watch(
+            stream, self._limit_seconds, lambda: sideline.ask(backend), lambda: sideline.terminate(backend)
+        )
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:

@@ -47,16 +47,21 @@ class Watch:
         stream: A duplicate of the connection's socket, which the watch owns and `close` closes.
         limit_seconds: Nothing may move for so long before the server is asked; 0 for no watch.
         ask: Asks the server what the session is doing; called in a thread of its own, answers in bounded time.
+        on_lost: Called in that thread when the session was given up, which the server need not know.
     """
 
-    def __init__(self, stream: socket.socket, limit_seconds: float, ask: Callable[[], Verdict]) -> None:
+    def __init__(
+        self, stream: socket.socket, limit_seconds: float, ask: Callable[[], Verdict], on_lost: Callable[[], None]
+    ) -> None:
         self.limit_seconds = limit_seconds
         #: Stays when the watch is closed, for messages.
         self.asked_after_seconds = limit_seconds
         self.tripped = False
         self._stream = stream
         self._ask = ask
-        self._lock = threading.Lock()
+        self._on_lost = on_lost
+        # A garbage collection within it may close this very watch.
+        self._lock = threading.RLock()
         #: Number of the wait that goes on, 0 for none; even the same call waits anew after it was our turn.
         self._wait = 0
         self._waits = 0
@@ -150,6 +155,8 @@ class Watch:
                     self.tripped = True
                     with contextlib.suppress(OSError):
                         self._stream.shutdown(socket.SHUT_RDWR)
+            if self.tripped:
+                self._on_lost()
         finally:
             self._is_asking = False
 

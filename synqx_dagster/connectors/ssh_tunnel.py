@@ -27,9 +27,17 @@ KEEPALIVE_COUNT = 3
 
 _LOOPBACK = "127.0.0.1"
 
-_lock = threading.Lock()
+
+class _Slot:
+    """Where a connector's tunnel is kept; the lock is held while it opens."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.tunnel: Tunnel | None = None
+
+
 #: By process and config: a child inherits the table, and not the threads that serve its tunnels.
-_tunnels: dict[tuple[int, int], Tunnel] = {}
+_slots: dict[tuple[int, int], _Slot] = {}
 
 
 def tunnel_of(config: ConnectionConfig, host: str, port: int, *, timeout_seconds: float) -> Tunnel:
@@ -41,34 +49,42 @@ def tunnel_of(config: ConnectionConfig, host: str, port: int, *, timeout_seconds
         DriverMissingError: The SSH library is not installed.
     """
     key = (os.getpid(), id(config))
-    with _lock:
-        tunnel = _tunnels.get(key)
+    slot = _Slot()
+    if (found := _slots.setdefault(key, slot)) is slot:
+        weakref.finalize(config, _forget, key)
+    with found.lock:
+        tunnel = found.tunnel
         if tunnel is None or not tunnel.is_open:
-            if tunnel is None:
-                weakref.finalize(config, _forget, key)
-            else:
+            if tunnel is not None:
                 tunnel.close()
-            _tunnels[key] = tunnel = Tunnel(config, host, port, timeout_seconds=timeout_seconds)
+            found.tunnel = tunnel = Tunnel(config, host, port, timeout_seconds=timeout_seconds)
         return tunnel
 
 
 def close_tunnel(config: ConnectionConfig) -> None:
     """Close a connector's tunnel, and with it what goes through; silent when none is open."""
-    _forget((os.getpid(), id(config)))
+    tunnel = find_tunnel(config)
+    if tunnel is not None:
+        tunnel.close()
+
+
+def find_tunnel(config: ConnectionConfig) -> Tunnel | None:
+    """The tunnel that a connector has opened last; None without."""
+    slot = _slots.get((os.getpid(), id(config)))
+    return slot.tunnel if slot is not None else None
 
 
 def why_unreachable(config: ConnectionConfig) -> ConnectionFailedError | None:
     """What the SSH server says when asked for the database once more; None when it can reach it, or is gone."""
-    tunnel = _tunnels.get((os.getpid(), id(config)))
+    tunnel = find_tunnel(config)
     return tunnel.why_unreachable() if tunnel is not None else None
 
 
 def _forget(key: tuple[int, int]) -> None:
-    if key[0] == os.getpid():
-        with _lock:
-            tunnel = _tunnels.pop(key, None)
-        if tunnel is not None:
-            tunnel.close()
+    # Runs wherever memory runs short, a tunnel's own thread and the middle of `tunnel_of` included: no lock, no wait.
+    slot = _slots.pop(key, None)
+    if slot is not None and slot.tunnel is not None and key[0] == os.getpid():
+        slot.tunnel.ask_to_close()
 
 
 def check_tunnel(settings: SshTunnelConfig) -> list[str]:
@@ -127,13 +143,17 @@ class Tunnel:
 
     def close(self) -> None:
         """Close the port and the SSH connection; waits for its thread."""
+        self.ask_to_close()
+        if self._thread is not threading.current_thread():
+            self._thread.join(self._timeout_seconds)
+
+    def ask_to_close(self) -> None:
+        """As `close`, without waiting."""
         loop, stop = self._loop, self._stop
         if loop is not None and stop is not None and self._thread.is_alive():
             # The loop may end between the question and the call.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(stop.set)
-        if self._thread is not threading.current_thread():
-            self._thread.join(self._timeout_seconds)
 
     def why_unreachable(self) -> ConnectionFailedError | None:
         """Ask the SSH server for the database once more, for what it says."""
