@@ -22,16 +22,17 @@ _INDEXES_SQL = """
 SELECT expressions FROM duckdb_indexes()
 WHERE database_name = current_database() AND schema_name = ? AND table_name = ? AND is_unique
 """
-#: DuckDB gives an index's expressions as one text; only plain names in it are understood.
-_PLAIN_NAMES = re.compile(r"\[([A-Za-z_]\w*(?:, [A-Za-z_]\w*)*)\]")
+#: DuckDB gives an index's expressions as one text, ``['"name"', id]``; only columns in it are understood.
+_NAME = r"""(?:'"[^"']+"'|[A-Za-z_]\w*)"""
+_NAMES = re.compile(rf"\[({_NAME}(?:, {_NAME})*)\]")
 
 
 def find_unique_keys(fetch_all: FetchAll, table: TableName, schema: str) -> tuple[tuple[str, ...], ...]:
     """Columns of each unique index; the primary key first."""
     keys = [tuple(map(str, names)) for (names,) in fetch_all(_KEYS_SQL, (schema, table.name))]  # type: ignore[call-overload]  # a list of names
     for (expressions,) in fetch_all(_INDEXES_SQL, (schema, table.name)):
-        if match := _PLAIN_NAMES.fullmatch(str(expressions)):
-            keys.append(tuple(match[1].split(", ")))
+        if match := _NAMES.fullmatch(str(expressions)):
+            keys.append(tuple(name.strip("'\"") for name in re.findall(_NAME, match[1])))
     return tuple(keys)
 
 

@@ -131,7 +131,9 @@ class Capabilities:
         secures_network: Understands a connection's ``tls`` and ``ssh_tunnel``; elsewhere they are refused.
         snapshot_reads: All statements of a read session see the same rows; elsewhere each sees its own.
         limit_clause: A query may end with ``LIMIT n``.
+        merges: Takes the load modes that match rows by a key (`WriteSession.publish_merge` and `publish_history`).
         has_objects: Tables may have views, indexes and defaults; elsewhere a table is its rows alone.
+        alters: Changes of a column that a table with rows may undergo; see `transfer.alter`.
     """
 
     reads: bool = True
@@ -147,7 +149,9 @@ class Capabilities:
     secures_network: bool = False
     snapshot_reads: bool = True
     limit_clause: bool = True
+    merges: bool = True
     has_objects: bool = True
+    alters: frozenset[Literal["add", "retype", "allow_null"]] = frozenset()
 
 
 # --- reports ------------------------------------------------------------------------------------------------

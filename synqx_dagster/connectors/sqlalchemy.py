@@ -58,6 +58,7 @@ class SqlalchemyConnector:
         isolation = config.options.get("isolation_level", self._facts.read_isolation)
         self.capabilities = replace(
             self._facts.capabilities,
+            merges=False,
             secures_network=secures_network(drivername_of(config)),
             snapshot_reads=self._facts.capabilities.snapshot_reads and keeps_snapshot(self._facts, isolation),
         )

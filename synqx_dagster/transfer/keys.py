@@ -15,12 +15,21 @@ from synqx_dagster.transfer.compatibility import fit_columns
 from synqx_dagster.transfer.facts import Facts
 
 
-def choose_key(mapping: Mapping, schema: Schema | None, compiled: CompiledMapping, facts: Facts) -> tuple[str, ...]:
+def choose_key(
+    mapping: Mapping, schema: Schema | None, compiled: CompiledMapping, facts: Facts, target: Connector
+) -> tuple[str, ...]:
     """The key of a merge or a history: the mapping's, else the schema's, the target's or the source's primary key.
 
     Raises:
-        PlanError: There is none, the mapping does not fill it, or values of its type cannot be compared.
+        PlanError: There is none, the mapping does not fill it, values of its type cannot be compared, or the target
+            does not merge.
     """
+    if not target.capabilities.merges:
+        raise PlanError(
+            f"mapping {mapping.name!r}: the connection {mapping.target_connection!r} ({target.db_type}) does not take"
+            f" the mode {mapping.mode}",
+            hint="load by replace or append, or through a connector of the database's own",
+        )
     schema = mapping.filled_part(schema)
     kept = mapping.history.names if mapping.mode == "scd2" else ()
     target_key = tuple(name for name in primary_key_of(facts.target_columns or ()) if name not in kept)

@@ -5,22 +5,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from synqx_dagster.connectors.protocol import Connector, CopyReadSession, ReadSession
-from synqx_dagster.errors import SourceChangedError, TargetMismatchError
 from synqx_dagster.mapping.compile import CompiledField, CompiledMapping, Pushdown, Violation, compile_mapping
 from synqx_dagster.mapping.contract import DOES_NOT_FIT
 from synqx_dagster.model.mapping import KEYED_MODES, LoadMode, Mapping
 from synqx_dagster.model.schema import Schema
 from synqx_dagster.model.table import Column, TableName, primary_key_of
-from synqx_dagster.transfer.compatibility import check_names, fit_columns, is_plain_text, same_bytes
+from synqx_dagster.transfer.alter import ColumnChange
+from synqx_dagster.transfer.compatibility import is_plain_text, same_bytes
+from synqx_dagster.transfer.evolve import apply_to
 from synqx_dagster.transfer.facts import SOURCE_ALIAS, Facts, describe_source, relation_sql
-from synqx_dagster.transfer.keys import choose_key, describe_indexes, history_columns, is_unique
+from synqx_dagster.transfer.keys import choose_key, history_columns, is_unique
 from synqx_dagster.transfer.limits import length_predicate, most_characters
 from synqx_dagster.transfer.result import Lane
+from synqx_dagster.transfer.target import fit_target, plan_schema_changes, spell
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,6 +61,7 @@ class LoadPlan:
         count_sql: Counts the source's rows on its own; None where that would run a query twice.
         key_columns: The source's key, for the quarantine.
         enforced_key: The target's own primary key guarantees `primary_key`.
+        schema_changes: What happens to the target's columns before rows come, as the policy of its evolution allows.
         window: What a mapping with a cursor reads this time, in words; None without a cursor.
         deleted_flag: The staging table's extra column that says which rows the source has marked as deleted.
         history_columns: The target's columns that hold validity, in the order of `HistoryColumns.names`.
@@ -87,6 +90,7 @@ class LoadPlan:
     compiled: CompiledMapping = field(repr=False, compare=False)
     differences: tuple[str, ...] = ()
     window: str | None = None
+    schema_changes: tuple[ColumnChange, ...] = ()
     deleted_flag: Column | None = None
     history_columns: tuple[Column, ...] = ()
     unique_key: bool = False
@@ -126,6 +130,7 @@ class LoadPlan:
             "read_sql": self.read_sql,
             "transform_sql": self.transform_sql,
             "bad_rows_sql": self.bad_rows.sql if self.bad_rows else None,
+            "schema_changes": [str(change) for change in self.schema_changes],
             "differences": list(self.differences),
         }
 
@@ -154,10 +159,14 @@ def make_plan(
     """Decide how a load runs. `read` spells expressions, and describes those that only the source can compute."""
     compiled = _compile(mapping, schema, source, read, facts.source_columns)
     if mapping.mode in KEYED_MODES:
-        compiled = compiled.keyed_by(choose_key(mapping, schema, compiled, facts))
+        compiled = compiled.keyed_by(choose_key(mapping, schema, compiled, facts, target))
+    changes = plan_schema_changes(mapping, schema, compiled, facts, target)
+    if facts.target_columns is not None:
+        # From here on the target is what it will be when rows come.
+        facts = replace(facts, target_columns=apply_to(facts.target_columns, changes))
     compiled = compiled.requiring({column.name for column in facts.target_columns or () if not column.nullable})
-    columns, differences = _target_columns(mapping, compiled, facts, target)
-    flag = _spelt(compiled.fields[-1].column, target) if compiled.has_deleted_flag else None
+    columns, differences = fit_target(mapping, compiled, facts, target)
+    flag = spell(compiled.fields[-1].column, target) if compiled.has_deleted_flag else None
     staged = columns if flag is None else (*columns, flag)
     relation = relation_sql(mapping, source, facts.predicates)
     lane, reason, pushdown = _choose_lane(mapping, compiled, staged, source, target, read)
@@ -184,6 +193,7 @@ def make_plan(
         "source_columns": facts.source_columns,
         "differences": differences,
         "compiled": compiled,
+        "schema_changes": changes,
         "deleted_flag": flag,
         "history_columns": history_columns(mapping, facts, target),
         "unique_key": mapping.mode == "merge" and is_unique(primary_key, facts, creates=creates),
@@ -241,68 +251,7 @@ def plan_preview(mapping: Mapping, schema: Schema | None, source: Connector, rea
     )
 
 
-# --- the target --------------------------------------------------------------------------------------------------
-
-
-def _target_columns(
-    mapping: Mapping, compiled: CompiledMapping, facts: Facts, target: Connector
-) -> tuple[tuple[Column, ...], tuple[str, ...]]:
-    wanted = [compiled_field.column for compiled_field in compiled.target_fields]
-    kept = mapping.history.names if mapping.mode == "scd2" else ()
-    check_names(mapping.target.name, [*(column.name for column in wanted), *kept], target)
-    if facts.target_columns is None:
-        return tuple(_spelt(column, target) for column in wanted), ()
-    existing = tuple(column for column in facts.target_columns if column.name not in kept)
-    columns, differences = fit_columns(wanted, existing, target)
-    if differences:
-        listing = "\n".join(f"  {difference}" for difference in differences)
-        raise TargetMismatchError(
-            f"mapping {mapping.name!r}: the table {mapping.target} exists, and its columns do not fit:\n{listing}",
-            hint="change the mapping or its schema, or alter or rename the table",
-            table=str(mapping.target),
-        )
-    filled = {column.name for column in columns}
-    _check_vanished(mapping, existing, filled)
-    left = tuple(f"{column.name}: in the table only; not filled" for column in existing if column.name not in filled)
-    if mapping.mode in KEYED_MODES:
-        return columns, (*left, *describe_indexes(mapping, compiled.primary_key, facts))
-    if compiled.primary_key and primary_key_of(facts.target_columns) != compiled.primary_key:
-        left = (
-            *left,
-            f"primary key: the mapping says ({', '.join(compiled.primary_key)}); checked, not enforced",
-        )
-    return columns, left
-
-
-def _check_vanished(mapping: Mapping, existing: Sequence[Column], filled: Collection[str]) -> None:
-    """A mirror fills all of its table; what it no longer finds at the source would become NULL in every row.
-
-    Raises:
-        SourceChangedError: Names the columns.
-    """
-    if mapping.column_mappings or mapping.target_schema is not None:
-        return
-    vanished = [
-        column.name for column in existing if column.name not in filled and not (column.generated or column.has_default)
-    ]
-    if vanished:
-        names = ", ".join(repr(name) for name in vanished)
-        raise SourceChangedError(
-            f"mapping {mapping.name!r}: the source has no column {names}, which the table {mapping.target} has",
-            hint="drop the column from the table or give it a default; or list the columns to load by column_mappings",
-            table=str(mapping.target),
-        )
-
-
-def _spelt(column: Column, target: Connector) -> Column:
-    return Column(
-        column.name,
-        column.data_type,
-        column.nullable,
-        target.native_type(column),
-        target.dialect,
-        column.key_position,
-    )
+# --- the strategy -------------------------------------------------------------------------------------------------
 
 
 def _count_sql(mapping: Mapping, source: Connector, relation: str) -> str | None:
