@@ -189,6 +189,11 @@ def _draw_plan(output: Output, mapping: Mapping, found: dict[str, Any]) -> None:
     _draw_sql(output, "transforms (DuckDB)", found["transform_sql"])
     _draw_sql(output, "reads bad rows", found["bad_rows_sql"])
     output.print()
+    if found["schema_changes"]:
+        output.print(_styled("changes of the target's columns", "bold"))
+        for change in found["schema_changes"]:
+            output.print(f"  {printable(change)}")
+        output.print()
     if found["differences"]:
         output.print(_styled("differences of the target", "bold"))
         for difference in found["differences"]:

@@ -56,7 +56,10 @@ class DuckdbConnector:
     db_type: ClassVar[str] = "duckdb"
     dialect: ClassVar[str] = DIALECT
     capabilities: ClassVar[Capabilities] = Capabilities(
-        concurrent_writers=False, default_schema=DEFAULT_SCHEMA, folds_case=True
+        concurrent_writers=False,
+        default_schema=DEFAULT_SCHEMA,
+        folds_case=True,
+        alters=frozenset({"add", "retype", "allow_null"}),
     )
 
     def __init__(self, config: ConnectionConfig) -> None:

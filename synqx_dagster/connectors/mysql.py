@@ -61,6 +61,8 @@ class MysqlConnector:
         max_identifier_bytes=64,
         secures_network=True,
         moment_kind="timestamp",
+        # MODIFY would forget what else is said of the column: its default, its comment.
+        alters=frozenset({"add"}),
     )
 
     def __init__(self, config: ConnectionConfig) -> None:

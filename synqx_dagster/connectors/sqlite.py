@@ -46,7 +46,9 @@ class SqliteConnector:
 
     db_type: ClassVar[str] = "sqlite"
     dialect: ClassVar[str] = DIALECT
-    capabilities: ClassVar[Capabilities] = Capabilities(concurrent_writers=False, folds_case=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        concurrent_writers=False, folds_case=True, alters=frozenset({"add"})
+    )
 
     def __init__(self, config: ConnectionConfig) -> None:
         self.config = config

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, field_validator, model_serializer, model_validator
 
 from synqx_dagster.model.base import Label, Name, Record, RecordKind, Value
-from synqx_dagster.model.schema import ColumnName, Schema
+from synqx_dagster.model.schema import ColumnName, Evolution, Schema
 from synqx_dagster.model.table import TableName
 
 LoadMode = Literal["replace", "append", "merge", "scd2"]
@@ -196,6 +196,8 @@ class Mapping(Record):
     parallelism: int = Field(default=1, ge=1, le=64)
     #: A source table with more rows is loaded in ranges of about so many, each of which survives a crash of the load.
     range_rows: int | None = Field(default=None, ge=1_000)
+    #: What may happen to the target's columns by itself; left out: what its schema says, else nothing.
+    evolution: Evolution | None = None
     on_bad_row: OnBadRow = "fail"
     #: With ``on_bad_row: quarantine``: more bad rows than this fail the load.
     max_bad_rows: BadRowLimit | None = None

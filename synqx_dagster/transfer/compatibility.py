@@ -110,7 +110,7 @@ def fit_columns(
             differences.append(f"{field.name}: the mapping fills it, the table does not have it{did_you_mean}")
         elif column.generated:
             differences.append(f"{field.name}: the table computes it, so it cannot be filled")
-        elif reason := _misfit(field, column, target):
+        elif reason := find_misfit(field, column, target):
             differences.append(f"{field.name}: {reason}")
         else:
             columns.append(dataclasses.replace(column, key_position=None))
@@ -123,7 +123,7 @@ def fit_columns(
     return tuple(columns), tuple(differences)
 
 
-def _misfit(field: Column, column: Column, target: Connector) -> str | None:
+def find_misfit(field: Column, column: Column, target: Connector) -> str | None:
     """Why a field's values do not fit a column; None when they do."""
     wanted_type = _spelling(field, target)
     if wanted_type is not None and wanted_type == column.native_type:

@@ -67,6 +67,7 @@ class _Load:
         self._meter = ProgressMeter(request.progress, self._stopwatch)
         self._window: Window | None = None
         self._parallelism = 1
+        self._schema_changes: tuple[str, ...] = ()
 
     def run(self) -> LoadResult:
         request = self._request
@@ -90,6 +91,8 @@ class _Load:
                     if earlier is not None:
                         return self._report_earlier(plan, epoch, earlier, write)
                     with self._stopwatch.phase("plan"):
+                        plan = preparation.alter_target(plan, ledger, epoch)
+                        self._schema_changes = tuple(map(str, plan.schema_changes))
                         # Not before the epoch is ours: an earlier attempt might still commit a newer watermark.
                         self._window = preparation.find_window(plan, request.window)
                         plan = preparation.narrow(plan, self._window)
@@ -400,6 +403,7 @@ class _Load:
             rows_updated=entry.rows_updated,
             rows_deleted=entry.rows_deleted,
             parallelism=self._parallelism,
+            schema_changes=self._schema_changes,
             watermark_before=None if self._window is None else _value_of(self._window.before),
             watermark_after=None if entry.watermark is None else _value_of(Watermark.from_json(entry.watermark)),
         )

@@ -165,7 +165,7 @@ def make_plan(
         # From here on the target is what it will be when rows come.
         facts = replace(facts, target_columns=apply_to(facts.target_columns, changes))
     compiled = compiled.requiring({column.name for column in facts.target_columns or () if not column.nullable})
-    columns, differences = fit_target(mapping, compiled, facts, target)
+    columns, differences = fit_target(mapping, compiled, facts, target, changes)
     flag = spell(compiled.fields[-1].column, target) if compiled.has_deleted_flag else None
     staged = columns if flag is None else (*columns, flag)
     relation = relation_sql(mapping, source, facts.predicates)

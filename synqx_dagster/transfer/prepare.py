@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 from synqx_dagster.connectors.protocol import Connector, ReadSession, WriteSession
 from synqx_dagster.model.mapping import Mapping
 from synqx_dagster.model.schema import Schema
+from synqx_dagster.transfer.alter import alter_statements
 from synqx_dagster.transfer.facts import gather_facts
 from synqx_dagster.transfer.ledger import Ledger
 from synqx_dagster.transfer.plan import LoadPlan, make_plan
@@ -14,6 +16,8 @@ from synqx_dagster.transfer.result import ReadWindow
 from synqx_dagster.transfer.retry import plan_retry
 from synqx_dagster.transfer.watermark import Watermark
 from synqx_dagster.transfer.window import Window, plan_window
+
+logger = logging.getLogger(__name__)
 
 
 def plan_load(
@@ -62,6 +66,32 @@ class Preparation:
     def plan(self) -> LoadPlan:
         """The plan for all rows of the source."""
         return self._make_plan(())
+
+    def alter_target(self, plan: LoadPlan, ledger: Ledger, epoch: int) -> LoadPlan:
+        """Make the changes of the target's columns that a plan asks for; returns the plan for the altered table.
+
+        They are committed by themselves: they keep all rows as they are, and a lock on the table that lasted as long
+        as the load would keep its readers out.
+
+        Raises:
+            FencedError: A newer attempt has taken over.
+            DatabaseError: The server refuses, because something depends on a column.
+        """
+        if not plan.schema_changes:
+            return plan
+        for change in plan.schema_changes:
+            logger.info("%s: %s: %s", self._mapping.name, plan.target, change)
+        self._write.begin()
+        try:
+            ledger.check_fence(epoch)
+            for statement in alter_statements(self._target, plan.target, plan.schema_changes):
+                self._write.execute(statement)
+            self._write.commit()
+        except BaseException:
+            self._write.rollback()
+            raise
+        self._facts = replace(self._facts, target_columns=self._write.find_columns(plan.target))
+        return replace(self.plan(), schema_changes=plan.schema_changes)
 
     def find_window(self, plan: LoadPlan, asked: ReadWindow) -> Window | None:
         """What is read this time; None for everything.
