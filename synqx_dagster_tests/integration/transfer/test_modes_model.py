@@ -183,9 +183,9 @@ def check_history(target: Target, table: str, model: Kept) -> None:
     assert repr(sorted(versions.items())) == repr(sorted(model.versions.items()))
     columns = f"k, {target.text('valid_from')}, {target.text('valid_to')}, is_current"
     ends: dict[object, datetime] = {}
-    for key, start, end, is_current in target.fetch(f"select {columns} from {table} order by valid_from"):
+    for owner, start, end, is_current in target.fetch(f"select {columns} from {table} order by valid_from"):
         starts = datetime.fromisoformat(str(start))
-        assert key not in ends or ends[key] <= starts
+        assert owner not in ends or ends[owner] <= starts
         assert (end is None) == bool(is_current)
-        ends[key] = datetime.max.replace(tzinfo=starts.tzinfo) if end is None else datetime.fromisoformat(str(end))
-        assert starts < ends[key]
+        ends[owner] = datetime.max.replace(tzinfo=starts.tzinfo) if end is None else datetime.fromisoformat(str(end))
+        assert starts < ends[owner]
