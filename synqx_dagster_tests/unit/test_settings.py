@@ -63,3 +63,13 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"SYNQX_HOME=\xff\xfe")
     with pytest.raises(ConfigurationError, match=r"\.env"):
         load_settings({}, tmp_path)
+
+
+def test_the_lists_of_hosts_are_read_and_a_broken_one_stops_everything(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("SYNQX_ALLOWED_HOSTS=db.example.org 10.0.0.0/8\n")
+    policy = load_settings({}, tmp_path).host_policy
+    assert policy.allows_name("db.example.org")
+    assert not policy.allows_name("other.example.org")
+    assert not load_settings({}, tmp_path / "elsewhere").host_policy.has_allow_list
+    with pytest.raises(ConfigurationError, match="SYNQX_DENIED_HOSTS"):
+        load_settings({"SYNQX_DENIED_HOSTS": "10.0.0.1/8"}, tmp_path)
