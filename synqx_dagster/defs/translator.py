@@ -12,7 +12,7 @@ import dagster as dg
 
 from synqx_dagster import model
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
-from synqx_dagster.connectors.registry import connector_class, dialect_of
+from synqx_dagster.connectors.registry import capabilities_of, dialect_of
 from synqx_dagster.defs.lineage_cache import TraceLineage, trace_unconnected
 from synqx_dagster.defs.names import METADATA_PREFIX, dagster_kind, dagster_owner, is_dagster_tag
 from synqx_dagster.mapping.lineage import Lineage
@@ -43,17 +43,18 @@ class Translator:
         Raises:
             ConfigurationError, DriverMissingError: The kind of the connection is unknown here.
         """
-        schema = table.schema or self._default_schema(connection.db_type)
+        schema = table.schema or self._default_schema(connection)
         return dg.AssetKey([connection.name, *([schema] if schema else []), table.name])
 
     def target_key(self, mapping: model.Mapping) -> dg.AssetKey:
         """The asset that a mapping loads."""
         return self.asset_key(self.snapshot.get_connection(mapping.target_connection), mapping.target)
 
-    def _default_schema(self, db_type: str) -> str | None:
-        if db_type not in self._default_schemas:
-            self._default_schemas[db_type] = connector_class(db_type).capabilities.default_schema
-        return self._default_schemas[db_type]
+    def _default_schema(self, connection: Connection) -> str | None:
+        if connection.name not in self._default_schemas:
+            found = capabilities_of(connection.db_type, connection.options)
+            self._default_schemas[connection.name] = found.default_schema
+        return self._default_schemas[connection.name]
 
     # --- assets ---------------------------------------------------------------------------------------------
 
@@ -61,7 +62,9 @@ class Translator:
         """Lineage as far as it is known without connecting."""
         if mapping.name not in self._lineages:
             source = self.snapshot.get_connection(mapping.source_connection)
-            self._lineages[mapping.name] = self._trace(mapping, self.schema_of(mapping), dialect_of(source.db_type))
+            self._lineages[mapping.name] = self._trace(
+                mapping, self.schema_of(mapping), dialect_of(source.db_type, source.options)
+            )
         return self._lineages[mapping.name]
 
     def schema_of(self, mapping: model.Mapping) -> Schema | None:
