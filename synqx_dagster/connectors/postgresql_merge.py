@@ -79,7 +79,7 @@ def keep_history(
 ) -> RowChanges:
     """Close the versions that ended, then open those that are new."""
     _prepare(cursor, staging, history.merge)
-    sql = render_history(_spell(frozenset()), qualify(staging), qualify(target), columns, history, kept)
+    sql = render_history(spell_merge(frozenset()), qualify(staging), qualify(target), columns, history, kept)
     counts = []
     for statement in (sql.open, sql.close_changed, sql.close_gone)[::-1]:
         if statement is not None:
@@ -103,10 +103,11 @@ def _prepare(cursor: Any, staging: TableName, merge: MergeSpec) -> None:
 
 def _dialect(cursor: Any, oid: int) -> MergeDialect:
     cursor.execute(_ALWAYS_IDENTITY_SQL, (oid,))
-    return _spell(frozenset(name for (name,) in cursor.fetchall()))
+    return spell_merge(frozenset(name for (name,) in cursor.fetchall()))
 
 
-def _spell(fixed: frozenset[str]) -> MergeDialect:
+def spell_merge(fixed: frozenset[str]) -> MergeDialect:
+    """The dialect, for a target of which these columns cannot be set by an UPDATE."""
     return MergeDialect(
         quote=quote,
         same=lambda left, right, column: f"ROW({left})::record OPERATOR(pg_catalog.*=) ROW({right})::record",

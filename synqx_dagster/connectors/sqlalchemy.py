@@ -58,7 +58,8 @@ class SqlalchemyConnector:
         isolation = config.options.get("isolation_level", self._facts.read_isolation)
         self.capabilities = replace(
             self._facts.capabilities,
-            merges=False,
+            # How the others compare rows by what is stored is not known.
+            merges=self._facts.sqlglot in ("postgres", "mysql") and self._facts.capabilities.writes,
             secures_network=secures_network(drivername_of(config)),
             snapshot_reads=self._facts.capabilities.snapshot_reads and keeps_snapshot(self._facts, isolation),
         )

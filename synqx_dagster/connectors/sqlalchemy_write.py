@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.types import TypeEngine
 
-from synqx_dagster.connectors.protocol import DELETED_FLAG, HistorySpec, MergeSpec, RowChanges
+from synqx_dagster.connectors import mysql_merge, postgresql_merge
+from synqx_dagster.connectors.merge_sql import MergeDialect, MergesBySql
+from synqx_dagster.connectors.protocol import DELETED_FLAG, RowChanges
 from synqx_dagster.connectors.sqlalchemy_dialects import Facts, spell_key_type, spell_type
 from synqx_dagster.connectors.sqlalchemy_names import Names
 from synqx_dagster.connectors.sqlalchemy_session import SqlalchemySession
@@ -34,7 +37,7 @@ INSERT_ROWS = 1_000
 _FOLLOWING = ("CASCADE", "SET NULL", "SET DEFAULT")
 
 
-class SqlalchemyWriteSession(SqlalchemySession):
+class SqlalchemyWriteSession(SqlalchemySession, MergesBySql):
     """A write session; see `synqx_dagster.connectors.protocol.WriteSession`."""
 
     def __init__(self, connection: Connection, facts: Facts, names: Names, place: str) -> None:
@@ -120,7 +123,7 @@ class SqlalchemyWriteSession(SqlalchemySession):
         self.execute(f"CREATE TABLE {self._names.qualify(table)} ({', '.join(lines)}){self._facts.table_suffix}")
 
     def create_current_index(self, table: TableName, key: Sequence[str], is_current: str) -> None:
-        """Nothing: no table keeps history here."""
+        """Nothing: the primary key finds a key's versions."""
 
     def find_unique_keys(self, table: TableName) -> tuple[tuple[str, ...], ...]:
         """Columns of the primary key and of each unique index that covers all rows."""
@@ -160,9 +163,10 @@ class SqlalchemyWriteSession(SqlalchemySession):
 
         Raises:
             TargetMismatchError: A column has a type that changes in silence what it is given.
-            PlanError: The rows are going to be merged.
+            PlanError: The rows are going to be merged, and the dialect's way to do so is not known.
         """
-        if key or any(column.name == DELETED_FLAG for column in columns):
+        flag = [column for column in columns if column.name == DELETED_FLAG]
+        if (key or flag) and _spell_merge(self._facts, frozenset()) is None:
             raise _no_merge(target)
         self._refuse_lossy(target, columns)
         prefix = _staging_prefix(target)
@@ -172,11 +176,16 @@ class SqlalchemyWriteSession(SqlalchemySession):
             self.create_table(staging, columns, ())
             return staging
         # Made of the target's own columns, it has their collations too: what is equal there is equal here.
-        names = ", ".join(self._names.quote(column.name) for column in columns)
+        names = ", ".join(self._names.quote(column.name) for column in columns if column not in flag)
         self.execute(
             f"CREATE TABLE {self._names.qualify(staging)}{self._facts.table_suffix}"
             f" AS SELECT {names} FROM {self._names.qualify(target)} WHERE 1 = 0"
         )
+        for column in flag:
+            spelt = spell_type(self._facts, column)
+            self.execute(
+                f"ALTER TABLE {self._names.qualify(staging)} ADD {self._names.quote(column.name)} {spelt} NOT NULL"
+            )
         return staging
 
     def _refuse_lossy(self, target: TableName, columns: Sequence[Column]) -> None:
@@ -266,29 +275,34 @@ class SqlalchemyWriteSession(SqlalchemySession):
                 f"INSERT INTO {self._names.qualify(target)} ({names})"
                 f" SELECT {names} FROM {self._names.qualify(staging)}"
             ).rowcount
-        if self._facts.capabilities.transactional_ddl:
-            self.drop_staging(staging)
+        self._end_staging(staging)
         return RowChanges(max(0, inserted))
 
-    def publish_merge(
-        self, staging: TableName, target: TableName, columns: Sequence[Column], merge: MergeSpec
-    ) -> RowChanges:
-        """Not here; `create_staging` has refused it.
+    def _qualify(self, table: TableName) -> str:
+        return self._names.qualify(table)
 
-        Raises:
-            PlanError: Always.
-        """
-        raise _no_merge(target)
+    def _merge_dialect(self, target: TableName) -> MergeDialect:
+        with self._statement("reading the columns of"), quiet_reflection():
+            reflected = sa.inspect(self._connection).get_columns(target.name, target.schema)
+        # An UPDATE cannot set what the database alone numbers.
+        always = [item["name"] for item in reflected if (identity := item.get("identity")) and identity.get("always")]
+        spelt = _spell_merge(self._facts, frozenset(always))
+        if spelt is None:
+            raise _no_merge(target)
+        return replace(spelt, quote=self._names.quote)
 
-    def publish_history(
-        self, staging: TableName, target: TableName, columns: Sequence[Column], history: HistorySpec
-    ) -> RowChanges:
-        """Not here; `create_staging` has refused it.
+    def _prepare_merge(self, staging: TableName, key: Sequence[str]) -> None:
+        if self._facts.sqlglot == "postgres":
+            # Nobody else will: autovacuum does not see a table of an open transaction.
+            self.execute(f"ANALYZE {self._qualify(staging)}")
 
-        Raises:
-            PlanError: Always.
-        """
-        raise _no_merge(target)
+    def _change_rows(self, sql: str, columns: Sequence[Column]) -> int:
+        with self._statement("writing to", [column.name for column in columns]):
+            return self._run(sql).rowcount
+
+    def _end_staging(self, staging: TableName) -> None:
+        if self._facts.capabilities.transactional_ddl:
+            self.drop_staging(staging)
 
     def _refuse_followers(self, target: TableName) -> None:
         with self._statement("looking at the foreign keys of"):
@@ -308,16 +322,25 @@ class SqlalchemyWriteSession(SqlalchemySession):
 
 def _no_merge(target: TableName) -> PlanError:
     return PlanError(
-        f"{target}: rows are not merged through SQLAlchemy",
-        hint="mode: replace and mode: append work; PostgreSQL, MySQL, SQLite and DuckDB have connectors that merge",
+        f"{target}: how this dialect merges rows exactly is not known",
+        hint="mode: replace and mode: append work",
         table=str(target),
     )
 
 
+def _spell_merge(facts: Facts, fixed: frozenset[str]) -> MergeDialect | None:
+    if facts.sqlglot == "postgres":
+        return postgresql_merge.spell_merge(fixed)
+    if facts.sqlglot == "mysql":
+        return mysql_merge.spell_merge(str)
+    return None
+
+
 def _is_partial(index: Any) -> bool:
-    """Whether a unique index leaves rows out, or is over expressions."""
+    """Whether a unique index leaves rows out, or is over expressions or the beginnings of texts."""
+    options = (index.get("dialect_options") or {}).items()
     return bool(index.get("expressions")) or any(
-        name.endswith("_where") and value is not None for name, value in (index.get("dialect_options") or {}).items()
+        name.endswith(("_where", "_length")) and value for name, value in options
     )
 
 

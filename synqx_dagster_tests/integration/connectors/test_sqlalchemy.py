@@ -265,10 +265,16 @@ def test_a_column_that_changes_values_in_silence_is_refused(mysql: MysqlDatabase
     connector.close()
 
 
-def test_rows_are_not_merged_here_and_the_refusal_comes_first(connector: Connector) -> None:
-    load_rows(connector, Rows((ID, NAME), [(1, "one")]))
-    with connector.write() as session, pytest.raises(PlanError, match="not merged"):
-        session.create_staging(TABLE, (ID, NAME), epoch=99, replaces=False, key=("id",))
+def test_a_merge_changes_what_differs(server: Server, people: ConnectionConfig) -> None:
+    mapping = make_mapping(source_table="people", target_table="people", on_bad_row="quarantine", mode="merge")
+    target = connect(server.config)
+    load(connect(people), target, mapping, SCHEMA)
+    server.execute("update people set name = 'changed' where id = 7")
+    server.execute("delete from people where id = 8")
+    result = load(connect(people), target, mapping, SCHEMA, load_id="load-2")
+    assert result.target_row_count == 490
+    assert server.execute("select count(*) from people where name like 'Zo%'") == [(490,)]
+    target.close()
 
 
 def test_unique_keys_are_found(server: Server, connector: Connector) -> None:

@@ -83,6 +83,7 @@ def test_a_connection_has_the_dialect_and_capabilities_of_its_driver(
     assert dialect_of("sqlalchemy", options) == dialect
     capabilities = capabilities_of("sqlalchemy", options)
     assert (capabilities.writes, capabilities.snapshot_reads) == (writes, snapshot)
+    assert capabilities.merges is (writes and dialect in ("postgres", "mysql"))
 
 
 def test_a_weaker_isolation_has_no_snapshot() -> None:
