@@ -1,0 +1,78 @@
+"""What a connector is: the seam between one kind of database and the rest of SynqX.
+
+A connector knows its database's mechanics and nothing of mappings, ledgers or Dagster. It opens *read sessions*
+(one consistent, read-only view each) and *write sessions* (one connection on which the transfer engine runs its
+transactions).
+
+| module | what |
+|---|---|
+| `carriers` | how values travel between two databases |
+| `config` | a connection with its secrets, and what an engine can do |
+| `reports` | what a connector says of a server and its tables |
+| `reading`, `writing` | the two kinds of sessions |
+| `connector` | what opens them |
+"""
+
+from __future__ import annotations
+
+from synqx_dagster.connectors.protocol.carriers import (
+    CARRIER_TYPES,
+    carrier_type,
+    untrusted_text,
+)
+from synqx_dagster.connectors.protocol.config import (
+    Capabilities,
+    ConnectionConfig,
+    SshTunnelConfig,
+    TlsConfig,
+)
+from synqx_dagster.connectors.protocol.connector import (
+    Connector,
+    SnapshotConnector,
+)
+from synqx_dagster.connectors.protocol.reading import (
+    CopyReadSession,
+    Encoded,
+    ReadLimits,
+    ReadSession,
+    SnapshotReadSession,
+)
+from synqx_dagster.connectors.protocol.reports import (
+    ConnectionReport,
+    TableDescription,
+)
+from synqx_dagster.connectors.protocol.writing import (
+    DELETED_FLAG,
+    CopyWriteSession,
+    HistorySpec,
+    MergeSpec,
+    RowChanges,
+    SharedWriteSession,
+    WriteSession,
+)
+
+__all__ = [
+    "CARRIER_TYPES",
+    "DELETED_FLAG",
+    "Capabilities",
+    "ConnectionConfig",
+    "ConnectionReport",
+    "Connector",
+    "CopyReadSession",
+    "CopyWriteSession",
+    "Encoded",
+    "HistorySpec",
+    "MergeSpec",
+    "ReadLimits",
+    "ReadSession",
+    "RowChanges",
+    "SharedWriteSession",
+    "SnapshotConnector",
+    "SnapshotReadSession",
+    "SshTunnelConfig",
+    "TableDescription",
+    "TlsConfig",
+    "WriteSession",
+    "carrier_type",
+    "untrusted_text",
+]
