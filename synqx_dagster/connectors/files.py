@@ -42,7 +42,10 @@ class FilesConnector:
     db_type: ClassVar[str] = "files"
     dialect: ClassVar[str] = DIALECT
     capabilities: ClassVar[Capabilities] = Capabilities(
-        folds_case=True, max_identifier_bytes=_NAME_BYTES, has_objects=False
+        folds_case=True,
+        max_identifier_bytes=_NAME_BYTES,
+        has_objects=False,
+        alters=frozenset({"add", "retype", "allow_null"}),
     )
 
     def __init__(self, config: ConnectionConfig) -> None:

@@ -21,7 +21,10 @@ from synqx_dagster.errors import DataError
 DUCKDB_ENCODINGS = ("utf-8", "latin-1")
 
 #: One line, quoted newlines included, may be this long.
-MAXIMUM_LINE_BYTES = 64 * 1024 * 1024
+MAXIMUM_LINE_BYTES = 16 * 1024 * 1024
+
+#: What DuckDB reads at once; left to itself it takes sixteen of the longest lines, a gibibyte.
+_BUFFER_BYTES = 2 * MAXIMUM_LINE_BYTES
 
 _CHUNK_BYTES = 1024 * 1024
 _COMPRESSIONS = {"none": "none", "gzip": "gzip", "zstd": "zstd"}
@@ -183,6 +186,7 @@ def scan_sql(paths: Sequence[str], columns: int, dialect: CsvDialect, compressio
         "encoding": literal(dialect.encoding if dialect.encoding in DUCKDB_ENCODINGS else "utf-8"),
         "compression": literal(_COMPRESSIONS[compression]),
         "max_line_size": str(MAXIMUM_LINE_BYTES),
+        "buffer_size": str(_BUFFER_BYTES),
     }
     listing = ", ".join(map(literal, paths))
     arguments = ", ".join(f"{name} = {value}" for name, value in options.items())

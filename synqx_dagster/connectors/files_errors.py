@@ -22,6 +22,7 @@ _CSV_LINE = re.compile(r"CSV Error on Line: (\d+)")
 _CSV_FILE = re.compile(r"^\s*file\s*=\s*(.+?)\s*$", re.MULTILINE)
 _CSV_COUNT = re.compile(r"Expected Number of Columns: (\d+) Found: (\d+)")
 _SOURCE_COLUMN = re.compile(r"(from source column|^Invalid Input Error: synqx null) (c\d+)")
+_NUL_COLUMN = re.compile(r"^Invalid Input Error: synqx nul ([^\n]*)")
 _TEXT_COLUMN = re.compile(r"^Invalid Input Error: synqx text ([^\n]*)")
 _CONSTRAINTS = (
     re.compile(r"NOT NULL constraint failed: (?P<column>[^\n]+)"),
@@ -89,6 +90,14 @@ def _wrap_data(message: str, shown: Mapping[str, str]) -> DataError | None:
     if match is not None or "CSV Parser state machine" in message:
         place = f"{file or 'a CSV file'}, line {match[1]}" if match else (file or "a CSV file")
         return DataError(f"{place}: {_describe_csv(message)}", hint=_hint_csv(message))
+    if not file and len(set(shown.values())) == 1:
+        file = next(iter(shown.values()))
+    if found := _NUL_COLUMN.search(message):
+        return DataError(
+            f"{file or 'a file'}: column {found[1]!r} holds a NUL character",
+            hint="no text of CSV holds one; is options.encoding right?",
+            column=found[1],
+        )
     if found := _TEXT_COLUMN.search(message):
         return DataError(
             f"{file or 'a file'}: column {found[1]!r} holds text that is not a value of its type",

@@ -122,8 +122,8 @@ def find_table(store: Store, snapshot: Snapshot, name: str, default: FileFormat 
             if file.path.startswith(wanted) and (recursive or "/" not in file.path[len(wanted) :])
         ]
 
+    check_relative(name, "the table")
     if "/" not in name:
-        check_relative(name, "the table")
         single = _only(store, [data for data in map(split_name, files(f"{name}.")) if data and data.stem == name])
         if single is not None:
             return TableFiles(name, (single,))

@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import os
 import time
-import uuid
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -163,7 +162,8 @@ class LocalStore(Store):
         if (found[1] if found else None) != expected:
             raise DocumentChangedError(f"{self.describe(path)} was changed by another process")
         self._make_directory(place.parent)
-        unfinished = place.parent / f".{place.name}.{uuid.uuid4().hex}"
+        # One name: the lock is held, and what a killed process left is written over.
+        unfinished = place.parent / f".{place.name}"
         try:
             with open(unfinished, "wb") as file:
                 file.write(data)

@@ -193,7 +193,7 @@ def _relate_csv(files: Sequence[PinnedData], shape: Sequence[Column], reading: R
         scan_sql([path for _, path in group], len(names), dialect, compression)
         for compression, group in groupby(texts, key=lambda item: item[0])
     ]
-    return _relate_text([f"c{position}" for position in range(len(names))], names, scans, shape, reading)
+    return _relate_text(names, scans, shape, refuses_nul=True)
 
 
 def _read_header(file: PinnedData, reading: Reading) -> list[str]:
@@ -261,19 +261,18 @@ def _relate_jsonl(files: Sequence[PinnedData], shape: Sequence[Column], reading:
     if not scans:
         nothing = ", ".join(f"CAST(NULL AS VARCHAR) AS c{position}" for position in range(len(order)))
         scans = [f"(SELECT {nothing} WHERE false)"]
-    return _relate_text([f"c{position}" for position in range(len(order))], order, scans, shape, reading)
+    return _relate_text(order, scans, shape, refuses_nul=False)
 
 
 # --- text ----------------------------------------------------------------------------------------------------------
 
 
-def _relate_text(
-    aliases: Sequence[str], names: Sequence[str], scans: Sequence[str], shape: Sequence[Column], reading: Reading
-) -> Relation:
-    """A relation over scans of text columns, with the types that the shape tells."""
+def _relate_text(names: Sequence[str], scans: Sequence[str], shape: Sequence[Column], *, refuses_nul: bool) -> Relation:
+    """A relation over scans of text columns ``c0``, ``c1``, ..., with the types that the shape tells."""
     known = {column.name: column for column in shape}
     items, columns = [], []
-    for alias, name in zip(aliases, names, strict=True):
+    for position, name in enumerate(names):
+        alias = f"c{position}"
         column = make_column(name, "VARCHAR")
         value = alias
         if name in known:
@@ -284,6 +283,9 @@ def _relate_text(
                 native_dialect=DIALECT,
             )
             value = from_text(alias, column)
+        if refuses_nul and column.native_type == "VARCHAR":
+            broken = f"error({literal('synqx nul ' + name)})"
+            value = f"CASE WHEN contains({alias}, chr(0)) THEN {broken} ELSE {alias} END"
         items.append(f"{value} AS {quote(name)}")
         columns.append(column)
     listing = ", ".join(items)

@@ -38,7 +38,7 @@ class Scratch:
     def close(self) -> None:
         """Remove the directory with all that is in it."""
         if self._lock >= 0:
-            shutil.rmtree(self.path, ignore_errors=True)
+            _remove(self.path)
             os.close(self._lock)
             self._lock = -1
 
@@ -60,13 +60,24 @@ def _remove_dead(path: Path) -> None:
         lock = os.open(path / _LOCK_NAME, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         if time.time() - status.st_mtime > _MAKING_SECONDS:
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
         return
     try:
         if _try_lock(lock):
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
     finally:
         os.close(lock)
+
+
+def _remove(path: Path) -> None:
+    """Remove a directory, its lock last: who is killed on the way leaves it to be found."""
+    with contextlib.suppress(OSError):
+        for entry in list(os.scandir(path)):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            elif entry.name != _LOCK_NAME:
+                os.unlink(entry.path)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _try_lock(descriptor: int) -> bool:

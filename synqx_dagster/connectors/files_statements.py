@@ -7,6 +7,7 @@ the files are still those that were copied; a statement that failed makes the co
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +25,12 @@ from synqx_dagster.connectors.files_options import FilesOptions
 from synqx_dagster.connectors.files_render import write_file
 from synqx_dagster.connectors.files_store import Store, check_relative
 from synqx_dagster.connectors.files_transaction import Output, Transaction
-from synqx_dagster.connectors.files_types import native_type
+from synqx_dagster.connectors.files_types import make_column, native_type
 from synqx_dagster.errors import BadRowsError, DatabaseError, SynqxError, TargetMismatchError
 from synqx_dagster.model.table import Column, TableName, primary_key_of
+
+#: DuckDB holds the rows without their constraints: what becomes nullable is known here alone.
+_NULL_ALLOWED = re.compile(r'ALTER COLUMN ("(?:[^"]|"")+") DROP NOT NULL\s*$', re.IGNORECASE)
 
 #: What a SELECT ends with to see, and keep, what other commits have made of SynqX's own tables.
 LOCK_SUFFIX = "/* locked */"
@@ -136,7 +140,7 @@ class FilesStatements:
             if statement.kind == "alter" and statement.target is not None and self._is_own(statement.target):
                 return transaction.alter_own(sql, statement.target)
             is_refused_drop = statement.kind == "drop" and statement.target not in self._stagings
-            if is_refused_drop or statement.kind in ("alter", "other"):
+            if is_refused_drop or statement.kind == "other":
                 raise DatabaseError(
                     "a files connection holds tables of rows alone: no views, indexes or other objects",
                     hint="make them in a database",
@@ -149,7 +153,10 @@ class FilesStatements:
                     transaction.lock(directory)
             self._hold(statement)
             own = [table for table in statement.tables if self._is_own(table)]
-            return transaction.run(sql, parameters, own, statement.target)
+            rows = transaction.run(sql, parameters, own, statement.target)
+            if statement.kind == "alter" and statement.target is not None:
+                self._describe_held(statement.target, _NULL_ALLOWED.search(sql))
+            return rows
         except SynqxError:
             transaction.has_failed = True
             raise
@@ -160,7 +167,7 @@ class FilesStatements:
     def _hold(self, statement: Statement) -> None:
         """Have the rows that a statement changes in DuckDB itself: it cannot change a view over files."""
         table = statement.target
-        if statement.kind != "change" or table is None or self._is_own(table):
+        if statement.kind not in ("change", "alter") or table is None or self._is_own(table):
             return
         known = self._database.find(table)
         if known is None or not known.sql:
@@ -174,6 +181,19 @@ class FilesStatements:
         known.sql = ""
         if table not in self._stagings:
             self._held[table] = known
+
+    def _describe_held(self, table: TableName, allowed: re.Match[str] | None) -> None:
+        """Learn the columns that a table has after a statement has changed them, or allowed one to be NULL."""
+        known = self._database.find(table)
+        if known is None:
+            return
+        with self._database.errors("reading"):
+            described = self._database.connection.execute(f"DESCRIBE {qualify(table)}").fetchall()
+        before = {(column.name, column.native_type): column for column in known.columns}
+        known.columns = tuple(
+            dataclasses.replace(column, nullable=True) if allowed and quote(column.name) == allowed[1] else column
+            for column in (before.get((row[0], row[1])) or make_column(row[0], row[1]) for row in described)
+        )
 
     # --- tables -----------------------------------------------------------------------------------------------------
 

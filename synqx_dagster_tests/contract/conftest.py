@@ -83,7 +83,7 @@ def duckdb_connector(tmp_path: Path) -> Iterator[Connector]:
 def open_files(directory: Path, file_format: str) -> Iterator[Connector]:
     """Files of one format in a local directory."""
     yield from open_connector(
-        ConnectionConfig("exports", "files", database=str(directory), options={"format": file_format})
+        ConnectionConfig("exports", "files", database=str(directory), options={"format": file_format, "threads": 1})
     )
 
 
@@ -104,7 +104,7 @@ def files_jsonl_connector(tmp_path: Path) -> Iterator[Connector]:
 
 @pytest.fixture
 def files_s3_connector(s3: S3Prefix) -> Iterator[Connector]:
-    yield from open_connector(s3.config())
+    yield from open_connector(s3.config(threads=1))
 
 
 @pytest.fixture
