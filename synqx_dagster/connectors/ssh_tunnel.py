@@ -132,6 +132,9 @@ class Tunnel:
         self._thread = threading.Thread(target=self._serve, args=(stream,), name="synqx-ssh-tunnel", daemon=True)
         self._thread.start()
         self._ready.wait()
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
         if self._failure is not None:
             self._thread.join()
             raise self._explain(self._failure) from self._failure
