@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from synqx_dagster.connectors.protocol import SshTunnelConfig
+from synqx_dagster_tests.processes import start_watchdog
 
 #: sshd wants this directory when it runs as root; a package's service would make it.
 _PRIVILEGE_SEPARATION = Path("/run/sshd")
@@ -33,6 +34,7 @@ class SshServer:
     directory: Path
     port: int
     process: subprocess.Popen[bytes] | None = None
+    watchdog: subprocess.Popen[bytes] | None = None
     passphrase: str = "open sesame"
 
     @property
@@ -57,6 +59,7 @@ class SshServer:
             command += ["-o", option]
         with (self.directory / "sshd.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self.watchdog = start_watchdog(self.process, self.directory / "nothing")
         deadline = time.monotonic() + 10
         while True:
             try:
@@ -73,6 +76,9 @@ class SshServer:
             self.process.terminate()
             self.process.wait(timeout=10)
             self.process = None
+        if self.watchdog is not None:
+            self.watchdog.communicate(timeout=10)
+            self.watchdog = None
 
     def kill_sessions(self) -> None:
         """Kill the processes that serve sessions."""

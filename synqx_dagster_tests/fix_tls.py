@@ -21,6 +21,7 @@ import pytest
 
 from synqx_dagster.connectors.protocol import ConnectionConfig, TlsConfig
 from synqx_dagster_tests.certificates import Authority, CertificateFiles
+from synqx_dagster_tests.processes import start_watchdog
 
 _START_TIMEOUT_SECONDS = 30.0
 
@@ -44,6 +45,7 @@ class TlsPostgresql:
     authority: Authority
     good: CertificateFiles
     process: subprocess.Popen[bytes] | None = None
+    watchdog: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Initialise and start the server."""
@@ -72,6 +74,7 @@ class TlsPostgresql:
                 stderr=log,
                 user=self.user,
             )
+        self.watchdog = start_watchdog(self.process, self.directory)
         deadline = time.monotonic() + _START_TIMEOUT_SECONDS
         while True:
             try:
@@ -90,6 +93,8 @@ class TlsPostgresql:
         if self.process is not None:
             self.process.terminate()
             self.process.wait(timeout=60)
+        if self.watchdog is not None:
+            self.watchdog.communicate(timeout=60)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def execute(self, *statements: str) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import AnyStr
 
 
@@ -19,3 +20,18 @@ def reaped(process: subprocess.Popen[AnyStr]) -> Iterator[subprocess.Popen[AnySt
             yield process
         finally:
             process.kill()
+
+
+def start_watchdog(server: subprocess.Popen[bytes], directory: Path) -> subprocess.Popen[bytes]:
+    """A process that kills a server and removes its files when our end of a pipe closes.
+
+    It closes when this process ends, however it ends: a killed test run leaves no server behind. To close it orderly:
+    stop the server, then ``communicate()``.
+    """
+    return subprocess.Popen(
+        ["sh", "-c", 'cat; kill -TERM "$1" 2>/dev/null; rm -rf "$2"', "sh", str(server.pid), str(directory)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
