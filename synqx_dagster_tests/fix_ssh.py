@@ -74,11 +74,11 @@ class SshServer:
         """Stop the server; sessions in progress go on in processes of their own."""
         if self.process is not None:
             self.process.terminate()
+            if self.watchdog is not None:
+                self.watchdog.communicate(timeout=10)
+                self.watchdog = None
             self.process.wait(timeout=10)
             self.process = None
-        if self.watchdog is not None:
-            self.watchdog.communicate(timeout=10)
-            self.watchdog = None
 
     def kill_sessions(self) -> None:
         """Kill the processes that serve sessions."""

@@ -92,9 +92,9 @@ class TlsPostgresql:
         """Stop the server and remove what it wrote."""
         if self.process is not None:
             self.process.terminate()
+            if self.watchdog is not None:
+                self.watchdog.communicate(timeout=60)
             self.process.wait(timeout=60)
-        if self.watchdog is not None:
-            self.watchdog.communicate(timeout=60)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def execute(self, *statements: str) -> list[Any]:

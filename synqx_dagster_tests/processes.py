@@ -26,7 +26,7 @@ def start_watchdog(server: subprocess.Popen[bytes], directory: Path) -> subproce
     """A process that kills a server and removes its files when our end of a pipe closes.
 
     It closes when this process ends, however it ends: a killed test run leaves no server behind. To close it orderly:
-    stop the server, then ``communicate()``.
+    ``communicate()``, and only then wait for the server, whose number nobody else can have until then.
     """
     return subprocess.Popen(
         ["sh", "-c", 'cat; kill -TERM "$1" 2>/dev/null; rm -rf "$2"', "sh", str(server.pid), str(directory)],
