@@ -88,6 +88,9 @@ def wrap_error(exc: duckdb.Error, path: Path, doing: str, columns: dict[str, str
     if isinstance(exc, duckdb.TransactionException):
         if "onflict" in message:
             return RetryableError(f"{doing} {path}: another transaction changed the same rows")
+        if "Failed to commit" in message:
+            # Small transactions reach the file only now. DuckDB has rolled this one back.
+            return RetryableError(f"{doing} {path}: the transaction could not be written", hint="is the disk full?")
         return DatabaseError(f"{doing} {path}: the transaction cannot go on")
     if isinstance(exc, duckdb.OutOfMemoryException):
         return DatabaseError(

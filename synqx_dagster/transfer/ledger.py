@@ -180,12 +180,25 @@ class Ledger:
         # Where keys are not enforced, two first attempts may have left two rows: both are refused.
         current = max((_as_int(row[0]) for row in rows), default=0) if len(rows) < 2 else -1
         if current != epoch:
-            raise FencedError(
-                f"a newer attempt has taken over {self._target}: this one has epoch {epoch}, the newest {current}",
-                hint="nothing was committed by this attempt; the newer one has the load",
-                table=str(self._target),
-                newer_run_id=rows[0][1] if rows else None,
-            )
+            raise self._fenced(epoch, current, newer_run_id=rows[0][1] if rows else None)
+
+    def refuse_overtaken(self, epoch: int, error: DatabaseError) -> None:
+        """Tell an attempt whose statement failed that a newer one is the reason; returns if there is none.
+
+        Raises:
+            FencedError: The epoch has moved.
+        """
+        current = self.find_epoch()
+        if current != epoch:
+            raise self._fenced(epoch, current) from error
+
+    def _fenced(self, epoch: int, current: int, newer_run_id: object = None) -> FencedError:
+        return FencedError(
+            f"a newer attempt has taken over {self._target}: this one has epoch {epoch}, the newest {current}",
+            hint="nothing was committed by this attempt; the newer one has the load",
+            table=str(self._target),
+            newer_run_id=newer_run_id,
+        )
 
     def record(self, entry: LedgerEntry) -> None:
         """Write one batch into the ledger, in the transaction that commits its rows."""

@@ -11,7 +11,7 @@ import logging
 from dataclasses import replace
 
 from synqx_dagster.connectors.protocol import ReadSession, RowChanges, WriteSession
-from synqx_dagster.errors import BadRowsError, CommitUnknownError, FatalError, RetryableError
+from synqx_dagster.errors import BadRowsError, CommitUnknownError, DatabaseError, FatalError, RetryableError
 from synqx_dagster.mapping.lineage import Lineage, trace_lineage
 from synqx_dagster.model.mapping import KEYED_MODES
 from synqx_dagster.model.table import TableName
@@ -166,14 +166,31 @@ class _Load:
                     entry = replace(entry, watermark=filled.watermark)
                 checks, target_rows = self._check(plan, entry, spool, rows_before, read, write, filled)
                 self._commit(ledger, entry, write)
-            except BaseException:
+            except BaseException as error:
                 write.rollback()
-                if staging is not None and not target.capabilities.transactional_ddl:
-                    write.drop_staging(staging)
+                if staging is not None:
+                    self._clear_away(staging, write)
+                if isinstance(error, DatabaseError) and not target.capabilities.transactional_ddl:
+                    # A newer attempt drops the staging tables of older ones, whatever they are doing.
+                    ledger.refuse_overtaken(epoch, error)
                 raise
-            if not target.capabilities.transactional_ddl:
-                write.drop_staging(staging)
+            self._clear_away(staging, write)
         return self._result(plan, entry, checks, target_rows)
+
+    def _clear_away(self, staging: TableName, write: WriteSession) -> None:
+        """Drop the staging table where the transaction has not; what became of the load is decided already."""
+        target = self._request.target
+        if target.capabilities.transactional_ddl:
+            return
+        try:
+            try:
+                write.drop_staging(staging)
+            except RetryableError:
+                # The connection may be the one whose reply to COMMIT was lost.
+                with target.write() as fresh:
+                    fresh.drop_staging(staging)
+        except (RetryableError, DatabaseError) as error:
+            logger.warning("%s: %s is left for the next load to drop: %s", self._mapping.name, staging, error)
 
     # --- phases ---------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ what that load refused, as the target holds just what it accepted; after an `app
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -104,7 +105,7 @@ class BadRowSpool:
         self.counts.update(bad_row.breaches)
         self._pending.append(bad_row)
         if len(self._pending) >= BATCH_ROWS:
-            self._flush()
+            self._flush_or_explain()
 
     def describe(self) -> str:
         """What is wrong with how many rows, most frequent first, such as ``email: is null (12 rows)``."""
@@ -120,13 +121,23 @@ class BadRowSpool:
         """The rows as record batches of `spool_schema`; ends the spool's writing."""
         import pyarrow as pa
 
-        self._flush()
+        self._flush_or_explain()
         if self._writer is None:
             return
         self._writer.close()
         self._file.seek(0)
         with pa.ipc.open_stream(self._file) as reader:
             yield from reader
+
+    def _flush_or_explain(self) -> None:
+        try:
+            self._flush()
+        except OSError as error:
+            raise RetryableError(
+                f"{self.rows:,} bad rows have no room in a temporary file in {tempfile.gettempdir()}:"
+                f" {os.strerror(error.errno or 0)}",
+                hint="make room there, or set TMPDIR to a directory that has more",
+            ) from error
 
     def _flush(self) -> None:
         import pyarrow as pa

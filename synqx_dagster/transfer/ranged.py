@@ -215,9 +215,13 @@ class RangedFill:
     def _is_intact(self, stored: StoredRanges, done: dict[int, LedgerEntry], write: WriteSession) -> bool:
         """Whether the staging table has all rows of its ranges; a crash of the server empties an unlogged one."""
         columns = write.find_columns(stored.staging)
-        if columns is None or {column.name for column in self._plan.staged_columns} - {
-            column.name for column in columns
-        }:
+        if columns is None:
+            return False
+        names = {column.name for column in columns}
+        wanted = {column.name for column in self._plan.staged_columns}
+        of_target = {column.name for column in write.find_columns(self._plan.target) or ()}
+        if wanted - names or names - wanted - of_target:
+            # The source has gained or lost a column since.
             return False
         rows = write.fetch_all(f"SELECT count(*) FROM {self._request.target.qualify(stored.staging)}")[0][0]
         return int(str(rows)) == sum(entry.rows_out for entry in done.values())
