@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import random
 import time
@@ -141,7 +142,7 @@ class Case:
         )
         current = [int(str(row[0])) for row in moments if row[4]]
         assert sorted(current) == sorted(self.current), self.name
-        for before, after in zip(moments, moments[1:], strict=False):
+        for before, after in itertools.pairwise(moments):
             if before[0] == after[0]:
                 assert before[3] is not None, (self.name, before)
                 assert str(before[3]) <= str(after[2]), (self.name, before, after)
