@@ -22,9 +22,11 @@ _LATEST = 50
 def find_load_id(instance: dg.DagsterInstance, run: dg.DagsterRun, asset_key: dg.AssetKey) -> str:
     """The load that `run` attempts for an asset: the oldest unreported one it descends from, else its own."""
     load_id = run.run_id
+    parent_id = run.tags.get(_PARENT_RUN_TAG)
+    if not parent_id:
+        return load_id
     reported = _reported_loads(instance, asset_key)
     seen = {run.run_id}
-    parent_id = run.tags.get(_PARENT_RUN_TAG)
     while parent_id and parent_id not in seen and len(seen) < _MAX_ATTEMPTS:
         seen.add(parent_id)
         parent = instance.get_run_by_id(parent_id)

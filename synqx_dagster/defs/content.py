@@ -54,7 +54,7 @@ def verify_mapping(
         for connector in connectors:
             connector.close()
     if record:
-        with open_instance(catalog.settings, capture_output=False) as instance:
+        with open_instance(catalog.settings, executes=True) as instance:
             instance.report_runless_asset_event(_evaluation(translator.target_key(mapping), report.to_outcome()))
     return report
 

@@ -69,7 +69,7 @@ def run_targets(
     builder = JobBuilder(translator, lambda: catalog, dg.in_process_executor)
     is_job = plan.name != MIXED_JOB or bool(plan.edges)
     job = builder.build(plan) if is_job else builder.build_ad_hoc(plan.mappings)
-    with open_instance(catalog.settings, capture_output=False) as instance:
+    with open_instance(catalog.settings, executes=True) as instance:
         end_dead_runs(instance)
         sync_pool_limits(instance, snapshot)
         with _listening(progress):

@@ -26,6 +26,9 @@ _LIMITS_KEY = f"{METADATA_PREFIX}pool_limits"
 
 _NO_COMPUTE_LOGS = ("dagster.core.storage.noop_compute_log_manager", "NoOpComputeLogManager")
 
+#: What SQLite storage consists of, in the order in which it is created.
+_SQLITE_FILES = ("history/runs.db", "schedules/schedules.db", "history/runs/index.db")
+
 _UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
@@ -52,33 +55,38 @@ def prepare_instance(settings: Settings) -> Path:
                 draft = config.with_suffix(".yaml.new")
                 draft.write_text(default_config())
                 draft.replace(config)
-            with _from_config(home) as instance:
-                _create_storage(instance)
+            if not all((home / path).exists() for path in _SQLITE_FILES):
+                with _from_config(home) as instance:
+                    _create_storage(instance)
     except OSError as exc:
         raise ConfigurationError(f"Dagster's home {home} cannot be written: {exc.strerror}") from exc
     return home
 
 
 @contextmanager
-def open_instance(settings: Settings, *, capture_output: bool = True) -> Iterator[dg.DagsterInstance]:
+def open_instance(settings: Settings, *, executes: bool = False) -> Iterator[dg.DagsterInstance]:
     """The persistent instance of these settings, prepared.
 
     Args:
-        capture_output: Whether runs in this process redirect its stdout and stderr into files, as Dagster does
-            by default; a progress bar would go there, too, and it costs half a second for each run.
+        executes: Whether this process is going to execute a run, by itself and for a user who waits. Dagster's files
+            then stay open, and stdout and stderr are not redirected into files, as they are by default: a progress
+            bar would go there, too, and it costs half a second for each run.
 
     Raises:
         ConfigurationError: As `prepare_instance`.
     """
     home = prepare_instance(settings)
-    with _from_config(home) as instance:
-        if capture_output:
+    if not executes:
+        with _from_config(home) as instance:
             yield instance
-            return
-        reference = instance.get_ref()
+        return
+    from synqx_dagster.defs.storage import keep_files_open, read_reference
+
+    with _explain_config(home):
+        reference = keep_files_open(read_reference(home))
         data_class = type(reference.compute_logs_data)
-        reference = reference._replace(compute_logs_data=data_class(*_NO_COMPUTE_LOGS, "{}"))
-    with dg.DagsterInstance.from_ref(reference) as instance:
+        opened = dg.DagsterInstance.from_ref(reference._replace(compute_logs_data=data_class(*_NO_COMPUTE_LOGS, "{}")))
+    with opened as instance:
         yield instance
 
 
@@ -156,8 +164,14 @@ def _start_time(pid: int) -> str:
 
 
 def _from_config(home: Path) -> dg.DagsterInstance:
-    try:
+    with _explain_config(home):
         return dg.DagsterInstance.from_config(str(home))
+
+
+@contextmanager
+def _explain_config(home: Path) -> Iterator[None]:
+    try:
+        yield
     except dg.DagsterError as exc:
         raise ConfigurationError(f"{home / CONFIG_FILE} does not fit Dagster: {exc}") from exc
 
