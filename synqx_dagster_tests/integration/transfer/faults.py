@@ -13,7 +13,7 @@ from synqx_dagster.model import Mapping
 from synqx_dagster.transfer.load import LoadResult
 from synqx_dagster_tests.fix_mysql import MysqlDatabase
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
-from synqx_dagster_tests.integration.transfer.loading import connect, load, make_mapping
+from synqx_dagster_tests.integration.transfer.loading import Connectors, connect, load, make_mapping
 
 Fetch = Callable[[str], list[tuple[object, ...]]]
 
@@ -99,9 +99,9 @@ def _rows(end: End, table: str) -> list[tuple[int, str, str]]:
 
 
 @contextmanager
-def connected(*configs: ConnectionConfig) -> Iterator[list[Connector]]:
+def connected(source: ConnectionConfig, target: ConnectionConfig) -> Iterator[Connectors]:
     """Connectors, closed at the end."""
-    connectors = [connect(config) for config in configs]
+    connectors = connect(source), connect(target)
     try:
         yield connectors
     finally:

@@ -32,6 +32,9 @@ ROWS = 5_000
 
 MYSQL = pytest.param("mysql", marks=pytest.mark.mysql)
 
+#: What another variant shows as well, and takes long.
+SLOW_MYSQL = pytest.param("mysql", marks=[pytest.mark.mysql, pytest.mark.slow])
+
 
 @pytest.fixture
 def source(postgresql: PostgresqlDatabase) -> End:
@@ -48,7 +51,7 @@ def make_end(kind: str, name: str, request: pytest.FixtureRequest) -> End:
 
 
 @pytest.mark.parametrize("kind", ["postgresql", MYSQL])
-@pytest.mark.parametrize("mode", ["replace", "append"])
+@pytest.mark.parametrize("mode", [pytest.param("replace", marks=pytest.mark.slow), "append"])
 def test_a_target_connection_that_is_reset_in_mid_batch(
     kind: str, mode: str, source: End, request: pytest.FixtureRequest
 ) -> None:
@@ -65,7 +68,7 @@ def test_a_target_connection_that_is_reset_in_mid_batch(
 
 
 @pytest.mark.parametrize("kind", ["postgresql", MYSQL])
-@pytest.mark.parametrize("to", ["postgresql", "duckdb"])
+@pytest.mark.parametrize("to", ["postgresql", pytest.param("duckdb", marks=pytest.mark.slow)])
 def test_a_source_connection_that_is_reset_in_mid_batch(
     kind: str, to: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -150,7 +153,7 @@ def test_a_lost_reply_to_the_commit_of_a_range_loads_it_once(
 
 
 @pytest.mark.mysql
-@pytest.mark.parametrize("silent", ["source", "target"])
+@pytest.mark.parametrize("silent", [pytest.param("source", marks=pytest.mark.slow), "target"])
 def test_a_silent_hang_of_mysql_in_mid_load_ends_and_a_retry_is_exact(
     silent: str, request: pytest.FixtureRequest
 ) -> None:
@@ -179,7 +182,7 @@ def test_a_silent_hang_of_mysql_in_mid_load_ends_and_a_retry_is_exact(
     assert_exact(source, target)
 
 
-@pytest.mark.parametrize("kind", ["postgresql", MYSQL])
+@pytest.mark.parametrize("kind", ["postgresql", SLOW_MYSQL])
 def test_a_slow_link_is_waited_for_while_progress_goes_on(
     kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

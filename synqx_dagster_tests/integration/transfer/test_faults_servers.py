@@ -89,7 +89,12 @@ def attempt_meanwhile(source: Connector, target: Connector, act: Callable[[], ob
 RANGES = {"range_rows": 4_000}
 
 
-@pytest.mark.parametrize("fields", [{}, {"mode": "merge", "key": ["id"]}, {"mode": "append", **RANGES}])
+def slow(value: object) -> object:
+    """A variant of what another one shows as well; servers take long to start again."""
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("fields", [slow({}), slow({"mode": "merge", "key": ["id"]}), {"mode": "append", **RANGES}])
 def test_a_target_that_crashes_in_mid_load(
     fields: dict[str, object], other: PostgresqlDatabase, postgresql_to_crash: PostgresqlServer
 ) -> None:
@@ -103,7 +108,7 @@ def test_a_target_that_crashes_in_mid_load(
     assert_exact(source, target)
 
 
-@pytest.mark.parametrize("fields", [{}, RANGES, {"cursor": {"column": "id"}, "mode": "append"}])
+@pytest.mark.parametrize("fields", [slow({}), slow(RANGES), {"cursor": {"column": "id"}, "mode": "append"}])
 def test_a_source_that_crashes_in_mid_read(
     fields: dict[str, object], other: PostgresqlDatabase, postgresql_to_crash: PostgresqlServer
 ) -> None:
@@ -121,7 +126,7 @@ def test_a_source_that_crashes_in_mid_read(
 
 
 @pytest.mark.mysql
-@pytest.mark.parametrize("mode", ["replace", "append"])
+@pytest.mark.parametrize("mode", [slow("replace"), "append"])
 def test_a_mysql_target_that_is_killed_in_mid_load(
     mode: str, other: PostgresqlDatabase, mysql_to_crash: MysqlServer
 ) -> None:
@@ -137,6 +142,7 @@ def test_a_mysql_target_that_is_killed_in_mid_load(
     assert_exact(source, target)
 
 
+@pytest.mark.slow
 @pytest.mark.mysql
 def test_a_mysql_source_that_is_killed_in_mid_read(other: PostgresqlDatabase, mysql_to_crash: MysqlServer) -> None:
     source, target = end_of(mysql_to_crash.create_database(), "source"), end_of(other, "target")
@@ -149,7 +155,7 @@ def test_a_mysql_source_that_is_killed_in_mid_read(other: PostgresqlDatabase, my
 
 
 @pytest.mark.mysql
-@pytest.mark.parametrize("victim", ["source", "target"])
+@pytest.mark.parametrize("victim", [slow("source"), "target"])
 def test_a_mysql_session_that_is_killed_in_mid_load(
     victim: str, mysql: MysqlDatabase, postgresql: PostgresqlDatabase
 ) -> None:
