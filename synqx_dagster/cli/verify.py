@@ -94,8 +94,8 @@ def _side(side: SideReport) -> str:
 
 
 def _ranges(report: ContentReport) -> str:
-    if not report.differing_ranges:
-        return f"{format_count(report.ranges)}, all the same"
+    if not report.ranges:
+        return "one: the digests of all rows add up to the same"
     return f"{format_count(report.ranges)}, {plural(report.differing_ranges, 'differs', 'differ')}"
 
 

@@ -24,6 +24,9 @@ NULL_TEXT = "~"
 #: Hex digits of the MD5: sixty bits, which every database holds in a signed integer.
 DIGEST_DIGITS = 15
 
+#: In place of the digest of a row that its database cannot take at once: more than any sum of digests.
+NO_DIGEST = 10**34
+
 #: A double's NaN, whose bits differ by origin.
 NAN_BITS = "7ff8000000000000"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from synqx_dagster.connectors.checksum import DIGEST_DIGITS, NULL_TEXT, PORTABLE, ChecksumValue
+from synqx_dagster.connectors.checksum import DIGEST_DIGITS, NO_DIGEST, NULL_TEXT, PORTABLE, ChecksumValue
 from synqx_dagster.connectors.mysql_types import NativeType
 from synqx_dagster.connectors.protocol import Encoded
 from synqx_dagster.model.types import DataType
@@ -46,14 +46,16 @@ class MysqlChecksums(ABC):
 
     def checksum_digest(self, scheme: str, values: Sequence[ChecksumValue]) -> str:
         """A row's digest."""
-        framed = ", ".join(_framed(value, self.checksum_text(value) or "") for value in values)
-        return f"CAST(CONV(LEFT(MD5(CONCAT_WS(',', {framed})), {DIGEST_DIGITS}), 16, 10) AS SIGNED)"
+        row = ", ',', ".join(_framed(value, self.checksum_text(value) or "") for value in values)
+        # A text beyond max_allowed_packet becomes NULL with no more than a warning, and CONCAT_WS would pass over it.
+        digits = f"LEFT(MD5(CONCAT({row})), {DIGEST_DIGITS})"
+        return f"IFNULL(CAST(CONV({digits}, 16, 10) AS SIGNED), {NO_DIGEST})"
 
 
 def _framed(value: ChecksumValue, text: str) -> str:
     if value.form == "text":
         text = f"CONCAT(CHAR_LENGTH({text}), ':', {text})"
-    return f"IFNULL({text}, '{NULL_TEXT}')"
+    return f"CASE WHEN {value.expression} IS NULL THEN '{NULL_TEXT}' ELSE {text} END"
 
 
 def _digits(expression: str, native: NativeType, data_type: DataType) -> str:

@@ -18,7 +18,7 @@ _HASH_RECORD_VERSION = 140000
 
 #: One value of each type that `_as_bytes` makes bytes of.
 _PROBE = (
-    "ROW(int8send(9007199254740993), numeric_send(trim_scale(-1.50)), 'synqx'::text, true, date_send('2024-02-29'),"
+    "ROW(int8send(9007199254740993), numeric_send(trim_scale(-1.50)), 'synqx'::text, true, '2024-02-29'::date,"
     " time_send('12:00:00.5'), timestamp_send('2024-02-29 12:00:00.5'), timestamptz_send('2024-02-29 12:00:00.5+00'),"
     " uuid_send('a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'), float8send(1.5), NULL::bytea)"
 )
@@ -97,6 +97,9 @@ class PostgresqlChecksums(ABC):
                 return _bits(expression)
             case "boolean" if kind == "boolean":
                 return f"CAST({expression} AS bool)"
+            case "plain" if kind == "date":
+                # Its hash is of 64 bits.
+                return f"CAST({expression} AS date)"
             case "plain":
                 return f"{kind}_send(CAST({expression} AS {kind}))"
             case "binary":

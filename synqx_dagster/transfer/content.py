@@ -1,7 +1,8 @@
 """Whether a target holds what its mapping says, value by value: the comparison that counts cannot make.
 
-Both sides sort their rows into ranges by the digest of the key, which needs no order and no index, and sum up the
-rows' digests of each range. Ranges that differ are split until they are small; only then keys are read.
+Both sides sum up the digests of all their rows. Where the sums differ, they do so again for ranges of rows, made by the
+digest of the key, which needs no order and no index. Ranges that differ and are large are split; of the others the
+keys are read.
 
 Guarantee: each side is one snapshot. Rows that change between the two snapshots are reported like any others.
 """
@@ -27,8 +28,8 @@ from synqx_dagster.transfer.content_report import (
 )
 from synqx_dagster.transfer.content_side import Checksum, KeyedRow, Ranges, RowValues, Side
 
-#: Of the key's digest, so many bits make the first ranges: 4,096 of them, 732 rows each for three million rows.
-FIRST_BITS = 12
+#: The first ranges have about so many rows, and never less.
+FIRST_RANGE_ROWS = 128
 
 #: Ranges of one question; what a side answers stays within some tens of megabytes.
 MAX_RANGES = 2**18
@@ -122,6 +123,7 @@ class _Comparison:
         self._plan = plan
         self._both = both
         self._rows = (0, 0)
+        self._ranges = 0
 
     def run(self, start: float) -> ContentReport:
         found = self._narrow()
@@ -153,7 +155,7 @@ class _Comparison:
             ),
             key=plan.key,
             columns=plan.source.columns,
-            ranges=2**FIRST_BITS,
+            ranges=self._ranges,
             differing_ranges=found.differing if found else 0,
             missing=counts["missing"],
             extra=counts["extra"],
@@ -172,13 +174,13 @@ class _Comparison:
 
     def _narrow(self) -> _Found | None:
         """Ranges that differ, small enough to be read; None where none differs."""
-        bits = FIRST_BITS
-        sides = self._ask(lambda side: side.checksums(bits))
-        self._rows = (_count(sides[0]), _count(sides[1]))
-        weights = _differing(*sides)
-        if not weights:
+        sums = self._ask(lambda side: side.total())
+        self._rows = (sums[0].rows, sums[1].rows)
+        if sums[0] == sums[1]:
             return None
-        differing, is_complete = len(weights), True
+        bits = _first_bits(max(self._rows))
+        weights = _differing(*self._ask(lambda side: side.checksums(bits)))
+        self._ranges, differing, is_complete = 2**bits, len(weights), True
         for _ in range(MAX_SPLITS):
             split = _bits_to_split(weights, bits)
             if split == 0:
@@ -260,8 +262,9 @@ class _Comparison:
 _KINDS: tuple[DifferenceKind, ...] = ("missing", "extra", "different")
 
 
-def _count(checksums: dict[int, Checksum]) -> int:
-    return sum(checksum.rows for checksum in checksums.values())
+def _first_bits(rows: int) -> int:
+    """Of the key's digest, so many bits make the first ranges."""
+    return min((rows // FIRST_RANGE_ROWS).bit_length(), MAX_RANGES.bit_length() - 1)
 
 
 def _differing(source: dict[int, Checksum], target: dict[int, Checksum]) -> dict[int, int]:
