@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from synqx_dagster.connectors.protocol import ConnectionConfig, Connector
 from synqx_dagster.errors import RetryableError
 from synqx_dagster.model import Mapping
-from synqx_dagster.transfer.load import LoadResult
+from synqx_dagster.transfer.result import LoadResult
 from synqx_dagster_tests.fix_mysql import MysqlDatabase
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
 from synqx_dagster_tests.integration.transfer.loading import Connectors, connect, load, make_mapping
