@@ -38,7 +38,7 @@ def run(output: Output, names: tuple[str, ...], *, full: bool, start: str | None
         from synqx_dagster.defs.windows import checked_window
 
         window = checked_window(full=full, start=start, end=end)
-        report = run_targets(catalog, list(names), progress=progress, window=window)
+        report = run_targets(catalog, list(names), progress=progress, on_planned=progress.expect, window=window)
     document = report.to_dict()
     output.result(document, lambda: draw_run(output, document))
     if report.was_interrupted:

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 #: Hears of progress in the process that runs a job by itself (`synqx run`), by the mapping's name.
 progress_listener: ContextVar[Callable[[str, Progress], None] | None] = ContextVar("progress_listener", default=None)
 
-#: The event log keeps every line for ever, so a long load writes one now and then.
-LOG_INTERVAL_SECONDS = 10.0
+#: The event log keeps every line for ever, so a long load writes one soon, and then less and less often.
+FIRST_LOG_SECONDS = 10.0
+LONGEST_LOG_SECONDS = 300.0
 
 # Each one made resolves its type anew, so a thousand mappings share these.
 _UPSTREAM = dg.In(dg.Nothing)
@@ -186,6 +187,8 @@ class _Load:
             "rows_updated": result.rows_updated,
             "rows_deleted": result.rows_deleted,
             "rows_quarantined": result.rows_quarantined,
+            "mode": self.mapping.mode,
+            "parallelism": result.parallelism,
             "bytes": result.bytes,
             "seconds": round(result.seconds, 3),
             "phase_seconds": {name: round(seconds, 3) for name, seconds in result.phase_seconds.items()},
@@ -196,9 +199,11 @@ class _Load:
             "revision": self.translator.snapshot.revision,
             "mapping": self.mapping.name,
         }
-        for name in ("checksum", "watermark_before", "watermark_after"):
+        for name in ("checksum", "watermark_before", "watermark_after", "window"):
             if (value := getattr(result, name)) is not None:
                 figures[name] = value
+        if result.schema_changes:
+            figures["schema_changes"] = list(result.schema_changes)
         metadata: dict[str, Any] = {f"{METADATA_PREFIX}{name}": value for name, value in figures.items()}
         metadata["dagster/row_count"] = result.target_row_count
         metadata["dagster/column_schema"] = loaded_columns(result.columns)
@@ -209,7 +214,10 @@ class _Load:
 
 
 class _ProgressLog:
-    """Passes progress to the run's log at a bounded rate, and to this process's listener."""
+    """Passes progress to the run's log at a falling rate, and to this process's listener.
+
+    A load of a day writes some three hundred lines.
+    """
 
     def __init__(
         self,
@@ -220,19 +228,32 @@ class _ProgressLog:
         self._log = context.log
         self._name = mapping_name
         self._listener = listener
+        self._interval = FIRST_LOG_SECONDS
         self._last = time.monotonic()
 
     def __call__(self, progress: Progress) -> None:
         if self._listener is not None:
             self._listener(self._name, progress)
         now = time.monotonic()
-        if now - self._last >= LOG_INTERVAL_SECONDS:
+        if now - self._last >= self._interval:
             self._last = now
-            total = f" of about {progress.total_rows:,}" if progress.total_rows else ""
-            self._log.info(
-                f"{self._name}: {progress.phase}: {progress.rows:,}{total} rows,"
-                f" {progress.bytes / 1e6:,.1f} MB in {progress.seconds:,.0f} s"
-            )
+            self._interval = min(2 * self._interval, LONGEST_LOG_SECONDS)
+            self._log.info(f"{self._name}: {describe_progress(progress)}")
+
+
+def describe_progress(progress: Progress) -> str:
+    """How far a load is, in one line; what is not known is left out."""
+    parts = []
+    if progress.rows:
+        total = f" of about {progress.total_rows:,}" if progress.total_rows else ""
+        parts.append(f"{progress.rows:,}{total} rows")
+    total_bytes = f" of about {progress.total_bytes / 1e6:,.1f}" if progress.total_bytes and not progress.rows else ""
+    parts.append(f"{progress.bytes / 1e6:,.1f}{total_bytes} MB in {progress.seconds:,.0f} s")
+    if progress.rows and progress.seconds:
+        parts.append(f"{progress.rows / progress.seconds:,.0f} rows/s")
+    if (remaining := progress.remaining_seconds) is not None and progress.phase == "copy":
+        parts.append(f"about {remaining:,.0f} s left")
+    return f"{progress.phase}: {', '.join(parts)}"
 
 
 def describe_result(mapping_name: str, result: LoadResult) -> str:

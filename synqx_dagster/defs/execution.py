@@ -40,6 +40,7 @@ def run_targets(
     names: Sequence[str],
     *,
     progress: Callable[[str, Progress], None] | None = None,
+    on_planned: Callable[[int], None] | None = None,
     window: ReadWindow | None = None,
 ) -> RunReport:
     """Run mappings, pipelines and schedules of the latest revision as one Dagster run, here and now.
@@ -49,6 +50,7 @@ def run_targets(
     Args:
         names: Records by name; ``kind:name`` where two kinds share one.
         progress: Called about twice a second with the name of a mapping and how far its load is.
+        on_planned: Called once, before the first load, with the number of loads.
         window: What mappings with a cursor read; left out, they go on from their watermarks.
 
     Raises:
@@ -72,6 +74,8 @@ def run_targets(
     with open_instance(catalog.settings, executes=True) as instance:
         end_dead_runs(instance)
         sync_pool_limits(instance, snapshot)
+        if on_planned is not None:
+            on_planned(len(mappings))
         with _listening(progress):
             result = job.execute_in_process(
                 instance=instance,

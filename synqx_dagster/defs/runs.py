@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -17,10 +17,26 @@ INTERRUPTED = "DagsterExecutionInterruptedError"
 
 _FIGURES = ("lane", "rows_in", "rows_out", "rows_quarantined", "bytes", "seconds", "already_committed", "epoch")
 
+#: Figures that runs of earlier versions lack, or loads of which there is nothing to say.
+_OPTIONAL_FIGURES = (
+    "lane_reason",
+    "mode",
+    "parallelism",
+    "rows_inserted",
+    "rows_updated",
+    "rows_deleted",
+    "phase_seconds",
+    "peak_memory_bytes",
+    "watermark_before",
+    "watermark_after",
+    "window",
+    "schema_changes",
+)
+
 
 @dataclass(frozen=True)
 class AssetReport:
-    """What one load did; ``seconds`` is the engine's own time."""
+    """What one load did; ``seconds`` is the engine's own time, and the rest is as in `LoadResult`."""
 
     name: str
     asset_key: str
@@ -33,6 +49,18 @@ class AssetReport:
     already_committed: bool = False
     epoch: int | None = None
     checks: Mapping[str, bool] = field(default_factory=dict)
+    lane_reason: str | None = None
+    mode: str | None = None
+    parallelism: int | None = None
+    rows_inserted: int | None = None
+    rows_updated: int | None = None
+    rows_deleted: int | None = None
+    phase_seconds: Mapping[str, float] = field(default_factory=dict)
+    peak_memory_bytes: int | None = None
+    watermark_before: str | None = None
+    watermark_after: str | None = None
+    window: str | None = None
+    schema_changes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -120,6 +148,11 @@ def read_report(instance: dg.DagsterInstance, run_id: str) -> RunReport:
 def _asset_report(event: dg.DagsterEvent, key: dg.AssetKey, checks: Mapping[str, bool]) -> AssetReport:
     metadata = event.materialization.metadata
     values: dict[str, Any] = {name: metadata[f"{METADATA_PREFIX}{name}"].value for name in _FIGURES}
+    values |= {
+        name: found.value
+        for name in _OPTIONAL_FIGURES
+        if (found := metadata.get(f"{METADATA_PREFIX}{name}")) is not None
+    }
     return AssetReport(
         name=str(metadata[f"{METADATA_PREFIX}mapping"].value),
         asset_key=key.to_user_string(),

@@ -16,6 +16,7 @@ from synqx_dagster.mapping.lineage import Lineage, trace_lineage
 from synqx_dagster.model.mapping import KEYED_MODES
 from synqx_dagster.model.table import TableName
 from synqx_dagster.transfer.duplicates import refuse_duplicates, set_duplicates_aside
+from synqx_dagster.transfer.estimate import estimate_size
 from synqx_dagster.transfer.failpoints import reach
 from synqx_dagster.transfer.ledger import MAX_RACES, Ledger, LedgerEntry
 from synqx_dagster.transfer.move import Moved, move_rows
@@ -97,7 +98,8 @@ class _Load:
                         self._window = preparation.find_window(plan, request.window)
                         plan = preparation.narrow(plan, self._window)
                     logger.info("%s: lane %s: %s", self._mapping.name, plan.lane, plan.lane_reason)
-                    ranged = plan_ranges(request, plan, read, write)
+                    self._estimate(plan, read)
+                    ranged = plan_ranges(request, plan, read, write, rows=self._meter.total_rows)
                     filled = None
                     if ranged is None:
                         RangeBook(request.target, write, target).discard()
@@ -110,6 +112,12 @@ class _Load:
             hint="one table wants one writer at a time; look for a second schedule or run",
             table=str(target),
         )
+
+    def _estimate(self, plan: LoadPlan, read: ReadSession) -> None:
+        """Find out about how much there is to read, unless it is a part of the source that nobody has counted."""
+        if plan.window is None:
+            size = estimate_size(self._mapping.source, self._request.source, read)
+            self._meter.total_rows, self._meter.total_bytes = size.rows, size.bytes
 
     def _fill_ranges(
         self,
@@ -150,6 +158,7 @@ class _Load:
                     spool.collected_rows, counts = collected.count_breaches()
                     spool.counts.update(counts)
                 self._set_bad_rows_aside(plan, staging, moved, write, spool)
+                self._meter.rows = moved.rows_in - spool.total_rows
                 if not target.capabilities.transactional_ddl:
                     # The rows are staged; what readers see changes in one transaction of its own.
                     write.commit()
@@ -206,6 +215,8 @@ class _Load:
         self._meter.enter("copy")
         with self._stopwatch.phase("copy"):
             moved = move_rows(plan, staging, read, write, spool, self._meter)
+        if moved.phase_seconds:
+            self._stopwatch.split("copy", moved.phase_seconds)
         reach("after_copy")
         return moved
 
@@ -421,6 +432,7 @@ class _Load:
             rows_deleted=entry.rows_deleted,
             parallelism=self._parallelism,
             schema_changes=self._schema_changes,
+            window=plan.window,
             watermark_before=None if self._window is None else _value_of(self._window.before),
             watermark_after=None if entry.watermark is None else _value_of(Watermark.from_json(entry.watermark)),
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from synqx_dagster.connectors.protocol import CopyReadSession, CopyWriteSession, ReadSession, WriteSession
@@ -23,11 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Moved:
-    """What went into the staging table. ``rows_in`` counts the bad rows as well."""
+    """What went into the staging table. ``rows_in`` counts the bad rows as well.
+
+    ``phase_seconds`` tells reading, transforming and writing apart, where they take turns.
+    """
 
     rows_in: int
     bytes: int
     checksum: str | None
+    phase_seconds: dict[str, float] = field(default_factory=dict)
 
 
 def move_rows(
@@ -64,13 +69,16 @@ def _stream(
     if plan.read_schema is None:
         raise FatalError("the plan does not say what the batches of the arrow lane look like")
     batches = read.iter_batches(plan.read_sql, plan.read_schema, batch_rows=BATCH_ROWS)
+    start = time.perf_counter()
     with ExitStack() as stack:
         prefetch = stack.enter_context(Prefetch(batches, read.cancel))
         if plan.transform_sql is None:
-            good = _renamed(iter(prefetch), plan)
+            arriving = _Timed(iter(prefetch))
+            good = _Timed(_renamed(arriving, plan))
         else:
             transform = stack.enter_context(Transform(plan.transform_sql, plan.read_schema))
-            good = split_bad_rows(transform.run(iter(prefetch)), spool, plan.key_columns)
+            arriving = _Timed(iter(prefetch))
+            good = _Timed(split_bad_rows(transform.run(arriving), spool, plan.key_columns))
         rows, size_bytes = write.write_batches(staging, plan.staged_columns, _metered(good, meter))
         rows_in = prefetch.rows
     reach("mid_copy")
@@ -79,7 +87,27 @@ def _stream(
             f"{rows_in:,} rows were read, {rows:,} written and {spool.rows:,} set aside: they do not add up",
             table=str(plan.target),
         )
-    return Moved(rows_in, size_bytes, None)
+    seconds = time.perf_counter() - start
+    phases = {"read": arriving.seconds, "transform": good.seconds - arriving.seconds, "write": seconds - good.seconds}
+    return Moved(rows_in, size_bytes, None, phases)
+
+
+class _Timed:
+    """Passes batches on and adds up how long each was waited for."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
+        self._batches = batches
+        self.seconds = 0.0
+
+    def __iter__(self) -> _Timed:
+        return self
+
+    def __next__(self) -> pa.RecordBatch:
+        start = time.perf_counter()
+        try:
+            return next(self._batches)
+        finally:
+            self.seconds += time.perf_counter() - start
 
 
 def _renamed(batches: Iterator[pa.RecordBatch], plan: LoadPlan) -> Iterator[pa.RecordBatch]:

@@ -55,15 +55,20 @@ class RangedPlan:
     description: str
 
 
-def plan_ranges(request: LoadRequest, plan: LoadPlan, read: ReadSession, write: WriteSession) -> RangedPlan | None:
+def plan_ranges(
+    request: LoadRequest, plan: LoadPlan, read: ReadSession, write: WriteSession, *, rows: int | None = None
+) -> RangedPlan | None:
     """Decide whether and how a load runs in ranges; None for a load in one piece.
+
+    Args:
+        rows: The source's own guess of its rows, if it has been asked for already.
 
     Raises:
         PlanError: The connections' pools do not allow so many sessions.
     """
     if not isinstance(write, SharedWriteSession):
         return None
-    ranges = cut_table(request.mapping, request.source, read, plan.source_columns)
+    ranges = cut_table(request.mapping, request.source, read, plan.source_columns, rows)
     if ranges is None:
         return None
     can_share = isinstance(request.source, SnapshotConnector) and isinstance(read, SnapshotReadSession)

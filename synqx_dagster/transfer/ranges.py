@@ -17,6 +17,7 @@ from synqx_dagster.model.mapping import Mapping
 from synqx_dagster.model.table import Column, TableName, primary_key_of
 from synqx_dagster.model.types import TypeKind
 from synqx_dagster.transfer.cursor_values import literal
+from synqx_dagster.transfer.estimate import estimate_size
 from synqx_dagster.transfer.facts import SOURCE_ALIAS
 
 #: A table that is believed to have more rows than this is loaded in ranges of this size, so that a crash costs minutes.
@@ -49,16 +50,19 @@ class Ranges:
 
 
 def cut_table(
-    mapping: Mapping, source: Connector, read: ReadSession, source_columns: Sequence[Column]
+    mapping: Mapping, source: Connector, read: ReadSession, source_columns: Sequence[Column], rows: int | None = None
 ) -> Ranges | None:
     """Cut the source table of a mapping; None where one range is enough, or the table cannot be cut.
 
     Asks the source for the bounds; the rows of the session's snapshot are in exactly one range each.
+
+    Args:
+        rows: What PostgreSQL guesses of its rows, if it has been asked already. Others' guesses are too far off.
     """
     if mapping.source is None:
         return None
     cutter = _Cutter(mapping.source, source, read, source_columns)
-    rows = cutter.estimate_rows()
+    rows = rows if rows is not None and cutter.is_postgres else cutter.estimate_rows()
     range_rows = mapping.range_rows or DEFAULT_RANGE_ROWS
     wants_to_resume = rows is not None and rows > range_rows
     parts = mapping.parallelism
@@ -73,6 +77,7 @@ def cut_table(
 
 class _Cutter:
     def __init__(self, table: TableName, source: Connector, read: ReadSession, columns: Sequence[Column]) -> None:
+        self.table = table
         self.source = source
         self.read = read
         self.qualified = source.qualify(table)
@@ -83,12 +88,7 @@ class _Cutter:
     def estimate_rows(self) -> int | None:
         """About how many rows the table has; None where nobody can tell without counting."""
         if self.is_postgres:
-            # A table that was never analysed says -1; its pages then tell, at a guess of 100 bytes a row.
-            found = self._fetch(
-                "SELECT CASE WHEN reltuples > 0 THEN reltuples::bigint ELSE pg_catalog.pg_relation_size(oid) / 100 END"
-                f" FROM pg_catalog.pg_class WHERE oid = {self._regclass()} AND relkind IN ('r', 'm')"
-            )
-            return None if found is None else int(str(found))
+            return estimate_size(self.table, self.source, self.read).rows
         bounds = self._number_bounds()
         return None if bounds is None else bounds[1] - bounds[0] + 1
 

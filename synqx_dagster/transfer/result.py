@@ -22,13 +22,30 @@ CheckName = Literal["contract", "row_count", "not_null_keys", "unique_keys", "co
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a load is. ``rows`` is 0 while a lane cannot count them (bytes in passthrough tell instead)."""
+    """How far a load is. ``rows`` is 0 while a lane cannot count them (bytes in passthrough tell instead).
+
+    ``total_rows`` and ``total_bytes`` are the source's own guesses: None where it has none, and of the bytes no more
+    than a hint, because a server stores rows in another form than it sends them.
+    """
 
     phase: str
     rows: int
     bytes: int
     seconds: float
     total_rows: int | None = None
+    total_bytes: int | None = None
+
+    @property
+    def fraction(self) -> float | None:
+        """How much of the rows has arrived, below 1 as long as any may be missing; None where nobody can tell."""
+        done, total = (self.rows, self.total_rows) if self.rows else (self.bytes, self.total_bytes)
+        return min(done / total, 0.99) if done and total else None
+
+    @property
+    def remaining_seconds(self) -> float | None:
+        """About how long the rows that are missing take at the speed so far; None where nobody can tell."""
+        fraction = self.fraction
+        return None if fraction is None or fraction >= 0.99 else self.seconds * (1 / fraction - 1)
 
 
 @dataclass(frozen=True)
@@ -87,8 +104,11 @@ class LoadResult:
     passthrough, and the size of the Arrow batches written otherwise. ``seconds`` is wall time from opening the
     connections to the last check. ``rows_inserted``, ``rows_updated`` and ``rows_deleted`` say what happened in the
     target; rows of a merge that were equal are in none of them. ``watermark_before`` and ``watermark_after`` are the
-    cursor column's values as the source prints them. With ``already_committed`` an earlier attempt at the same load
-    had committed: the figures are that attempt's, out of the ledger.
+    cursor column's values as the source prints them. ``phase_seconds`` tells where the time went; what
+    moves rows is ``read`` (waiting for the source), ``transform`` and ``write`` where these take turns (the arrow lane
+    in one piece), and ``copy`` where they go on at the same time. ``window`` says which part of the source was read,
+    None for all of it. With ``already_committed`` an earlier attempt at the same load had committed: the
+    figures are that attempt's, out of the ledger.
     """
 
     lane: Lane
@@ -114,6 +134,7 @@ class LoadResult:
     watermark_before: str | None = None
     watermark_after: str | None = None
     schema_changes: tuple[str, ...] = ()
+    window: str | None = None
 
 
 class Stopwatch:
@@ -127,6 +148,12 @@ class Stopwatch:
     def seconds(self) -> float:
         """Seconds since the load began."""
         return time.perf_counter() - self._start
+
+    def split(self, name: str, parts: dict[str, float]) -> None:
+        """Put parts in the place of a phase that has been measured more closely."""
+        del self.phase_seconds[name]
+        for part, seconds in parts.items():
+            self.phase_seconds[part] = self.phase_seconds.get(part, 0.0) + seconds
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -155,6 +182,7 @@ class ProgressMeter:
         self.rows = 0
         self.bytes = 0
         self.total_rows = total_rows
+        self.total_bytes: int | None = None
 
     def add(self, *, rows: int = 0, size_bytes: int = 0) -> None:
         """Count rows and bytes that reached the target's connection."""
@@ -172,7 +200,7 @@ class ProgressMeter:
     def _report(self) -> None:
         if self._listener is not None:
             self._last = self._stopwatch.seconds
-            self._listener(Progress(self.phase, self.rows, self.bytes, self._last, self.total_rows))
+            self._listener(Progress(self.phase, self.rows, self.bytes, self._last, self.total_rows, self.total_bytes))
 
 
 def peak_memory_bytes() -> int:

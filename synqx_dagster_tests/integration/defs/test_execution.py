@@ -67,6 +67,10 @@ def test_a_mapping_is_run_reported_and_kept(project, catalog):
     assert (asset.rows_in, asset.rows_out, asset.rows_quarantined) == (3, 3, 0)
     assert asset.checks == {"contract": True, "row_count": True, "not_null_keys": True, "unique_keys": True}
     assert asset.seconds > 0
+    assert set(asset.phase_seconds) == {"plan", "stage", "read", "transform", "write", "check", "publish", "commit"}
+    assert (asset.mode, asset.parallelism, asset.rows_inserted, asset.schema_changes) == ("replace", 1, 3, ())
+    assert asset.lane_reason
+    assert asset.peak_memory_bytes > 10_000_000
     assert {name for name, _ in seen} == {"customers"}
     assert {"plan", "copy", "commit"} <= {how_far.phase for _, how_far in seen}
     assert len(project.rows()) == 3
@@ -80,6 +84,13 @@ def test_a_mapping_is_run_reported_and_kept(project, catalog):
     assert lines == sorted(lines, key=lambda line: line.time)
     assert report.to_dict()["assets"][0]["rows_in"] == 3
     assert info.to_dict()["started_at"].endswith("+00:00")
+
+
+def test_how_many_loads_there_will_be_is_told_before_the_first(project, catalog):
+    told: list[object] = []
+    run_targets(catalog, ["both"], progress=lambda name, _: told.append(name), on_planned=told.append)
+    assert told[0] == 2
+    assert list(dict.fromkeys(told[1:])) == ["orders", "customers"]
 
 
 def test_a_pipeline_keeps_its_name_and_its_order(project, catalog):

@@ -305,8 +305,12 @@ def test_progress_is_reported_by_phase(pair: Databases, connectors: Connectors) 
     pair[0].execute(PEOPLE)
     seen: list[Progress] = []
     mapping = make_mapping(source_table="people", target_table="people")
-    run_load(LoadRequest(mapping, None, *connectors, "run", "load", seen.append))
+    pair[0].execute("analyze people")
+    result = run_load(LoadRequest(mapping, None, *connectors, "run", "load", seen.append))
     phases = [progress.phase for progress in seen]
+    assert {progress.total_rows for progress in seen if progress.phase == "copy"} == {2000}
+    assert all(progress.total_bytes for progress in seen if progress.phase == "copy")
+    assert set(result.phase_seconds) == {"plan", "stage", "copy", "check", "publish", "commit"}
     assert [phase for phase in ("plan", "copy", "publish", "commit") if phase in phases] == [
         "plan",
         "copy",
