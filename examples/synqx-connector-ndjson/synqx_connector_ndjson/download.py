@@ -45,9 +45,10 @@ def download(config: ConnectionConfig, table: str, target: IO[bytes], *, timeout
     connection = _connect(config, seconds, place)
     try:
         connection.request("GET", path_of(config, table), headers=_headers(config))
-        response = connection.getresponse()
-        _check_status(response.status, place)
-        _copy(response, target, int(config.options.get("max_bytes", DEFAULT_MAX_BYTES)), place)
+        # Where the server is to close, the connection lets go of the socket and only the response can close it.
+        with connection.getresponse() as response:
+            _check_status(response.status, place)
+            _copy(response, target, int(config.options.get("max_bytes", DEFAULT_MAX_BYTES)), place)
     except (OSError, http.client.HTTPException) as exc:
         raise RetryableError(f"{place}: the transfer broke off ({type(exc).__name__})") from exc
     finally:
