@@ -84,14 +84,15 @@ def _contestants(
 def start_duckdb(lab: Lab) -> Iterator[Bench]:
     """Into a table of a new DuckDB file."""
     rows, size = lab.need_lineitem()
-    name = "bench.duckdb"
+    # dlt calls its schema "bench"; a catalog of that name would be ambiguous.
+    name = "lake.duckdb"
     contestants = _contestants(
         lab,
         "pg_duckdb",
         lambda home: {"db_type": "duckdb", "database": str(home / name)},
         lambda home: (f"duckdb://{home / name}", {"object": "main.lineitem"}),
         lambda home: {"destination": "duckdb", "target": str(home / name)},
-        lambda family, home: (home / name, "bench.bench.lineitem" if family == "dlt" else "main.lineitem"),
+        lambda family, home: (home / name, "lake.bench.lineitem" if family == "dlt" else "main.lineitem"),
     )
     yield Bench(rows, size, contestants)
 

@@ -50,6 +50,9 @@ def _judge(bar: Bar, result: dict[str, Any]) -> tuple[str, bool | None]:
         if not peaks or None in peaks:
             return "-", None
         largest = max(peak for peak in peaks if peak is not None)
+        if bar.reference is not None:
+            base = _largest(contestants.get(bar.reference), "peak_memory_bytes")
+            return ("-", None) if base is None else (f"{largest / base:.2f} x", largest / base <= (bar.at_most or 0))
         return f"{largest / 1e6:.0f} MB", largest <= (bar.at_most or 0)
     subject = _median(contestants.get(bar.subject), _field(bar))
     reference = _reference(bar, contestants)

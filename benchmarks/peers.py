@@ -30,7 +30,8 @@ REQUIREMENTS = (
     "pymysql",
     "sqlalchemy>=2.0",
     # Sling drives the DuckDB command; it would download one of this series.
-    "duckdb-cli<1.5",
+    "duckdb-cli==1.4.4.post2",
+    "duckdb-extension-httpfs==1.4.4",
 )
 _SHOWN = ("sling-linux-amd64", "dlt", "connectorx", "adbc-driver-postgresql", "sqlalchemy", "duckdb", "duckdb-cli")
 #: As many streams, or files, as PostgreSQL has cores to load at a time are enough on any machine of today.
@@ -47,6 +48,11 @@ class Peers:
     @property
     def python(self) -> Path:
         return self.environment / "bin" / "python"
+
+    @property
+    def home(self) -> Path:
+        """A home directory that has DuckDB's extension for HTTP, by which Sling hands rows to DuckDB."""
+        return self.environment / "home"
 
     @property
     def sling(self) -> Path:
@@ -71,6 +77,9 @@ class Peers:
             "BENCH_SOURCE": run.source,
             "BENCH_TARGET": run.target,
             "DUCKDB_PATH": str(self.environment / "bin" / "duckdb"),
+            # What it needs is linked into the command; it would ask the network for it all the same.
+            "DUCKDB_USE_INSTALLED_EXTENSIONS": "true",
+            "HOME": str(self.home),
             "SLING_DISABLE_TELEMETRY": "true",
             "SLING_HOME_DIR": str(self.work_directory / "sling"),
             "SLING_SHOW_PROGRESS": "false",
@@ -128,6 +137,16 @@ def install_peers(environment: Path, work_directory: Path) -> Peers:
         subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
         pip = [str(peers.python), "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
         subprocess.run([*pip, *REQUIREMENTS], check=True, stdout=sys.stderr)
+        _install_extension(peers)
         stamp.write_text(wanted)
     work_directory.mkdir(parents=True, exist_ok=True)
     return peers
+
+
+def _install_extension(peers: Peers) -> None:
+    """Put DuckDB's extension where the DuckDB command of that version looks for it."""
+    (packed,) = peers.environment.glob("lib/python*/site-packages/duckdb_extension_httpfs/**/*.duckdb_extension")
+    # The package keeps it as extensions/VERSION/NAME; DuckDB wants the platform, too, which is that of Sling's wheel.
+    directory = peers.home / ".duckdb" / "extensions" / packed.parent.name / "linux_amd64"
+    directory.mkdir(parents=True)
+    shutil.copy(packed, directory)

@@ -46,13 +46,6 @@ def start_tables(lab: Lab) -> Iterator[Bench]:
         *(mapping(name, f"many.{name}", f"synqx.{name}") for name in names),
     ]
     project = create_project(lab.directory / "tables_100", records)
-    sling = SlingRun(
-        "tables_100",
-        end.url("postgres", SOURCE, "sslmode=disable"),
-        end.url("postgres", TARGET, "sslmode=disable"),
-        {"many.*": {"object": "sling.{stream_table}", "mode": "full-refresh"}},
-        {"SLING_THREADS": "4"},
-    )
 
     def checked(schema: str) -> Callable[[], None]:
         def check() -> None:
@@ -61,14 +54,27 @@ def start_tables(lab: Lab) -> Iterator[Bench]:
 
         return check
 
-    def run_sling() -> Outcome:
-        usage = lab.peers.run_sling(sling, log=lab.log("tables sling"))
-        return Outcome(usage.seconds, usage.seconds, usage.peak_memory_bytes)
+    def sling(threads: int) -> Contestant:
+        replication = SlingRun(
+            f"tables_{threads}",
+            end.url("postgres", SOURCE, "sslmode=disable"),
+            end.url("postgres", TARGET, "sslmode=disable"),
+            {"many.*": {"object": "sling.{stream_table}", "mode": "full-refresh"}},
+            {"SLING_THREADS": str(threads)},
+        )
+
+        def run() -> Outcome:
+            usage = lab.peers.run_sling(replication, log=lab.log(f"tables sling {threads}"))
+            return Outcome(usage.seconds, usage.seconds, usage.peak_memory_bytes)
+
+        label = f"sling, {threads} thread{'s' if threads > 1 else ''}"
+        return Contestant(label, "sling", run, checked("sling"), lab.drop_schema("sling"))
 
     def dlt(backend: str, file_format: str) -> Contestant:
         name = f"tables_{backend}_{file_format}"
         job = dlt_job(
-            backend, names, ROWS_PER_TABLE, destination="postgres", dataset=name,
+            # One file for each table: they are small, and there are enough of them to load at a time.
+            backend, names, TABLES * ROWS_PER_TABLE * 4, destination="postgres", dataset=name,
             target=end.url("postgresql", TARGET), **postgresql_source(lab),
         )  # fmt: skip
         job |= {"source_schema": "many", "file_format": file_format}
@@ -85,7 +91,8 @@ def start_tables(lab: Lab) -> Iterator[Bench]:
 
     contestants = [
         Contestant("synqx", "synqx", lambda: project.run(*names), checked("synqx"), lab.drop_schema("synqx")),
-        Contestant("sling, 4 threads", "sling", run_sling, checked("sling"), lab.drop_schema("sling")),
+        sling(1),
+        sling(4),
         dlt("pyarrow", "parquet"),
         dlt("pyarrow", "csv"),
         dlt("connectorx", "parquet"),
@@ -97,9 +104,9 @@ def start_tables(lab: Lab) -> Iterator[Bench]:
 def start_memory(lab: Lab) -> Iterator[Bench]:
     """One load as it is and one through DuckDB, of a table and of one ten times as large."""
     server = lab.postgresql
-    rows, _ = lab.need_lineitem()
+    lab.need_lineitem()
     names = ", ".join(COLUMNS)
-    shifted = names.replace("l_orderkey", "l_orderkey + n * 1000000000", 1)
+    shifted = names.replace("l_orderkey", "l_orderkey + n * 1000000000::bigint", 1)
     server.execute(
         SOURCE,
         "create table lineitem_more (like lineitem)",
@@ -115,7 +122,7 @@ def start_memory(lab: Lab) -> Iterator[Bench]:
             "config": {"delimiter": " "},
         }
         direct = [{"type": "direct", "source_columns": [name], "target_fields": [name]} for name in COLUMNS]
-        tables = {"one row": "lineitem_one", f"{rows:,} rows": "lineitem", f"{more_rows:,} rows": "lineitem_more"}
+        tables = {"one row": "lineitem_one", "a tenth of the rows": "lineitem", "all rows": "lineitem_more"}
         records = list(postgresql_connections(server.endpoint))
         for table in tables.values():
             records.append(mapping(f"{table}_passthrough", f"public.{table}", f"synqx.{table}_passthrough"))
@@ -162,6 +169,20 @@ MEMORY = Case(
     start_memory,
     (
         Bar("passthrough, *", "passthrough: at most 150 MB", at_most=150 * _MB, memory=True),
+        Bar(
+            "passthrough, all rows",
+            "passthrough: the same for ten times the rows (at most 1.1 x)",
+            "passthrough, a tenth of the rows",
+            at_most=1.1,
+            memory=True,
+        ),
         Bar("arrow, *", "arrow: at most 400 MB", at_most=400 * _MB, memory=True),
+        Bar(
+            "arrow, all rows",
+            "arrow: the same for ten times the rows (at most 1.1 x)",
+            "arrow, a tenth of the rows",
+            at_most=1.1,
+            memory=True,
+        ),
     ),
 )

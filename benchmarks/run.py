@@ -77,7 +77,7 @@ def write_results(path: Path, results: dict[str, Any]) -> None:
     """Replace the file as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    fresh.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     fresh.replace(path)
 
 
