@@ -79,7 +79,7 @@ class Bar:
 
     ``subject`` and ``reference`` are names of contestants; a family as reference is its fastest contestant. With
     ``at_least``, reference divided by subject; with ``at_most``, subject divided by reference, or, without a
-    reference, the largest peak memory of all whose names match the subject, in bytes. With ``memory`` peaks are compared.
+    reference, the largest peak memory of all whose names match the subject, in bytes. ``memory`` compares peaks.
     """
 
     subject: str
