@@ -409,7 +409,12 @@ def test_two_current_versions_of_a_key_are_refused(target: Target, pair: Pair) -
 
 @pytest.mark.parametrize(
     ("mode", "place"),
-    [("merge", "after_publish"), ("merge", "after_commit"), ("scd2", "mid_copy"), ("scd2", "before_commit")],
+    [
+        ("merge", "after_publish"),
+        pytest.param("merge", "after_commit", marks=pytest.mark.slow),
+        pytest.param("scd2", "mid_copy", marks=pytest.mark.slow),
+        pytest.param("scd2", "before_commit", marks=pytest.mark.slow),
+    ],
 )
 def test_killed_anywhere_a_retry_is_exact(
     source: PostgresqlDatabase, target: Target, pair: Pair, mode: str, place: str
