@@ -38,12 +38,13 @@ format: $(VENV)/.dev ## Sort the imports and format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(VENV)/.bench ## Compare the engine with psql, in the same run
-	@$(BIN)/python -m benchmarks.lineitem
+# An hour, and nothing else should run. BENCH='--case pg_pg --scale 0.1 --runs 1' measures less.
+bench: $(VENV)/.bench ## Compare with psql, Sling and dlt, and write docs/benchmarks.md
+	@$(BIN)/python -m benchmarks.run $(BENCH)
 
 clean: ## Remove the virtual environment, the demo and the caches
 	@if [ -x $(BIN)/python ]; then $(BIN)/synqx demo --stop || true; fi
-	rm -rf $(VENV) .synqx/demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .benchmarks .synqx/demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # One environment, filled as far as the command needs it. Each stamp is newer than what it was made from, so the
 # second time costs nothing; an interrupted installation leaves no stamp and is done again.
@@ -64,6 +65,6 @@ $(VENV)/.dev: $(VENV)/.created pyproject.toml setup.py
 	@touch $(VENV)/.demo $@
 
 $(VENV)/.bench: $(VENV)/.created pyproject.toml setup.py
-	@$(INSTALL) ".[bench]"
+	@$(INSTALL) ".[bench-harness]"
 	@$(COMPILE)
 	@touch $(VENV)/.demo $@

@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,23 +19,8 @@ import yaml
 
 from benchmarks.measure import Usage, run_measured
 
-#: Versions are pinned where a newer one would be another tool to measure; the page prints what was installed.
-REQUIREMENTS = (
-    "sling-linux-amd64",
-    "dlt[duckdb,filesystem,parquet,postgres,sql-database]>=1.31",
-    # The driver for dlt's fast path into PostgreSQL: parquet files through ADBC.
-    "adbc-driver-manager",
-    "adbc-driver-postgresql",
-    "connectorx",
-    "psycopg2-binary",
-    "pymysql",
-    "sqlalchemy>=2.0",
-    # Sling drives the DuckDB command; it would download one of this series.
-    "duckdb-cli==1.4.4.post2",
-    "duckdb-extension-httpfs==1.4.4",
-)
 _SHOWN = ("sling-linux-amd64", "dlt", "connectorx", "adbc-driver-postgresql", "sqlalchemy", "duckdb", "duckdb-cli")
-#: As many streams, or files, as PostgreSQL has cores to load at a time are enough on any machine of today.
+#: dlt loads files of one table at the same time.
 _FILES_PER_TABLE = 4
 
 
@@ -130,17 +116,25 @@ def install_peers(environment: Path, work_directory: Path) -> Peers:
         subprocess.CalledProcessError: pip failed; it has said why.
     """
     peers = Peers(environment, work_directory)
-    stamp, wanted = environment / "requirements.txt", "\n".join(REQUIREMENTS) + "\n"
+    requirements = _read_requirements()
+    stamp, wanted = environment / "requirements.txt", "\n".join(requirements) + "\n"
     if not stamp.exists() or stamp.read_text() != wanted:
         print(f"installing Sling and dlt into {environment}", file=sys.stderr)
         shutil.rmtree(environment, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
         pip = [str(peers.python), "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
-        subprocess.run([*pip, *REQUIREMENTS], check=True, stdout=sys.stderr)
+        subprocess.run([*pip, *requirements], check=True, stdout=sys.stderr)
         _install_extension(peers)
         stamp.write_text(wanted)
     work_directory.mkdir(parents=True, exist_ok=True)
     return peers
+
+
+def _read_requirements() -> list[str]:
+    """The extra ``bench`` without SynqX itself."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    listed: list[str] = project["project"]["optional-dependencies"]["bench"]
+    return [requirement for requirement in listed if not requirement.startswith("synqx-dagster")]
 
 
 def _install_extension(peers: Peers) -> None:
