@@ -20,6 +20,9 @@ import yaml
 from benchmarks.measure import Usage, run_measured
 
 _SHOWN = ("sling-linux-amd64", "dlt", "connectorx", "adbc-driver-postgresql", "sqlalchemy", "duckdb", "duckdb-cli")
+#: By which Sling hands rows to the DuckDB command; of that command's version. It is installed without what it depends
+#: on, which is Python's DuckDB of the same version: dlt shall have the newest.
+_EXTENSION = "duckdb-extension-httpfs==1.4.4"
 #: dlt loads files of one table at the same time.
 _FILES_PER_TABLE = 4
 
@@ -117,13 +120,14 @@ def install_peers(environment: Path, work_directory: Path) -> Peers:
     """
     peers = Peers(environment, work_directory)
     requirements = _read_requirements()
-    stamp, wanted = environment / "requirements.txt", "\n".join(requirements) + "\n"
+    stamp, wanted = environment / "installed.txt", "\n".join([*requirements, _EXTENSION]) + "\n"
     if not stamp.exists() or stamp.read_text() != wanted:
         print(f"installing Sling and dlt into {environment}", file=sys.stderr)
         shutil.rmtree(environment, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
         pip = [str(peers.python), "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
         subprocess.run([*pip, *requirements], check=True, stdout=sys.stderr)
+        subprocess.run([*pip, "--no-deps", _EXTENSION], check=True, stdout=sys.stderr)
         _install_extension(peers)
         stamp.write_text(wanted)
     work_directory.mkdir(parents=True, exist_ok=True)
