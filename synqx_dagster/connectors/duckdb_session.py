@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from synqx_dagster.connectors.duckdb_checksum import DuckdbChecksums
 from synqx_dagster.connectors.duckdb_errors import wrap_error
 from synqx_dagster.connectors.duckdb_file import Handle, open_reader, open_writer
+from synqx_dagster.connectors.duckdb_incoming import Incoming
 from synqx_dagster.connectors.duckdb_merge import find_unique_keys, spell_merge
 from synqx_dagster.connectors.duckdb_types import (
     DIALECT,
@@ -306,9 +307,7 @@ class DuckdbWriteSession(FileTables, MergesBySql):
         self, table: TableName, columns: Sequence[Column], batches: Iterable[pa.RecordBatch]
     ) -> tuple[int, int]:
         """Insert record batches in one streaming statement."""
-        import pyarrow as pa
-
-        stream = _Stream(batches)
+        stream = Incoming(batches)
         if stream.schema is None:
             return 0, 0
         aliases = [field.name for field in stream.schema]
@@ -319,9 +318,8 @@ class DuckdbWriteSession(FileTables, MergesBySql):
             for alias, column in zip(aliases, columns, strict=True)
         )
         values = ", ".join(_cast(alias, native_type(column)) for alias, column in zip(aliases, columns, strict=True))
-        reader = pa.RecordBatchReader.from_batches(stream.schema, stream.iter_batches())
         connection = self._connection
-        connection.register(_STAGED_ROWS, reader)
+        connection.register(_STAGED_ROWS, stream.reader())
         try:
             with self._errors("writing to", dict(zip(aliases, (column.name for column in columns), strict=True))):
                 connection.execute(
@@ -366,38 +364,6 @@ class DuckdbWriteSession(FileTables, MergesBySql):
 
     def _merge_dialect(self, target: TableName) -> MergeDialect:
         return spell_merge()
-
-
-class _Stream:
-    """Record batches on their way into DuckDB: counted, and under names that need no quoting."""
-
-    def __init__(self, batches: Iterable[pa.RecordBatch]) -> None:
-        import pyarrow as pa
-
-        self._batches = iter(batches)
-        self._first = next(self._batches, None)
-        self.rows = 0
-        self.bytes = 0
-        self.failure: BaseException | None = None
-        self.schema: pa.Schema | None = None
-        if self._first is not None:
-            self.schema = pa.schema(
-                [pa.field(f"c{position}", field.type) for position, field in enumerate(self._first.schema)]
-            )
-
-    def iter_batches(self) -> Iterator[pa.RecordBatch]:
-        import pyarrow as pa
-
-        try:
-            batch = self._first
-            while batch is not None:
-                self.rows += batch.num_rows
-                self.bytes += batch.nbytes
-                yield pa.record_batch(batch.columns, schema=self.schema)
-                batch = next(self._batches, None)
-        except BaseException as error:
-            self.failure = error
-            raise
 
 
 def _cast(alias: str, native: str) -> str:

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from synqx_dagster.connectors.duckdb_incoming import Incoming
 from synqx_dagster.connectors.duckdb_merge import spell_merge
 from synqx_dagster.connectors.file_database import quote
 from synqx_dagster.connectors.files_database import OWN_PREFIX, KnownTable, qualify
-from synqx_dagster.connectors.files_incoming import Incoming
 from synqx_dagster.connectors.files_render import write_file, write_parquet
 from synqx_dagster.connectors.files_statements import FilesStatements, Staging
 from synqx_dagster.connectors.files_transaction import Output, Transaction
