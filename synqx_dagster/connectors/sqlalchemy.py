@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from synqx_dagster.connectors.probing import look_within
 from synqx_dagster.connectors.protocol import (
     Capabilities,
     ConnectionConfig,
@@ -157,21 +158,7 @@ class SqlalchemyConnector:
 
     def test(self, *, timeout_seconds: float = 5.0) -> ConnectionReport:
         """Connect, look and disconnect, all within the limit."""
-        reports: list[ConnectionReport] = []
-        # Looking up a host's name has no limit of its own, so the whole runs beside this thread.
-        worker = threading.Thread(
-            target=lambda: reports.append(self._look(timeout_seconds)), name="synqx-test", daemon=True
-        )
-        worker.start()
-        worker.join(timeout_seconds)
-        if reports:
-            return reports[0]
-        return ConnectionReport(
-            False,
-            f"{place_of(self.config)} did not answer within {timeout_seconds:g} seconds",
-            reason="timeout",
-            hint="is a firewall in between?",
-        )
+        return look_within(timeout_seconds, place_of(self.config), self._look)
 
     def _look(self, timeout_seconds: float) -> ConnectionReport:
         import sqlalchemy as sa
