@@ -21,7 +21,7 @@ DIALECT = "postgres"
 NUMERIC_OID = 1700
 
 #: Source: src/include/catalog/pg_type.dat; these OIDs are the same in every version.
-_KINDS: dict[int, TypeKind] = {
+KINDS_BY_OID: dict[int, TypeKind] = {
     16: "boolean",
     17: "binary",
     20: "bigint",
@@ -97,7 +97,7 @@ def logical_type(oid: int, type_modifier: int) -> DataType:
             return DataType("decimal", min(precision - scale, MAX_PRECISION), 0)
         # numeric(2,5) holds 0.00012: five digits, all after the point.
         return DataType("decimal", max(precision, scale), scale)
-    return DataType(_KINDS.get(oid, "string"))
+    return DataType(KINDS_BY_OID.get(oid, "string"))
 
 
 def native_type(column: Column) -> str:

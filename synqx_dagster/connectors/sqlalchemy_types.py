@@ -16,6 +16,7 @@ from sqlalchemy.dialects import mssql, mysql
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeEngine
 
+from synqx_dagster.connectors.postgresql_types import KINDS_BY_OID, NUMERIC_OID
 from synqx_dagster.connectors.sqlalchemy_dialects import Facts
 from synqx_dagster.errors import PlanError
 from synqx_dagster.model.table import Column
@@ -214,23 +215,7 @@ def refuse_inexact(expression: str, data_type: DataType, native_type: str | None
 # --- the columns of a query -------------------------------------------------------------------------------------
 
 #: PostgreSQL's OIDs, which psycopg2, psycopg, pg8000 and redshift_connector give.
-_POSTGRESQL_CODES: dict[int, TypeKind] = {
-    16: "boolean",
-    17: "binary",
-    20: "bigint",
-    21: "smallint",
-    23: "integer",
-    114: "json",
-    700: "real",
-    701: "float",
-    1082: "date",
-    1083: "time",
-    1114: "timestamp",
-    1184: "timestamptz",
-    1700: "decimal",
-    2950: "uuid",
-    3802: "json",
-}
+_POSTGRESQL_CODES: dict[int, TypeKind] = {**KINDS_BY_OID, NUMERIC_OID: "decimal"}
 
 #: Field types of MySQL's protocol. Texts and blobs share theirs: they are texts here.
 _MYSQL_CODES: dict[int, TypeKind] = {
