@@ -16,7 +16,7 @@ from synqx_dagster.connectors.protocol import Connector, ReadSession
 from synqx_dagster.model.mapping import Mapping
 from synqx_dagster.model.table import Column, TableName, primary_key_of
 from synqx_dagster.model.types import TypeKind
-from synqx_dagster.transfer.cursor_values import literal
+from synqx_dagster.transfer.cursor_values import is_endless, literal
 from synqx_dagster.transfer.estimate import estimate_size
 from synqx_dagster.transfer.facts import SOURCE_ALIAS
 
@@ -57,12 +57,16 @@ def cut_table(
     Asks the source for the bounds; the rows of the session's snapshot are in exactly one range each.
 
     Args:
-        rows: What PostgreSQL guesses of its rows, if it has been asked already. Others' guesses are too far off.
+        rows: What the source guesses of its rows, if it has been asked already.
     """
     if mapping.source is None:
         return None
     cutter = _Cutter(mapping.source, source, read, source_columns)
-    rows = rows if rows is not None and cutter.is_postgres else cutter.estimate_rows()
+    if rows is None:
+        rows = cutter.estimate_rows()
+    if rows is None and mapping.range_rows is not None:
+        # Somebody asks for ranges, and the database keeps no statistics. The span of a key says nothing of its rows.
+        rows = cutter.count_rows()
     range_rows = mapping.range_rows or DEFAULT_RANGE_ROWS
     wants_to_resume = rows is not None and rows > range_rows
     parts = mapping.parallelism
@@ -87,10 +91,11 @@ class _Cutter:
 
     def estimate_rows(self) -> int | None:
         """About how many rows the table has; None where nobody can tell without counting."""
-        if self.is_postgres:
-            return estimate_size(self.table, self.source, self.read).rows
-        bounds = self._number_bounds()
-        return None if bounds is None else bounds[1] - bounds[0] + 1
+        return estimate_size(self.table, self.source, self.read).rows
+
+    def count_rows(self) -> int:
+        """How many rows the table has."""
+        return int(str(self._fetch(f"SELECT count(*) FROM {self.qualified}")))
 
     def by_position(self, parts: int) -> Ranges | None:
         """Ranges of pages; None where the server cannot read them apart."""
@@ -147,7 +152,9 @@ class _Cutter:
                 # The same sample each time, so that the bounds are in order.
                 f" AS {SOURCE_ALIAS} TABLESAMPLE SYSTEM ({percent:.6f}) REPEATABLE (1)) AS found"
             )
-            if value is not None and (bound := literal(str(value), key, self.source.dialect)) not in bounds:
+            if value is None or is_endless(str(value)):
+                continue
+            if (bound := literal(str(value), key, self.source.dialect)) not in bounds:
                 bounds.append(bound)
         return bounds
 

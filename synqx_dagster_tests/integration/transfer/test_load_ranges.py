@@ -13,6 +13,7 @@ import pytest
 from synqx_dagster.connectors.protocol import ConnectionConfig, Connector
 from synqx_dagster.errors import BadRowsError, PlanError
 from synqx_dagster.model import Mapping, PoolSettings, Schema
+from synqx_dagster_tests.fix_mysql import MysqlDatabase
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
 from synqx_dagster_tests.integration.transfer.loading import ChildLoad, Databases, connect, load, make_mapping
 
@@ -239,3 +240,23 @@ def test_a_reader_with_an_old_snapshot_never_sees_an_empty_table(
             cursor.execute("select count(*) from items")
             assert cursor.fetchone() == (ROWS,)
         reader.rollback()
+
+
+@pytest.mark.mysql
+@pytest.mark.parametrize(("range_rows", "expected"), [(None, [0]), (1_000, [0, 1, 2])])
+def test_keys_far_apart_do_not_make_a_table_large(
+    mysql: MysqlDatabase, pair: Databases, range_rows: int | None, expected: list[int]
+) -> None:
+    """Numbers that are handed out by time and machine span 10^18, however few there are."""
+    _, target = pair
+    mysql.execute("create table items (id bigint primary key, code varchar(10))")
+    mysql.execute(f"insert into items select seq * {10**15}, 'x' from seq_1_to_{2_000 if range_rows else 3}")
+    mysql.execute("analyze table items")
+    connectors = connect(mysql.config("source")), connect(target.config("target"))
+    load(*connectors, items(range_rows=range_rows))
+    assert batches(target) == expected
+    assert target.execute("select count(*), count(distinct id) from items") == [
+        (2_000, 2_000) if range_rows else (3, 3)
+    ]
+    for connector in connectors:
+        connector.close()
