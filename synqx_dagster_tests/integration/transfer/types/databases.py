@@ -344,7 +344,7 @@ class Files:
                 return f"(select {lines} as line from read_text([{listed}]))"
 
     def run(self, *statements: str) -> None:
-        raise NotImplementedError("files are written by loads only")
+        raise AssertionError("files are written by loads only")
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         import duckdb
