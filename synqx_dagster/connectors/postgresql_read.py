@@ -187,14 +187,16 @@ class PostgresqlReadSession(PostgresqlChecksums):
                 f"{self._action}: the rows stopped half way", hint="the load may be run again"
             ) from None
 
-    def copy_out(self, sql: str, sink: BinaryIO) -> None:
-        """Write a query's rows in binary COPY format."""
+    def copy_out(self, sql: str, sink: BinaryIO) -> int:
+        """Write a query's rows in binary COPY format; returns how many the server has sent."""
         # COPY goes by the simple protocol, so the text is planned on its own first: what opens as a cursor is one
         # statement, and as one it cannot close the parenthesis.
         with self._open_cursor(sql):
             pass
         with wrap_errors(self._action):
             self._cursor.copy_expert(f"COPY (\n{sql}\n) TO STDOUT (FORMAT binary)", sink)
+        rows: int = self._cursor.rowcount
+        return rows
 
     def close(self) -> None:
         """End the transaction; the connection itself belongs to the pool."""

@@ -57,6 +57,8 @@ class PostgresqlWriteSession:
         self._cursor = connection.cursor()
         #: Staging tables made in this transaction: to be copied into with FREEZE; the value says if they may swap.
         self._staged: dict[TableName, bool] = {}
+        #: Tables made in this transaction for good.
+        self._created: set[TableName] = set()
         #: Staging tables that other sessions have filled, and a transaction number after all of theirs.
         self._adopted: dict[TableName, int] = {}
 
@@ -66,6 +68,7 @@ class PostgresqlWriteSession:
         """Start a read committed transaction, so that a row lock is followed by a look at what it waited for."""
         with wrap_errors(self._action):
             self._staged.clear()
+            self._created.clear()
             # A policy would hide rows from a DELETE in silence; with row_security off the server refuses instead.
             self._cursor.execute(
                 "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL row_security = off; "
@@ -163,6 +166,13 @@ class PostgresqlWriteSession:
             definitions.append(f"PRIMARY KEY ({quote_names(primary_key)})")
         with wrap_errors(self._action):
             self._cursor.execute(f"CREATE TABLE {qualify(table)} ({', '.join(definitions)})")
+        if self.in_transaction:
+            self._created.add(table)
+
+    def add_primary_key(self, table: TableName, key: Sequence[str]) -> None:
+        """Give a table its primary key."""
+        with wrap_errors(self._action, rows_at=str(table), columns=key):
+            self._cursor.execute(f"ALTER TABLE {qualify(table)} ADD PRIMARY KEY ({quote_names(key)})")
 
     def _define(self, table: TableName, columns: Sequence[Column]) -> list[str]:
         spellings = [native_type(column) for column in columns]
@@ -329,7 +339,7 @@ class PostgresqlWriteSession:
 
     def _copy_sql(self, table: TableName, columns: Sequence[Column], file_format: str) -> str:
         # Allowed for a table made in this transaction only. See postgresql_replace for what it is needed for.
-        freeze = ", FREEZE true" if table in self._staged else ""
+        freeze = ", FREEZE true" if table in self._staged or table in self._created else ""
         names = quote_names([column.name for column in columns])
         return f"COPY {qualify(table)} ({names}) FROM STDIN (FORMAT {file_format}{freeze})"
 
@@ -348,7 +358,8 @@ class PostgresqlWriteSession:
             oid = self._get_oid(target)
             advance_sequences(self._cursor, staging, oid, names)
             if self._staged.get(staging) or self._may_swap_shared(staging, target):
-                changes = RowChanges(inserted=self._count(staging), deleted=self._count(target))
+                rows = self._count(staging)
+                changes = RowChanges(inserted=rows, deleted=self._count(target), total=rows)
                 if swap(self._cursor, staging, target, oid):
                     return changes
             changes = replace_rows(self._cursor, staging, target, oid, names)

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from synqx_dagster.connectors.protocol import Connector, RowChanges, WriteSession
+from synqx_dagster.connectors.protocol import Connector, WriteSession
 from synqx_dagster.errors import DatabaseError, FencedError, RetryableError
 from synqx_dagster.model.table import Column, TableName
 from synqx_dagster.model.types import DataType
@@ -49,11 +49,6 @@ class LedgerEntry:
     rows_deleted: int = 0
     checksum: str | None = None
     watermark: str | None = None
-
-    @property
-    def changes(self) -> RowChanges:
-        """What the publication did to the target's rows."""
-        return RowChanges(self.rows_inserted, self.rows_updated, self.rows_deleted)
 
 
 #: Columns that ledgers made by earlier versions lack.

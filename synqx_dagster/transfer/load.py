@@ -22,7 +22,14 @@ from synqx_dagster.transfer.ledger import MAX_RACES, Ledger, LedgerEntry
 from synqx_dagster.transfer.move import Moved, move_rows
 from synqx_dagster.transfer.plan import LoadPlan
 from synqx_dagster.transfer.prepare import Preparation
-from synqx_dagster.transfer.publish import begin_publication, create_staging, create_target, publish
+from synqx_dagster.transfer.publish import (
+    begin_publication,
+    create_in_place,
+    create_staging,
+    create_target,
+    fills_in_place,
+    publish,
+)
 from synqx_dagster.transfer.quarantine import BadRowSpool, Quarantine
 from synqx_dagster.transfer.range_book import RangeBook
 from synqx_dagster.transfer.ranged import Filled, RangedFill, RangedPlan, plan_ranges
@@ -164,7 +171,8 @@ class _Load:
                     write.commit()
                     write.begin()
                 with self._stopwatch.phase("check"):
-                    rows_before = begin_publication(plan, self._mapping, write, target)
+                    in_place = staging == plan.target
+                    rows_before = 0 if in_place else begin_publication(plan, self._mapping, write, target)
                 changes = self._publish(plan, staging, write, quarantine, spool)
                 if filled is not None:
                     if filled.bad_rows is not None:
@@ -173,7 +181,7 @@ class _Load:
                 entry = self._entry(plan, epoch, moved, spool, changes)
                 if filled is not None:
                     entry = replace(entry, watermark=filled.watermark)
-                checks, target_rows = self._check(plan, entry, spool, rows_before, read, write, filled)
+                checks, target_rows = self._check(plan, entry, moved, changes, spool, rows_before, read, write, filled)
                 self._commit(ledger, entry, write)
             except BaseException as error:
                 write.rollback()
@@ -204,8 +212,10 @@ class _Load:
     # --- phases ---------------------------------------------------------------------------------------------
 
     def _stage(self, plan: LoadPlan, epoch: int, write: WriteSession, staging: TableName | None) -> TableName:
-        """Create what is missing: the target, and a staging table unless one has been filled already."""
+        """Create what is missing: the target, and a staging table unless one is filled, or a new target takes rows."""
         with self._stopwatch.phase("stage"):
+            if staging is None and fills_in_place(plan, write):
+                return create_in_place(plan, write)
             create_target(plan, self._mapping, write)
             return staging or create_staging(plan, write, epoch)
 
@@ -240,7 +250,7 @@ class _Load:
                     plan.columns,
                     plan.primary_key,
                     spool,
-                    present_in=plan.target if plan.mode == "append" else None,
+                    present_in=plan.target if plan.mode == "append" and staging != plan.target else None,
                 )
         if spool.rows and not quarantines:
             raise BadRowsError(
@@ -290,6 +300,8 @@ class _Load:
         self,
         plan: LoadPlan,
         entry: LedgerEntry,
+        moved: Moved,
+        changes: RowChanges,
         spool: BadRowSpool,
         rows_before: int,
         read: ReadSession,
@@ -303,10 +315,11 @@ class _Load:
         """
         target = self._request.target
         with self._stopwatch.phase("check"):
+            source_rows = moved.source_rows
             # Ranges of an earlier attempt were read in a snapshot of their own.
-            counts = plan.count_sql if filled is None or not filled.is_resumed else None
-            source_rows = None if counts is None else int(str(read.fetch_value(counts)))
-            target_rows = count_rows(write, target, plan.target)
+            if source_rows is None and plan.count_sql is not None and not (filled and filled.is_resumed):
+                source_rows = int(str(read.fetch_value(plan.count_sql)))
+            target_rows = count_rows(write, target, plan.target) if changes.total is None else changes.total
             row_count = check_row_count(
                 source_rows=source_rows,
                 rows_in=entry.rows_in,
@@ -315,7 +328,7 @@ class _Load:
                 rows_before=rows_before,
                 rows_after=target_rows,
                 mode=plan.mode,
-                changes=entry.changes,
+                changes=changes,
             )
             if not row_count.passed:
                 raise FatalError(

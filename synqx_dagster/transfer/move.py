@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 class Moved:
     """What went into the staging table. ``rows_in`` counts the bad rows as well.
 
+    ``source_rows`` is the source's own count of what it was asked for, where it gives one with the rows.
     ``phase_seconds`` tells reading, transforming and writing apart, where they take turns.
     """
 
@@ -33,6 +34,7 @@ class Moved:
     bytes: int
     checksum: str | None
     phase_seconds: dict[str, float] = field(default_factory=dict)
+    source_rows: int | None = None
 
 
 def move_rows(
@@ -52,8 +54,10 @@ def move_rows(
         )
         meter.add(rows=copied.rows)
         reach("mid_copy")
-        if plan.bad_rows is not None:
-            _spool_violations(plan.bad_rows, plan.key_columns, read, spool)
+        if plan.bad_rows is None:
+            return Moved(copied.rows, copied.bytes, copied.checksum, source_rows=copied.rows)
+        # Two reads, of the good and of the bad rows: only a third can tell that no row was neither.
+        _spool_violations(plan.bad_rows, plan.key_columns, read, spool)
         return Moved(copied.rows + spool.rows, copied.bytes, copied.checksum)
     return _stream(plan, staging, read, write, spool, meter)
 

@@ -36,7 +36,10 @@ COPY_TRAILER = b"\xff\xff"
 
 @dataclass(frozen=True)
 class Copied:
-    """What one COPY moved. ``checksum`` is the CRC-32 of the stream, as eight hex digits."""
+    """What one COPY moved. ``checksum`` is the CRC-32 of the stream, as eight hex digits.
+
+    ``rows`` is what the target's server took, and equals what the source's server says it has sent.
+    """
 
     rows: int
     bytes: int
@@ -88,6 +91,8 @@ def copy_table(
     if meter.tail[-2:] != COPY_TRAILER:
         # The server takes an end between two rows for the end of the data; the trailer tells the difference.
         raise FatalError("the source's COPY stream ended without its trailer", table=str(table))
+    if producer.rows != rows:
+        raise FatalError(f"{table}: the source sent {producer.rows:,} rows, the target took {rows:,}", table=str(table))
     return Copied(rows, meter.bytes, f"{meter.crc:08x}")
 
 
@@ -110,11 +115,12 @@ class _Producer(threading.Thread):
         self._sql = sql
         self._write_end = write_end
         self.error: BaseException | None = None
+        self.rows = 0
 
     def run(self) -> None:
         sink = os.fdopen(self._write_end, "wb", buffering=PIPE_BYTES)
         try:
-            self._read.copy_out(self._sql, sink)
+            self.rows = self._read.copy_out(self._sql, sink)
             sink.flush()
         except BaseException as error:  # noqa: BLE001  # handed to the thread that waits
             self.error = error

@@ -6,9 +6,17 @@ nor in the target; what was changed is counted by the database that changed it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from synqx_dagster.connectors.protocol import Connector, HistorySpec, MergeSpec, RowChanges, WriteSession
+from synqx_dagster.connectors.protocol import (
+    Connector,
+    HistorySpec,
+    InPlaceWriteSession,
+    MergeSpec,
+    RowChanges,
+    WriteSession,
+)
 from synqx_dagster.errors import TargetMismatchError
 from synqx_dagster.model.mapping import KEYED_MODES, Mapping
 from synqx_dagster.model.table import Column, TableName
@@ -17,6 +25,21 @@ from synqx_dagster.transfer.plan import LoadPlan
 from synqx_dagster.transfer.verify import count_rows
 
 _MICROSECOND = timedelta(microseconds=1)
+
+
+def fills_in_place(plan: LoadPlan, write: WriteSession) -> bool:
+    """Whether the rows go straight into a target that the load creates; its key is then added at the publication."""
+    return plan.target_action == "create" and plan.mode not in KEYED_MODES and isinstance(write, InPlaceWriteSession)
+
+
+def create_in_place(plan: LoadPlan, write: WriteSession) -> TableName:
+    """Create the target without its key, to be filled itself."""
+    columns = [
+        replace(column, nullable=False) if column.name in plan.created_key else column for column in plan.columns
+    ]
+    write.ensure_schema(plan.target)
+    write.create_table(plan.target, columns, ())
+    return plan.target
 
 
 def create_target(plan: LoadPlan, mapping: Mapping, write: WriteSession) -> None:
@@ -57,6 +80,11 @@ def begin_publication(plan: LoadPlan, mapping: Mapping, write: WriteSession, tar
 
 def publish(plan: LoadPlan, mapping: Mapping, staging: TableName, write: WriteSession, target: Connector) -> RowChanges:
     """Publish the staged rows within the open transaction."""
+    if staging == plan.target:
+        if plan.created_key and isinstance(write, InPlaceWriteSession):
+            write.add_primary_key(plan.target, plan.created_key)
+        rows = count_rows(write, target, plan.target)
+        return RowChanges(inserted=rows, total=rows)
     if plan.mode == "replace":
         return write.publish_replace(staging, plan.target, plan.columns, plan.primary_key)
     if plan.mode == "append":

@@ -75,8 +75,11 @@ class CopyReadSession(Protocol):
         """As `ReadSession.cancel`."""
         ...
 
-    def copy_out(self, sql: str, sink: BinaryIO) -> None:
-        """Write a query's rows in binary COPY format; returns when the server is done. Does not close `sink`."""
+    def copy_out(self, sql: str, sink: BinaryIO) -> int:
+        """Write a query's rows in binary COPY format; does not close `sink`.
+
+        Returns, when the server is done: the rows that it says it has sent.
+        """
         ...
 
 

@@ -14,11 +14,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RowChanges:
-    """What a publication did to the target's rows; equal rows that a merge left alone are in none of the counts."""
+    """What a publication did to the target's rows; equal rows that a merge left alone are in none of the counts.
+
+    ``total`` is the database's own count of all rows of the target afterwards, where the publication had to take it.
+    """
 
     inserted: int = 0
     updated: int = 0
     deleted: int = 0
+    total: int | None = None
 
 
 #: The staging table's extra column that says which rows the source has marked as deleted.
@@ -222,6 +226,22 @@ class CopyWriteSession(Protocol):
 
     def copy_in(self, table: TableName, columns: Sequence[Column], source: BinaryIO) -> int:
         """Load binary COPY data until its end; returns the rows. A cut stream (no trailer) raises."""
+        ...
+
+
+@runtime_checkable
+class InPlaceWriteSession(Protocol):
+    """A write session that can give a table its key after its rows, both within the open transaction.
+
+    The rows of a load that creates its target then go straight into it: nobody sees the table before the commit.
+    """
+
+    def add_primary_key(self, table: TableName, key: Sequence[str]) -> None:
+        """Give a table that the open transaction has created its primary key.
+
+        Raises:
+            BadRowsError: Rows share a key.
+        """
         ...
 
 

@@ -14,20 +14,23 @@ from synqx_dagster.model.table import Column, TableName
 from synqx_dagster.transfer.passthrough import COPY_TRAILER, Copied, copy_table
 
 TABLE = TableName("t")
+ROWS = 7
 
 
 class Source:
     """Sends what it is given, then fails if asked to."""
 
-    def __init__(self, chunks: Sequence[bytes], error: Exception | None = None) -> None:
+    def __init__(self, chunks: Sequence[bytes], error: Exception | None = None, rows: int = ROWS) -> None:
         self.chunks = chunks
         self.error = error
+        self.rows = rows
 
-    def copy_out(self, sql: str, sink: BinaryIO) -> None:
+    def copy_out(self, sql: str, sink: BinaryIO) -> int:
         for chunk in self.chunks:
             sink.write(chunk)
         if self.error is not None:
             raise self.error
+        return self.rows
 
     def cancel(self) -> None:
         raise AssertionError("the source was not waiting")
@@ -40,7 +43,7 @@ class WaitingSource(Source):
         super().__init__([b"x" * 1_500_000])
         self.cancelled = threading.Event()
 
-    def copy_out(self, sql: str, sink: BinaryIO) -> None:
+    def copy_out(self, sql: str, sink: BinaryIO) -> int:
         super().copy_out(sql, sink)
         assert self.cancelled.wait(timeout=30)
         raise DatabaseError("canceling statement due to user request")
@@ -63,7 +66,7 @@ class Target:
             if self.fail_after_bytes is not None and len(self.received) >= self.fail_after_bytes:
                 assert self.error is not None
                 raise self.error
-        return 7
+        return ROWS
 
 
 def copy(source: Source, target: Target, on_bytes: Callable[[int], None] = lambda count: None) -> Copied:
@@ -77,13 +80,18 @@ def test_a_whole_stream_arrives_byte_for_byte() -> None:
     target = Target()
     copied = copy(Source(chunks), target, counts.append)
     assert target.received == data
-    assert copied == Copied(7, len(data), f"{zlib.crc32(data):08x}")
+    assert copied == Copied(ROWS, len(data), f"{zlib.crc32(data):08x}")
     assert sum(counts) == len(data)
 
 
 def test_a_stream_without_its_trailer_is_refused() -> None:
     with pytest.raises(FatalError, match="without its trailer"):
         copy(Source([b"PGCOPY\n\xff\r\n\x00 rows"]), Target())
+
+
+def test_a_target_that_took_fewer_rows_than_were_sent_is_refused() -> None:
+    with pytest.raises(FatalError, match="the source sent 8 rows, the target took 7"):
+        copy(Source([b"rows", COPY_TRAILER], rows=ROWS + 1), Target())
 
 
 def test_the_source_failing_in_mid_stream_is_the_error_that_is_raised() -> None:
