@@ -26,6 +26,9 @@ _LIMITS_KEY = f"{METADATA_PREFIX}pool_limits"
 
 _NO_COMPUTE_LOGS = ("dagster.core.storage.noop_compute_log_manager", "NoOpComputeLogManager")
 
+#: Dagster's own setting: up to how many events are stored as one batch. Source: dagster/_core/instance/utils.py.
+_BATCH_SIZE = "DAGSTER_EVENT_BATCH_SIZE"
+
 #: What SQLite storage consists of, in the order in which it is created.
 _SQLITE_FILES = ("history/runs.db", "schedules/schedules.db", "history/runs/index.db")
 
@@ -86,8 +89,20 @@ def open_instance(settings: Settings, *, executes: bool = False) -> Iterator[dg.
         reference = keep_files_open(read_reference(home))
         data_class = type(reference.compute_logs_data)
         opened = dg.DagsterInstance.from_ref(reference._replace(compute_logs_data=data_class(*_NO_COMPUTE_LOGS, "{}")))
-    with opened as instance:
+    with opened as instance, _announcing_in_batches():
         yield instance
+
+
+@contextmanager
+def _announcing_in_batches() -> Iterator[None]:
+    """Have Dagster hand over the events that announce a run's assets and checks as one batch; read at each event."""
+    before = os.environ.get(_BATCH_SIZE)
+    os.environ.setdefault(_BATCH_SIZE, "1000")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_BATCH_SIZE]
 
 
 def sync_pool_limits(instance: dg.DagsterInstance, snapshot: CatalogSnapshot) -> None:

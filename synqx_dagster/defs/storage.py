@@ -13,16 +13,17 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
+from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
 from dagster._core.events.log import EventLogEntry
 from dagster._core.instance.ref import InstanceRef
-from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME, SqliteEventLogStorage
 from dagster._core.storage.runs.sqlite.sqlite_run_storage import SqliteRunStorage
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._serdes import ConfigurableClassData
@@ -33,12 +34,19 @@ from sqlalchemy.pool import QueuePool
 #: Files that stay open: the index, the run that is being made, and some that are looked at.
 _OPEN_FILES = 8
 
+#: Events that are written into the index as well, by up to four statements.
+_MIRRORED = ASSET_EVENTS | ASSET_CHECK_EVENTS
+
 
 class OpenEventLogStorage(SqliteEventLogStorage):
     """`SqliteEventLogStorage` that keeps its connections."""
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         self._engines: OrderedDict[str, Engine] = OrderedDict()
+        #: Held while a file is written; by a thread that writes two of them together, twice.
+        self._files_lock = threading.RLock()
+        #: Transactions that the thread which holds the lock writes several events in.
+        self._together: dict[str, Connection] = {}
         #: Tables, columns and migrations that were found; Dagster asks for some of them with each event.
         self._found: set[tuple[str, str]] = set()
         super().__init__(base_dir, inst_data)
@@ -50,10 +58,19 @@ class OpenEventLogStorage(SqliteEventLogStorage):
 
     def store_event(self, event: EventLogEntry) -> None:
         """Store an event, and let those who follow the run know."""
-        super().store_event(event)
+        mirrored = event.is_dagster_event and event.dagster_event_type in _MIRRORED
+        with self._transaction(INDEX_SHARD_NAME) if mirrored else nullcontext():
+            super().store_event(event)
         # The web UI watches the file itself, which is not written while its log takes what is new.
         with suppress(FileNotFoundError):
             os.utime(self.path_for_shard(event.run_id))
+
+    def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
+        """Store events that were announced to belong together; all of them or none."""
+        with ExitStack() as stack:
+            for shard in (*sorted({event.run_id for event in events}), INDEX_SHARD_NAME):
+                stack.enter_context(self._transaction(shard))
+            super().store_event_batch(events)
 
     def has_table(self, table_name: str) -> bool:
         """Whether a table is there; none goes away again."""
@@ -75,13 +92,30 @@ class OpenEventLogStorage(SqliteEventLogStorage):
 
     @contextmanager
     def _connect(self, shard: str) -> Iterator[Connection]:
-        with self._db_lock:
+        with self._files_lock:
+            if shard in self._together:
+                yield self._together[shard]
+                return
             engine = self._engine(shard)
             if shard not in self._initialized_dbs:
                 self._initdb(engine)
                 self._initialized_dbs.add(shard)
             with engine.begin() as connection:
                 yield connection
+
+    @contextmanager
+    def _transaction(self, shard: str) -> Iterator[None]:
+        """Have all that this thread writes into a file until the end be one transaction."""
+        with self._files_lock:
+            if shard in self._together:
+                yield
+                return
+            with self._connect(shard) as connection:
+                self._together[shard] = connection
+                try:
+                    yield
+                finally:
+                    del self._together[shard]
 
     def _engine(self, shard: str) -> Engine:
         if shard not in self._engines:
@@ -94,7 +128,7 @@ class OpenEventLogStorage(SqliteEventLogStorage):
     def dispose(self) -> None:
         """Close the files."""
         super().dispose()
-        with self._db_lock:
+        with self._files_lock:
             while self._engines:
                 self._engines.popitem()[1].dispose()
 

@@ -76,6 +76,49 @@ def test_who_follows_a_run_by_its_file_hears_of_each_event(settings):
         assert path.stat().st_mtime > 1
 
 
+def count_events(path: str | Path) -> int:
+    with closing(sqlite3.connect(path)) as connection:
+        return int(connection.execute("select count(*) from event_logs").fetchone()[0])
+
+
+def test_what_a_run_announces_is_stored_as_one_batch(settings, monkeypatch):
+    monkeypatch.delenv("DAGSTER_EVENT_BATCH_SIZE", raising=False)
+    batches = []
+    store = OpenEventLogStorage.store_event_batch
+    with open_instance(settings, executes=True) as instance:
+        monkeypatch.setattr(
+            OpenEventLogStorage,
+            "store_event_batch",
+            lambda self, events: (
+                batches.append([event.dagster_event_type.value for event in events]),
+                store(self, events),
+            ),
+        )
+        execute(instance)
+    assert sorted(batches[0]) == ["ASSET_CHECK_EVALUATION_PLANNED", "ASSET_MATERIALIZATION_PLANNED"]
+    assert len(batches) == 1
+    assert "DAGSTER_EVENT_BATCH_SIZE" not in os.environ
+
+
+def test_a_batch_is_stored_whole_or_not_at_all_and_then_event_by_event(settings, capsys):
+    with open_instance(settings, executes=True) as instance:
+        storage = instance.event_log_storage
+        index = Path(storage.path_for_shard("index"))
+        with closing(sqlite3.connect(index)) as connection:
+            connection.execute(
+                "create trigger refuse before insert on asset_check_executions"
+                " begin select raise(abort, 'no checks today'); end"
+            )
+        with pytest.raises(db_errors.IntegrityError, match="no checks today"):
+            execute(instance)
+        run_id = instance.get_run_records()[0].dagster_run.run_id
+        entries = [entry.dagster_event_type for entry in instance.all_logs(run_id)]
+        assert "no checks today" in capsys.readouterr().err  # Dagster's own word for a batch that failed
+    # Of the batch nothing was kept; then Dagster stored its first event, and failed at the second.
+    assert entries.count(dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED) == 1
+    assert count_events(index) == 1
+
+
 def test_nothing_stays_open_or_beside_the_files_afterwards(settings):
     with open_instance(settings, executes=True) as instance:
         run_id = execute(instance)
