@@ -20,10 +20,9 @@ from synqx_dagster.connectors.mysql_connect import Server
 from synqx_dagster.connectors.mysql_errors import LOST_CONNECTION, code_of, wrap_error
 from synqx_dagster.connectors.mysql_merge import find_collations, find_unique_keys, index_parts, spell_merge
 from synqx_dagster.connectors.mysql_types import GEOMETRIES, NativeType, key_type, native_type
-from synqx_dagster.connectors.mysql_values import fill_parameters, to_array, to_literals
+from synqx_dagster.connectors.mysql_values import fill_parameters, to_literals
 from synqx_dagster.connectors.protocol import Encoded, ReadLimits, RowChanges, carrier_type, untrusted_text
 from synqx_dagster.connectors.query_guard import limit_batches
-from synqx_dagster.connectors.row_batches import iter_row_batches
 from synqx_dagster.errors import (
     BadRowsError,
     CommitUnknownError,
@@ -189,14 +188,16 @@ class MysqlReadSession(_Session, MysqlChecksums):
         """Rows of a query as record batches; the server sends them as they are taken."""
         from pymysql.cursors import SSCursor
 
-        cursor = SSCursor(self._connection)
+        from synqx_dagster.connectors.mysql_rows import TextRows
+
+        cursor: Any = SSCursor(self._connection)
         self.is_streaming = True
         try:
             with self._errors("reading"):
                 cursor.execute(sql)
-                batches = iter_row_batches(cursor.fetchmany, to_array, schema, batch_rows)
-                yield from limit_batches(batches, self._limits)
-                self.is_streaming = cursor.fetchone() is not None
+                rows = TextRows(self._connection, cursor._result)
+                yield from limit_batches(rows.iter_batches(schema, batch_rows), self._limits)
+                self.is_streaming = not rows.is_over
         finally:
             if self.is_streaming:
                 _break_off(cursor)

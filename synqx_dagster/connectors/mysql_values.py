@@ -30,42 +30,33 @@ _SRID = re.compile(r"SRID=(\d+);(.*)", re.DOTALL)
 # --- reading ----------------------------------------------------------------------------------------------------
 
 
-def to_array(values: Sequence[object], field: pa.Field) -> pa.Array:
-    """One column's values as the text protocol brings them, as the field's Arrow type."""
+def to_array(values: pa.LargeBinaryArray, field: pa.Field) -> pa.Array:
+    """One column's values as the text protocol brings them, as the field's Arrow type.
+
+    Raises:
+        BadRowsError: A value is not of that type.
+    """
     import pyarrow as pa
 
-    found = set(map(type, values))
-    found.discard(type(None))
-    if pa.types.is_binary(field.type):
-        if str in found:
-            values = [value.encode() if isinstance(value, str) else value for value in values]
-        return pa.array(values, field.type)
-    if bytes in found:
-        values = [_decode(value, field.name) for value in values]
-    if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
-        return pa.array(values, field.type)
+    kind = field.type
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return values.cast(kind)
     try:
-        texts = pa.array(values, pa.string())
-        if pa.types.is_float32(field.type):
+        texts = values.cast(pa.large_string())
+    except pa.ArrowInvalid:
+        raise BadRowsError(
+            f"column {field.name!r} holds bytes where text is declared",
+            hint="select HEX(column), or CONVERT(column USING ...), in a source_query",
+            column=field.name,
+        ) from None
+    try:
+        if pa.types.is_float32(kind):
             # By way of a double, which the server printed in full.
             return texts.cast(pa.float64()).cast(pa.float32())
-        return texts.cast(field.type)
+        return texts.cast(kind)
     except pa.ArrowInvalid:
         # Arrow quotes the value.
-        raise BadRowsError(f"column {field.name!r} holds a value that is not {field.type}", column=field.name) from None
-
-
-def _decode(value: object, name: str) -> object:
-    if not isinstance(value, bytes):
-        return value
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        raise BadRowsError(
-            f"column {name!r} holds bytes where text is declared",
-            hint="select HEX(column), or CONVERT(column USING ...), in a source_query",
-            column=name,
-        ) from None
+        raise BadRowsError(f"column {field.name!r} holds a value that is not {kind}", column=field.name) from None
 
 
 # --- parameters ---------------------------------------------------------------------------------------------------
