@@ -108,6 +108,27 @@ def render_merge(
     return MergeSql(delete, update, insert)
 
 
+def render_single_merge(
+    dialect: MergeDialect, staging: str, target: str, columns: Sequence[Column], merge: MergeSpec
+) -> str:
+    """SQL's own MERGE, for a merge that deletes nothing; reads the target once. `MergeDialect.insert` is not used.
+
+    It changes row by row: a value of a second unique index that one row gives up is not certain to be free for another.
+    """
+    rendering = _Rendering(dialect, staging, target, columns, merge)
+    assigned = rendering.assigned()
+    update = ""
+    if assigned:
+        values = rendering.assignments([(column.name, rendering.staged_value(column)) for column in assigned])
+        update = f" WHEN MATCHED AND {rendering.differs(assigned)} THEN UPDATE SET {values}"
+    names = [dialect.quote(column.name) for column in columns]
+    staged = ", ".join(f"s.{name}" for name in names)
+    return (
+        f"MERGE INTO {target} AS t USING {staging} AS s ON {rendering.match}{update}"
+        f" WHEN NOT MATCHED THEN INSERT ({', '.join(names)}) OVERRIDING SYSTEM VALUE VALUES ({staged})"
+    )
+
+
 def render_history(
     dialect: MergeDialect,
     staging: str,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from synqx_dagster.connectors.merge_sql import MergeDialect, render_history, render_merge
+from synqx_dagster.connectors.merge_sql import MergeDialect, render_history, render_merge, render_single_merge
 from synqx_dagster.connectors.postgresql_names import qualify, quote, quote_names, quote_text
 from synqx_dagster.connectors.protocol import HistorySpec, MergeSpec, RowChanges
 from synqx_dagster.model.table import Column, TableName
@@ -27,6 +27,24 @@ where i.indrelid = %s and i.indisunique and i.indisvalid and i.indpred is null a
     and k.position <= i.indnkeyatts
 group by i.indexrelid, i.indisprimary
 order by i.indisprimary desc, i.indexrelid
+"""
+
+#: MERGE came with this version.
+MERGE_VERSION = 150000
+
+_TAKES_MERGE_SQL = """
+select c.relkind in ('r', 'p') and not c.relhasrules and not c.relrowsecurity and not exists (
+    select from pg_catalog.pg_index i
+    where i.indrelid = c.oid and (i.indisunique or i.indisexclusion) and (
+        i.indpred is not null or i.indexprs is not null or (
+            select array_agg(a.attname::text order by a.attname::text)
+            from unnest(i.indkey::smallint[]) with ordinality as k (attnum, position)
+            join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+            where k.position <= i.indnkeyatts
+        ) <> (select array_agg(name order by name) from unnest(%(key)s::text[]) as name)
+    )
+)
+from pg_catalog.pg_class c where c.oid = %(oid)s
 """
 
 _ALWAYS_IDENTITY_SQL = """
@@ -57,7 +75,15 @@ def merge_rows(
 ) -> RowChanges:
     """Delete, update and insert in one statement, so that foreign keys are checked when all of it is done."""
     _prepare(cursor, staging, merge)
-    sql = render_merge(_dialect(cursor, oid), qualify(staging), qualify(target), columns, merge)
+    dialect = _dialect(cursor, oid)
+    if merge.rows_before is not None and _takes_merge(cursor, oid, merge):
+        cursor.execute(render_single_merge(dialect, qualify(staging), qualify(target), columns, merge))
+        changed = cursor.rowcount
+        cursor.execute(f"SELECT count(*) FROM {qualify(target)}")
+        total = cursor.fetchone()[0]
+        inserted = total - merge.rows_before
+        return RowChanges(inserted, changed - inserted, total=total)
+    sql = render_merge(dialect, qualify(staging), qualify(target), columns, merge)
     parts = {"gone": sql.delete, "changed": sql.update, "added": sql.insert}
     given = {name: part for name, part in parts.items() if part is not None}
     # The parts see the same rows, from before the statement: no key is in two of them. They run in the order in
@@ -67,6 +93,19 @@ def merge_rows(
     cursor.execute(f"WITH {ctes} SELECT {counts}")
     deleted, updated, inserted = cursor.fetchone()
     return RowChanges(inserted, updated, deleted)
+
+
+def _takes_merge(cursor: Any, oid: int, merge: MergeSpec) -> bool:
+    """Whether MERGE does the same as the statements, in half of their time.
+
+    The order of its rows must not matter, which it does where another unique index than the key's lets one row take
+    what another gives up; and rules and views want the statements.
+    """
+    if merge.delete_missing or merge.deleted_flag is not None or cursor.connection.server_version < MERGE_VERSION:
+        return False
+    cursor.execute(_TAKES_MERGE_SQL, {"oid": oid, "key": list(merge.key)})
+    takes_merge: bool = cursor.fetchone()[0]
+    return takes_merge
 
 
 def keep_history(

@@ -173,7 +173,7 @@ class _Load:
                 with self._stopwatch.phase("check"):
                     in_place = staging == plan.target
                     rows_before = 0 if in_place else begin_publication(plan, self._mapping, write, target)
-                changes = self._publish(plan, staging, write, quarantine, spool)
+                changes = self._publish(plan, staging, rows_before, write, quarantine, spool)
                 if filled is not None:
                     if filled.bad_rows is not None:
                         quarantine.take_over(filled.bad_rows)
@@ -273,13 +273,14 @@ class _Load:
         self,
         plan: LoadPlan,
         staging: TableName,
+        rows_before: int,
         write: WriteSession,
         quarantine: Quarantine,
         spool: BadRowSpool,
     ) -> RowChanges:
         self._meter.enter("publish")
         with self._stopwatch.phase("publish"):
-            changes = publish(plan, self._mapping, staging, write, self._request.target)
+            changes = publish(plan, self._mapping, staging, rows_before, write, self._request.target)
             if plan.mode == "replace" or self._mapping.delete_missing:
                 # All rows of the source were read: what is bad today is all that is bad.
                 quarantine.clear()

@@ -29,7 +29,8 @@ _MICROSECOND = timedelta(microseconds=1)
 
 def fills_in_place(plan: LoadPlan, write: WriteSession) -> bool:
     """Whether the rows go straight into a target that the load creates; its key is then added at the publication."""
-    return plan.target_action == "create" and plan.mode not in KEYED_MODES and isinstance(write, InPlaceWriteSession)
+    has_its_rows = plan.mode in ("replace", "append") or (plan.mode == "merge" and plan.deleted_flag is None)
+    return plan.target_action == "create" and has_its_rows and isinstance(write, InPlaceWriteSession)
 
 
 def create_in_place(plan: LoadPlan, write: WriteSession) -> TableName:
@@ -78,8 +79,10 @@ def begin_publication(plan: LoadPlan, mapping: Mapping, write: WriteSession, tar
     return count_rows(write, target, plan.target)
 
 
-def publish(plan: LoadPlan, mapping: Mapping, staging: TableName, write: WriteSession, target: Connector) -> RowChanges:
-    """Publish the staged rows within the open transaction."""
+def publish(
+    plan: LoadPlan, mapping: Mapping, staging: TableName, rows_before: int, write: WriteSession, target: Connector
+) -> RowChanges:
+    """Publish the staged rows within the open transaction; `rows_before` is what `begin_publication` said."""
     if staging == plan.target:
         if plan.created_key and isinstance(write, InPlaceWriteSession):
             write.add_primary_key(plan.target, plan.created_key)
@@ -93,6 +96,7 @@ def publish(plan: LoadPlan, mapping: Mapping, staging: TableName, write: WriteSe
         plan.primary_key,
         delete_missing=mapping.delete_missing,
         deleted_flag=None if plan.deleted_flag is None else plan.deleted_flag.name,
+        rows_before=rows_before,
     )
     if plan.mode == "merge":
         return write.publish_merge(staging, plan.target, plan.columns, merge)

@@ -38,11 +38,13 @@ class MergeSpec:
         delete_missing: Rows of the target without a staged row are deleted.
         deleted_flag: A boolean column of the staging table that the target does not have; where it is true, the
             target's row is deleted and the staged one not inserted. Never NULL.
+        rows_before: How many rows the target has, counted while other writers are kept from it.
     """
 
     key: tuple[str, ...]
     delete_missing: bool = False
     deleted_flag: str | None = None
+    rows_before: int | None = None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from synqx_dagster.connectors.merge_sql import MergeDialect, render_history, render_merge
+from synqx_dagster.connectors.merge_sql import MergeDialect, render_history, render_merge, render_single_merge
 from synqx_dagster.connectors.protocol import HistorySpec, MergeSpec
 from synqx_dagster.model.table import Column
 from synqx_dagster.model.types import DataType
@@ -98,4 +98,19 @@ def test_history_closes_what_ended_and_opens_what_is_new() -> None:
     assert sql.open == (
         f"INSERT INTO T ([id], [name {{x}}], [from], [to], [now]) SELECT s.[id], s.[name {{x}}], {starts}, NULL, TRUE"
         " FROM S s LEFT JOIN T t ON t.[id] = s.[id] AND t.[now] = TRUE WHERE t.[id] IS NULL"
+    )
+
+
+def test_one_statement_updates_what_differs_and_inserts_what_is_new() -> None:
+    assert render_single_merge(DIALECT, "S", "T", (ID, NAME), MergeSpec(("id",))) == (
+        "MERGE INTO T AS t USING S AS s ON t.[id] = s.[id]"
+        " WHEN MATCHED AND NOT (same(t.[name {x}], s.[name {x}])) THEN UPDATE SET [name {x}] = s.[name {x}]"
+        " WHEN NOT MATCHED THEN INSERT ([id], [name {x}]) OVERRIDING SYSTEM VALUE VALUES (s.[id], s.[name {x}])"
+    )
+
+
+def test_one_statement_over_nothing_but_the_key_only_inserts() -> None:
+    assert render_single_merge(DIALECT, "S", "T", (ID,), MergeSpec(("id",))) == (
+        "MERGE INTO T AS t USING S AS s ON t.[id] = s.[id]"
+        " WHEN NOT MATCHED THEN INSERT ([id]) OVERRIDING SYSTEM VALUE VALUES (s.[id])"
     )
