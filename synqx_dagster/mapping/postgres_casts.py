@@ -143,7 +143,9 @@ def _from_text(target: DataType) -> PostgresCast | None:
         return PostgresCast(
             lambda text: f"CAST(CAST({text} AS numeric) AS {name})",
             lambda text: (
-                f"CASE WHEN length({text}) <= 1000 AND {plain(text)} ~ '^[+-]?[0-9]+$'"
+                # A few digits always fit; of more of them the number is looked at.
+                f"CASE WHEN length({text}) < {len(str(INTEGER_BOUNDS[kind][1]))} AND {plain(text)} ~ '^[+-]?[0-9]+$'"
+                f" THEN true WHEN length({text}) <= 1000 AND {plain(text)} ~ '^[+-]?[0-9]+$'"
                 f" THEN CAST({text} AS numeric) BETWEEN {_integer_range(kind)} ELSE false END"
             ),
         )
@@ -153,10 +155,18 @@ def _from_text(target: DataType) -> PostgresCast | None:
         def fits(text: str) -> str:
             return "true" if target.precision is None else _decimal_fits(f"CAST({text} AS numeric)", target)
 
+        def surely_fits(text: str) -> str:
+            digits, scale = integer_digits(target), target.scale or 0
+            if target.precision is None or digits < 1 or scale < 0:
+                return ""
+            # Cheaper than the number: no more characters than it may have digits before the point.
+            fraction = f"(?:[.][0-9]{{1,{scale}}})?" if scale else ""
+            return f"WHEN length({text}) <= {digits} AND {plain(text)} ~ '^[+-]?[0-9]+{fraction}$' THEN true "
+
         return PostgresCast(
             lambda text: f"CAST({text} AS {name})",
             lambda text: (
-                f"CASE WHEN {plain(text)} IN ({special}) THEN true"
+                f"CASE {surely_fits(text)}WHEN {plain(text)} IN ({special}) THEN true"
                 f" WHEN length({text}) <= {MAX_DECIMAL_CHARACTERS}"
                 f" AND {plain(text)} ~ '^[+-]?[0-9]+([.][0-9]+)?$' THEN {fits(text)} ELSE false END"
             ),

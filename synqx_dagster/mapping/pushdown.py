@@ -29,12 +29,15 @@ class PushdownField:
         sql: Its value; NULL where a violation of the field is true.
         data_type: The logical type of `sql`.
         native_type: The source's spelling of the SQL type of `sql`; for binary COPY the target's must be equal.
+        sql_of_good: The same value, cheaper, in a SELECT whose WHERE leaves out every row with a violation; in other
+            rows it may raise.
     """
 
     name: str
     sql: str
     data_type: DataType
-    native_type: str | None = None
+    native_type: str | None
+    sql_of_good: str
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,10 @@ class Pushdown:
 
     fields: tuple[PushdownField, ...]
     violations: tuple[Violation, ...]
+
+
+#: How many arguments a function of PostgreSQL takes. Source: PostgreSQL manual, PostgreSQL Limits.
+MAX_ARGUMENTS = 100
 
 
 class NotPushableError(Exception):
@@ -88,7 +95,7 @@ def _plain_field(field: PlannedField, dialect: str) -> tuple[PushdownField, list
         raise NotPushableError(f"field {column.name!r}: SQLite may hold values of another type than the column says")
     sql = _source_value(operation, dialect)
     native = operation.column.native_type
-    return PushdownField(column.name, sql, column.data_type, native), _null_flaws(field, sql, [])
+    return PushdownField(column.name, sql, column.data_type, native, sql), _null_flaws(field, sql, [])
 
 
 def _source_value(operation: Take | Computed, dialect: str) -> str:
@@ -118,26 +125,22 @@ def _postgres_field(field: PlannedField, dialect: str) -> tuple[PushdownField, l
         flaws = _null_flaws(field, value, flaws)
         if flaws and isinstance(operation, Computed) and operation.parsed.is_volatile:
             raise NotPushableError(f"field {name!r}: its expression gives another value each time it is checked")
-        return PushdownField(name, value, target, native or type_name(target)), flaws
+        return PushdownField(name, value, target, native or type_name(target), value), flaws
     if isinstance(operation, (Take, Computed)) and not is_plain(operation.column):
         raise NotPushableError(f"field {name!r}: the text of a {operation.column.native_type} is made outside")
     if isinstance(operation, Computed) and operation.parsed.is_volatile:
         raise NotPushableError(f"field {name!r}: its expression gives another value each time it is checked")
     # the operation's own NULL, before a cast that failed makes another
     nulls = _null_flaws(field, value, [])
+    good = value
     for station in field.types[1:]:
-        value, flaws = _apply(value, source_type, station, flaws, name)
+        cast = find_cast(source_type, station)
+        if cast is None:
+            raise NotPushableError(f"field {name!r}: PostgreSQL cannot safely make a {station} of a {source_type}")
+        value, flaws = _guard(value, cast, flaws, cast_reason(source_type, station))
+        good = cast.value(good)
         source_type = station
-    return PushdownField(name, value, target, type_name(target)), [*flaws, *nulls]
-
-
-def _apply(
-    value: str, source: DataType, target: DataType, flaws: list[tuple[str, str]], name: str
-) -> tuple[str, list[tuple[str, str]]]:
-    cast = find_cast(source, target)
-    if cast is None:
-        raise NotPushableError(f"field {name!r}: PostgreSQL cannot safely make a {target} of a {source}")
-    return _guard(value, cast, flaws, cast_reason(source, target))
+    return PushdownField(name, value, target, type_name(target), good), [*flaws, *nulls]
 
 
 def _guard(
@@ -161,12 +164,7 @@ def _postgres_value(field: PlannedField) -> tuple[str, list[tuple[str, str]]]:
         case SplitPart():
             return _postgres_split(operation)
         case Join():
-            texts = [_postgres_text(column) for column in operation.inputs]
-            all_null = " AND ".join(f"{text} IS NULL" for text in texts)
-            items = [text if operation.nulls == "skip" else f"coalesce({text}, '')" for text in texts]
-            # concat_ws takes no more than 100 arguments
-            joined = f"array_to_string(ARRAY[{', '.join(items)}], {quote_text(operation.separator, 'postgres')})"
-            return f"(CASE WHEN {all_null} THEN NULL ELSE {joined} END)", []
+            return _postgres_join(operation), []
         case Digest():
             text = _postgres_text(operation.column)
             salted = f"{quote_text(operation.salt, 'postgres')} || {text}" if operation.salt else text
@@ -199,12 +197,31 @@ def _postgres_text(column: Column) -> str:
     return cast.value(sql)
 
 
+def _postgres_join(operation: Join) -> str:
+    texts = [_postgres_text(column) for column in operation.inputs]
+    items = ", ".join(text if operation.nulls == "skip" else f"coalesce({text}, '')" for text in texts)
+    separator = quote_text(operation.separator, "postgres")
+    if len(texts) < MAX_ARGUMENTS:
+        joined = f"concat_ws({separator}, {items})"
+    else:
+        joined = f"array_to_string(ARRAY[{items}], {separator})"
+    if not all(column.nullable for column in operation.inputs):
+        return joined
+    all_null = " AND ".join(f"{source_column(column.name, 'postgres')} IS NULL" for column in operation.inputs)
+    return f"(CASE WHEN {all_null} THEN NULL ELSE {joined} END)"
+
+
 def _postgres_split(operation: SplitPart) -> tuple[str, list[tuple[str, str]]]:
     # a nondeterministic collation refuses to search in texts
     text = f'({_postgres_text(operation.column)} COLLATE "C")'
     if "\x00" in operation.delimiter:
         raise NotPushableError("PostgreSQL has no NUL character")
     delimiter = quote_text(operation.delimiter, "postgres")
+    if operation.part == 1 and not (operation.is_last and operation.extra_is_bad):
+        return f"split_part({text}, {delimiter}, 1)", []
+    if operation.part == 2 and operation.is_last and not operation.extra_is_bad:
+        found = f"strpos({text}, {delimiter})"
+        return f"(CASE WHEN {found} > 0 THEN substr({text}, {found} + {len(operation.delimiter)}) END)", []
     parts = f"string_to_array({text}, {delimiter})"
     count = f"cardinality({parts})"
     # an empty text has one empty part here and in DuckDB, but no part at all in string_to_array

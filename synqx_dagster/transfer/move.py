@@ -56,9 +56,11 @@ def move_rows(
         reach("mid_copy")
         if plan.bad_rows is None:
             return Moved(copied.rows, copied.bytes, copied.checksum, source_rows=copied.rows)
-        # Two reads, of the good and of the bad rows: only a third can tell that no row was neither.
-        _spool_violations(plan.bad_rows, plan.key_columns, read, spool)
-        return Moved(copied.rows + spool.rows, copied.bytes, copied.checksum)
+        # Counting is cheap beside looking for bad rows, and mostly there are none.
+        source_rows = None if plan.count_sql is None else int(str(read.fetch_value(plan.count_sql)))
+        if source_rows != copied.rows:
+            _spool_violations(plan.bad_rows, plan.key_columns, read, spool)
+        return Moved(copied.rows + spool.rows, copied.bytes, copied.checksum, source_rows=source_rows)
     return _stream(plan, staging, read, write, spool, meter)
 
 

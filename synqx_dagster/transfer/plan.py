@@ -333,7 +333,7 @@ def _copy_sql(
 ) -> str:
     expressions = []
     for pushed, compiled_field, column in zip(pushdown.fields, compiled.fields, columns, strict=True):
-        sql = pushed.sql
+        sql = pushed.sql_of_good
         if not (compiled_field.is_identity and same_bytes(compiled_field.column, column)):
             # Without its length: a cast to varchar(20) cuts in silence, the target's own length check refuses.
             cast_type = "text" if is_plain_text(column) else column.native_type

@@ -10,6 +10,7 @@ from typing import Any
 from synqx_dagster.connectors import postgresql_types
 from synqx_dagster.connectors.protocol import carrier_type
 from synqx_dagster.mapping.compile import CompiledMapping, compile_mapping
+from synqx_dagster.mapping.pushdown import Pushdown
 from synqx_dagster.mapping.quoting import source_column
 from synqx_dagster.model import Column, DataType, Mapping, Schema
 
@@ -90,7 +91,29 @@ class TwoRenderings:
                 if flag
             )
             outcomes.append(_outcome([field.name for field in pushed.fields], values, bad))
+        self._check_good_rows(pushed)
         return outcomes
+
+    def _check_good_rows(self, pushed: Pushdown) -> None:
+        """Where rows with a violation are left out, the cheaper SQL gives the same values."""
+        where = " OR ".join(violation.sql for violation in pushed.violations) or "false"
+        items = [
+            ", ".join(
+                _encoded(sql, field.data_type, field.native_type)
+                for field, sql in zip(pushed.fields, sqls, strict=True)
+            )
+            for sqls in ([field.sql for field in pushed.fields], [field.sql_of_good for field in pushed.fields])
+        ]
+        guarded, cheaper = (
+            self._fetch_text(f"SELECT {item} FROM t AS source WHERE NOT ({where}) ORDER BY source.n") for item in items
+        )
+        assert guarded == cheaper
+
+    def _fetch_text(self, sql: str) -> list[tuple[object, ...]]:
+        # The two sides as one text each: NaN is not equal to itself.
+        self.cursor.execute(f"SELECT r::text FROM ({sql}) AS r")
+        rows: list[tuple[object, ...]] = self.cursor.fetchall()
+        return rows
 
     def in_duckdb(self, compiled: CompiledMapping, *, holds: dict[str, str] | None = None) -> list[Outcome]:
         import duckdb
