@@ -61,6 +61,11 @@ def locked(path: Path) -> RetryableError:
     )
 
 
+def repeated_key(path: Path, doing: str) -> BadRowsError:
+    """The error for rows that share a key."""
+    return BadRowsError(f"{doing} {path}: a key occurs twice, against a primary key or unique constraint")
+
+
 def wrap_error(exc: duckdb.Error, path: Path, doing: str, columns: dict[str, str] | None = None) -> SynqxError:
     """The error to raise for one of DuckDB's.
 
@@ -88,6 +93,8 @@ def wrap_error(exc: duckdb.Error, path: Path, doing: str, columns: dict[str, str
     if isinstance(exc, duckdb.TransactionException):
         if "onflict" in message:
             return RetryableError(f"{doing} {path}: another transaction changed the same rows")
+        if "Failed to commit" in message and "duplicate key" in message:
+            return repeated_key(path, doing)
         if "Failed to commit" in message:
             # Small transactions reach the file only now. DuckDB has rolled this one back.
             return RetryableError(f"{doing} {path}: the transaction could not be written", hint="is the disk full?")
@@ -120,5 +127,5 @@ def _wrap_constraint(message: str, path: Path, doing: str) -> SynqxError:
                 f"{doing} {path}: a row breaks a {kind} constraint of {match['column']}", column=match["column"]
             )
     if "duplicate key" in message:
-        return BadRowsError(f"{doing} {path}: a key occurs twice, against a primary key or unique constraint")
+        return repeated_key(path, doing)
     return BadRowsError(f"{doing} {path}: a row breaks a constraint of the table")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synqx_dagster.connectors.duckdb_checksum import DuckdbChecksums
-from synqx_dagster.connectors.duckdb_errors import wrap_error
+from synqx_dagster.connectors.duckdb_errors import repeated_key, wrap_error
 from synqx_dagster.connectors.duckdb_file import Handle, open_reader, open_writer
 from synqx_dagster.connectors.duckdb_incoming import Incoming
 from synqx_dagster.connectors.duckdb_merge import find_unique_keys, spell_merge
@@ -332,6 +332,14 @@ class DuckdbWriteSession(FileTables, MergesBySql):
             raise
         connection.unregister(_STAGED_ROWS)
         return stream.rows, stream.bytes
+
+    def add_primary_key(self, table: TableName, key: Sequence[str]) -> None:
+        """Give a table its primary key; DuckDB itself would look for rows that share one at COMMIT."""
+        names = ", ".join(map(quote, key))
+        repeated = f"SELECT 1 FROM {qualify(table)} GROUP BY {names} HAVING count(*) > 1 LIMIT 1"
+        if self.fetch_all(repeated):
+            raise repeated_key(self._path, "writing to")
+        self.execute(f"ALTER TABLE {qualify(table)} ADD PRIMARY KEY ({names})")
 
     def create_current_index(self, table: TableName, key: Sequence[str], is_current: str) -> None:
         """Nothing: a scan of one column is quick, and an index over some of the rows is not known."""
