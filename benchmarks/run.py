@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import traceback
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,15 +35,18 @@ CASES = {
     case.name: case
     for case in (PG_PG, TRANSFORM, QUARANTINE, MYSQL_PG, PG_DUCKDB, PG_PARQUET, MERGE, TABLES_100, MEMORY)
 }
+_PEERS = ("sling", "dlt")
 _ROOT = Path(__file__).parent.parent
 _PRIVATE = _ROOT / ".benchmarks"
 
 
-def run_case(case: Case, lab: Lab, runs: int) -> dict[str, Any]:
+def run_case(case: Case, lab: Lab, runs: int, *, with_peers: bool = True) -> dict[str, Any]:
     """Measure one case; what it needs is said beside its figures."""
     started = datetime.now(UTC)
     load = os.getloadavg()[0]
     with case.start(lab) as bench:
+        if not with_peers:
+            bench = replace(bench, contestants=[one for one in bench.contestants if one.family not in _PEERS])
         result = measure_case(case, bench, runs)
     versions = {**product_versions(), "postgresql": _server_version(lab.postgresql.execute("postgres", _VERSION))}
     if "mariadb" in vars(lab):
@@ -89,15 +93,17 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, help="results by case, added to (default: one file for each scale)")
     parser.add_argument("--page", type=Path, help="where the page goes (default: docs/benchmarks.md at scale 1)")
     parser.add_argument("--page-only", action="store_true", help="write the page from the results, measure nothing")
+    parser.add_argument("--no-peers", action="store_true", help="SynqX and psql alone; writes no page")
     parser.add_argument("--keep", action="store_true", help="keep the tools' logs")
     arguments = parser.parse_args()
     # A trial must not end up among the figures that count.
-    counts = arguments.scale == 1
+    counts = arguments.scale == 1 and not arguments.no_peers
+    trial = "alone" if arguments.no_peers else f"{arguments.scale:g}"
     arguments.results = arguments.results or (
-        Path(__file__).with_name("results.json") if counts else _PRIVATE / f"results-{arguments.scale:g}.json"
+        Path(__file__).with_name("results.json") if counts else _PRIVATE / f"results-{trial}.json"
     )
     arguments.page = arguments.page or (
-        _ROOT / "docs" / "benchmarks.md" if counts else _PRIVATE / f"benchmarks-{arguments.scale:g}.md"
+        _ROOT / "docs" / "benchmarks.md" if counts else _PRIVATE / f"benchmarks-{trial}.md"
     )
     return arguments
 
@@ -109,6 +115,8 @@ def main() -> None:
     failed: list[str] = []
     if not arguments.page_only:
         failed = _measure(arguments)
+    if arguments.no_peers:
+        raise SystemExit(f"failed: {', '.join(failed)}" if failed else 0)
     results = read_results(arguments.results)
     arguments.page.parent.mkdir(parents=True, exist_ok=True)
     arguments.page.write_text(draw_page([CASES[name] for name in CASES if name in results], results), encoding="utf-8")
@@ -129,7 +137,7 @@ def _measure(arguments: argparse.Namespace) -> list[str]:
                 start = time.monotonic()
                 say(f"== {name}: {CASES[name].title}")
                 try:
-                    result = run_case(CASES[name], lab, arguments.runs)
+                    result = run_case(CASES[name], lab, arguments.runs, with_peers=not arguments.no_peers)
                 # The others are measured all the same.
                 except Exception:  # noqa: BLE001
                     say(f"== {name} FAILED\n{traceback.format_exc()}")

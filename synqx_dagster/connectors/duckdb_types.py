@@ -116,11 +116,16 @@ def holds(data_type: DataType) -> str | None:
             if data_type.precision is None or _digits(data_type) > MAXIMUM_DIGITS:
                 # Only a column of DuckDB's own, HUGEINT or BIGNUM, is one of these.
                 return "{value} NOT IN ('NaN', 'Infinity', '-Infinity')"
+            if 0 <= (data_type.scale or 0) <= data_type.precision:
+                # Of the type's values only one is no number that the column has.
+                return "{value} <> 'NaN'"
             # Cannot round: a value of the type has no more digits than the column.
             return f"TRY_CAST({{value}} AS {native_type(Column('', data_type))}) IS NOT NULL"
         case "timestamp" | "timestamptz":
             # PostgreSQL's calendar goes on for thirty years after DuckDB's ends in 294247.
-            return f"TRY_CAST({from_canonical('{value}', data_type)} AS {_NATIVE[data_type.kind]}) IS NOT NULL"
+            fits = f"TRY_CAST({from_canonical('{value}', data_type)} AS {_NATIVE[data_type.kind]}) IS NOT NULL"
+            # A year of four digits always fits.
+            return f"CASE WHEN substr({{value}}, 5, 1) = '-' THEN true ELSE {fits} END"
         case "json":
             return "json_valid({value})"
         case _:
@@ -140,7 +145,8 @@ def to_canonical(expression: str, data_type: DataType) -> str:
     """An SQL expression of a logical type as its canonical text."""
     text = f"CAST({expression} AS VARCHAR)"
     if data_type.kind in ("date", "timestamp", "timestamptz"):
-        return f"regexp_replace({text}, '^(\\S+) \\(BC\\)(.*)$', '\\1\\2 BC')"
+        turned = f"regexp_replace({text}, '^(\\S+) \\(BC\\)(.*)$', '\\1\\2 BC')"
+        return f"CASE WHEN contains({text}, '(BC)') THEN {turned} ELSE {text} END"
     if data_type.kind == "decimal" and data_type.precision is not None and data_type.precision == data_type.scale:
         # Without a digit before the point DuckDB prints .5, and not 0.5.
         return f"regexp_replace({text}, '^(-?)\\.', '\\10.')"
@@ -150,5 +156,6 @@ def to_canonical(expression: str, data_type: DataType) -> str:
 def from_canonical(expression: str, data_type: DataType) -> str:
     """An SQL expression that is canonical text as the text which DuckDB casts to the type."""
     if data_type.kind in ("date", "timestamp", "timestamptz"):
-        return f"regexp_replace({expression}, '^(\\S+)(.*) BC$', '\\1 (BC)\\2')"
+        turned = f"regexp_replace({expression}, '^(\\S+)(.*) BC$', '\\1 (BC)\\2')"
+        return f"CASE WHEN ends_with({expression}, ' BC') THEN {turned} ELSE {expression} END"
     return expression

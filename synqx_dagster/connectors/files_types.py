@@ -105,7 +105,11 @@ def holds(data_type: DataType, file_format: FileFormat) -> str | None:
     if kind in ("date", "timestamp", "timestamptz"):
         # Other readers of Parquet know no infinity: for them it is a day some million years away.
         fits = f"TRY_CAST({from_canonical('{value}', data_type)} AS {_spell(data_type)}) IS NOT NULL"
-        return f"CASE WHEN {{value}} IN ('infinity', '-infinity') THEN false ELSE {fits} END"
+        # A year of four digits always fits.
+        return (
+            "CASE WHEN substr({value}, 5, 1) = '-' THEN true WHEN {value} IN ('infinity', '-infinity') THEN false"
+            f" ELSE {fits} END"
+        )
     if kind == "time":
         # A time of Parquet ends before midnight.
         return "{value} NOT LIKE '24:%'"

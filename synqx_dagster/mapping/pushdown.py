@@ -12,7 +12,18 @@ from dataclasses import dataclass
 
 from synqx_dagster.mapping.casts import NUMBER_KINDS
 from synqx_dagster.mapping.contract import EXTRA_PARTS, IS_NULL, PlannedField, cast_reason
-from synqx_dagster.mapping.operations import TEXT, Computed, Constant, Deleted, Digest, Join, Portable, SplitPart, Take
+from synqx_dagster.mapping.operations import (
+    TEXT,
+    Computed,
+    Constant,
+    Deleted,
+    Digest,
+    Join,
+    Operation,
+    Portable,
+    SplitPart,
+    Take,
+)
 from synqx_dagster.mapping.portable import Renderer
 from synqx_dagster.mapping.postgres_casts import PostgresCast, find_cast, is_plain, type_name
 from synqx_dagster.mapping.quoting import quote_name, quote_text, source_column
@@ -95,7 +106,7 @@ def _plain_field(field: PlannedField, dialect: str) -> tuple[PushdownField, list
         raise NotPushableError(f"field {column.name!r}: SQLite may hold values of another type than the column says")
     sql = _source_value(operation, dialect)
     native = operation.column.native_type
-    return PushdownField(column.name, sql, column.data_type, native, sql), _null_flaws(field, sql, [])
+    return PushdownField(column.name, sql, column.data_type, native, sql), _null_flaws(field, f"({sql} IS NULL)")
 
 
 def _source_value(operation: Take | Computed, dialect: str) -> str:
@@ -104,10 +115,8 @@ def _source_value(operation: Take | Computed, dialect: str) -> str:
     return f"({operation.parsed.text})"
 
 
-def _null_flaws(field: PlannedField, value: str, flaws: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    if field.needs_null_check:
-        return [*flaws, (f"({value} IS NULL)", IS_NULL)]
-    return flaws
+def _null_flaws(field: PlannedField, is_null: str) -> list[tuple[str, str]]:
+    return [(is_null, IS_NULL)] if field.needs_null_check else []
 
 
 # --- PostgreSQL ---------------------------------------------------------------------------------------------
@@ -122,7 +131,7 @@ def _postgres_field(field: PlannedField, dialect: str) -> tuple[PushdownField, l
     source_type = operation.data_type
     native = operation.column.native_type if isinstance(operation, (Take, Computed)) else type_name(source_type)
     if isinstance(operation, (Take, Computed)) and source_type == target:
-        flaws = _null_flaws(field, value, flaws)
+        flaws = _null_flaws(field, f"({value} IS NULL)")
         if flaws and isinstance(operation, Computed) and operation.parsed.is_volatile:
             raise NotPushableError(f"field {name!r}: its expression gives another value each time it is checked")
         return PushdownField(name, value, target, native or type_name(target), value), flaws
@@ -131,7 +140,7 @@ def _postgres_field(field: PlannedField, dialect: str) -> tuple[PushdownField, l
     if isinstance(operation, Computed) and operation.parsed.is_volatile:
         raise NotPushableError(f"field {name!r}: its expression gives another value each time it is checked")
     # the operation's own NULL, before a cast that failed makes another
-    nulls = _null_flaws(field, value, [])
+    nulls = _null_flaws(field, _postgres_is_null(operation, value))
     good = value
     for station in field.types[1:]:
         cast = find_cast(source_type, station)
@@ -168,11 +177,23 @@ def _postgres_value(field: PlannedField) -> tuple[str, list[tuple[str, str]]]:
         case Digest():
             text = _postgres_text(operation.column)
             salted = f"{quote_text(operation.salt, 'postgres')} || {text}" if operation.salt else text
-            return f"encode(sha256(convert_to({salted}, 'UTF8')), 'hex')", []
+            # Bytes of UTF-8, as convert_to() makes them, because every session sets its client_encoding; and quicker.
+            return f"encode(sha256(textsend({salted})), 'hex')", []
         case Deleted():
             return _postgres_deleted(operation), []
         case Portable():
             return _postgres_portable(operation), []
+
+
+def _postgres_is_null(operation: Operation, value: str) -> str:
+    """Whether the operation's value is NULL, without computing it where its inputs tell."""
+    match operation:
+        case Digest(column=column) | SplitPart(column=column, part=1):
+            return f"({source_column(column.name, 'postgres')} IS NULL)"
+        case Join():
+            names = [source_column(column.name, "postgres") for column in operation.inputs]
+            return f"({' AND '.join(f'{name} IS NULL' for name in names)})"
+    return f"({value} IS NULL)"
 
 
 def _postgres_constant(constant: Constant) -> str:
@@ -207,8 +228,7 @@ def _postgres_join(operation: Join) -> str:
         joined = f"array_to_string(ARRAY[{items}], {separator})"
     if not all(column.nullable for column in operation.inputs):
         return joined
-    all_null = " AND ".join(f"{source_column(column.name, 'postgres')} IS NULL" for column in operation.inputs)
-    return f"(CASE WHEN {all_null} THEN NULL ELSE {joined} END)"
+    return f"(CASE WHEN {_postgres_is_null(operation, '')} THEN NULL ELSE {joined} END)"
 
 
 def _postgres_split(operation: SplitPart) -> tuple[str, list[tuple[str, str]]]:

@@ -71,7 +71,7 @@ CANONICAL = [
 def test_canonical_text_survives_both_ways(type_name: str, text: str, connection: Any) -> None:
     data_type = DataType.parse(type_name)
     native = native_type(Column("v", data_type))
-    sql = to_canonical(f"CAST({from_canonical('?', data_type)} AS {native})", data_type)
+    sql = to_canonical(f"CAST({from_canonical('$1', data_type)} AS {native})", data_type)
     assert connection.execute(f"SELECT {sql}", [text]).fetchone() == (text,)
 
 
