@@ -157,8 +157,10 @@ def holds(data_type: DataType) -> str | None:
     if years is not None:
         first, last = years
         year = "TRY_CAST(split_part({value}, '-', 1) AS BIGINT)"
+        # A year of four digits always fits, but for those long before ours.
         return (
-            "({value} IN ('infinity', '-infinity') OR CASE WHEN {value} LIKE '%BC' "
-            f"THEN {year} <= {-first} ELSE {year} <= {last} END)"
+            "CASE WHEN ends_with({value}, 'BC') THEN " + f"{year} <= {-first}"
+            " WHEN substr({value}, 5, 1) = '-' OR {value} IN ('infinity', '-infinity') THEN true"
+            f" ELSE {year} <= {last} END"
         )
     return None

@@ -346,19 +346,37 @@ def _is_day(text: str, last: str) -> str:
     return all_of(f"NOT starts_with({text}, '0000-')", f"{day} >= {first}", f"{day} <= DATE '{last}'")
 
 
+def _is_plain_day(text: str) -> str:
+    """Whether a text is a date just as DuckDB prints it, with a year of four digits; quicker than any pattern."""
+    return all_of(f"CAST(TRY_CAST({text} AS DATE) AS VARCHAR) = {text}", f"length({text}) = 10")
+
+
+def _is_plain_moment(text: str) -> str:
+    """The same of a date and a time; DuckDB's own mark of years BC would stand where the hour is."""
+    return all_of(
+        f"CAST(TRY_CAST({text} AS TIMESTAMP) AS VARCHAR) = {text}",
+        f"substr({text}, 5, 1) = '-'",
+        f"substr({text}, 14, 1) = ':'",
+    )
+
+
 def _date_check(text: str) -> str:
     form = f"regexp_full_match({text}, '{_DATE}( BC)?')"
-    return any_of(_is_endless(text), all_of(form, _is_day(text, "5874897-12-31")))
+    return any_of(_is_plain_day(text), _is_endless(text), all_of(form, _is_day(text, "5874897-12-31")))
 
 
 def _timestamp_check(text: str) -> str:
     form = f"regexp_full_match({text}, '{_DATE}[ T]{_CLOCK}( BC)?')"
-    return any_of(_is_endless(text), all_of(form, _is_day(text, "294276-12-31")))
+    return any_of(_is_plain_moment(text), _is_endless(text), all_of(form, _is_day(text, "294276-12-31")))
 
 
 def _timestamp_value(text: str) -> str:
     moment = f"{_day(text)} || ' ' || {_clock(text)} || {_era(text, ' BC')}"
-    return f"CASE WHEN {_is_endless(text)} THEN {text} ELSE {moment} END"
+    return f"CASE WHEN {any_of(_is_plain_moment(text), _is_endless(text))} THEN {text} ELSE {moment} END"
+
+
+def _is_plain_instant(text: str) -> str:
+    return all_of(f"ends_with({text}, '+00')", _is_plain_moment(f"{text}[:-4]"))
 
 
 def _timestamptz_check(text: str) -> str:
@@ -366,7 +384,11 @@ def _timestamptz_check(text: str) -> str:
     # the shift to UTC is computed with DuckDB's timestamps, which end a few decades before PostgreSQL's
     shiftable = all_of(_is_day(text, "294000-12-31"), f"NOT regexp_matches({text}, '^471.-.* BC$')")
     is_utc = f"regexp_matches({text}, '{_ZERO_OFFSET}')"
-    return any_of(_is_endless(text), all_of(form, _is_day(text, "294276-12-31"), any_of(is_utc, shiftable)))
+    return any_of(
+        _is_plain_instant(text),
+        _is_endless(text),
+        all_of(form, _is_day(text, "294276-12-31"), any_of(is_utc, shiftable)),
+    )
 
 
 def _timestamptz_value(text: str) -> str:
@@ -379,7 +401,7 @@ def _timestamptz_value(text: str) -> str:
     local = f"TRY_CAST({_day(text)} || {_era(text, ' (BC)')} || ' ' || {_clock(text)} AS TIMESTAMP)"
     moved = f"CAST({local} - to_seconds({seconds}) AS VARCHAR)"
     return (
-        f"CASE WHEN {_is_endless(text)} THEN {text}"
+        f"CASE WHEN {any_of(_is_plain_instant(text), _is_endless(text))} THEN {text}"
         f" WHEN regexp_matches({text}, '{_ZERO_OFFSET}')"
         f" THEN {_day(text)} || ' ' || {_clock(text)} || '+00' || {_era(text, ' BC')}"
         f" ELSE replace({moved}, ' (BC)', '') || '+00' || CASE WHEN contains({moved}, '(BC)') THEN ' BC' ELSE '' END"
