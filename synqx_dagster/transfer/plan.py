@@ -402,10 +402,11 @@ def _bad_rows_read(
     source: Connector,
     read: ReadSession,
 ) -> BadRowsRead | None:
+    if not pushdown.violations:
+        # Without importing Arrow, which is a third of the memory of a load that copies bytes.
+        return None
     import pyarrow as pa
 
-    if not pushdown.violations:
-        return None
     flags = " || ".join(f"CASE WHEN {violation.sql} THEN '1' ELSE '0' END" for violation in pushdown.violations)
     sql, schema = _read_carriers(compiled, source_columns, relation, source, read, (f"{flags} AS {VIOLATIONS_COLUMN}",))
     any_of_them = " OR ".join(f"({violation.sql})" for violation in pushdown.violations)

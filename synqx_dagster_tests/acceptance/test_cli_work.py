@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -318,6 +320,33 @@ def test_plan_explains_and_changes_nothing(shop: Project, postgresql: Postgresql
     assert "is created" in outcome.stdout
     assert shop("plan", "mapping:customers", "--json").document["lane"] == "arrow"
     assert postgresql.execute("select count(*) from pg_namespace where nspname = 'analytics'") == [(0,)]
+
+
+def test_a_load_that_copies_bytes_leaves_the_libraries_of_the_other_lane_alone(
+    shop: Project, postgresql: PostgresqlDatabase
+) -> None:
+    """Arrow and DuckDB are a third of the memory that the process takes."""
+    postgresql.execute("create schema analytics; create table analytics.customer as select 1 as id")
+    script = (
+        "import sys\n"
+        "from synqx_dagster.cli.main import cli\n"
+        "try:\n"
+        "    cli(['run', 'copy', '--json'])\n"
+        "except SystemExit as exc:\n"
+        "    assert not exc.code\n"
+        "print('heavy', [name for name in ('pyarrow', 'numpy', 'duckdb') if name in sys.modules], file=sys.stderr)\n"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=shop.directory,
+        env=shop.process_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout)["assets"][0]["lane"] == "passthrough"
+    assert process.stderr.splitlines()[-1] == "heavy []"
 
 
 def test_run_loads_and_reports(shop: Project, postgresql: PostgresqlDatabase) -> None:
