@@ -36,6 +36,11 @@ class Usage:
     output: str
 
 
+def _inherited() -> dict[str, str]:
+    """This process's environment, in which Python may keep what it compiled, as it does for users."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 def run_measured(
     command: Sequence[str | Path],
     *,
@@ -55,7 +60,7 @@ def run_measured(
         process = subprocess.Popen(
             [str(word) for word in command],
             stdin=subprocess.PIPE, stdout=output, stderr=errors, text=True,
-            env={**os.environ, **(environment or {})}, cwd=directory, start_new_session=True,
+            env={**_inherited(), **(environment or {})}, cwd=directory, start_new_session=True,
         )  # fmt: skip
         sampler = _Sampler(process.pid)
         sampler.start()
