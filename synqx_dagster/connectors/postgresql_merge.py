@@ -32,10 +32,19 @@ order by i.indisprimary desc, i.indexrelid
 #: MERGE came with this version.
 MERGE_VERSION = 150000
 
+#: The table, its partitions and its other children: MERGE changes their rows, too.
 _TAKES_MERGE_SQL = """
-select c.relkind in ('r', 'p') and not c.relhasrules and not c.relrowsecurity and not exists (
-    select from pg_catalog.pg_index i
-    where i.indrelid = c.oid and (i.indisunique or i.indisexclusion) and (
+with recursive family as (
+    select %(oid)s::oid as oid
+    union
+    select i.inhrelid from pg_catalog.pg_inherits i join family f on i.inhparent = f.oid
+)
+select bool_and(c.relkind in ('r', 'p') and not c.relhasrules and not c.relrowsecurity) and not exists (
+    select from pg_catalog.pg_trigger t join family f on t.tgrelid = f.oid
+    where not t.tgisinternal and t.tgenabled <> 'D'
+) and not exists (
+    select from pg_catalog.pg_index i join family f on i.indrelid = f.oid
+    where (i.indisunique or i.indisexclusion) and (
         i.indpred is not null or i.indexprs is not null or (
             select array_agg(a.attname::text order by a.attname::text)
             from unnest(i.indkey::smallint[]) with ordinality as k (attnum, position)
@@ -44,7 +53,7 @@ select c.relkind in ('r', 'p') and not c.relhasrules and not c.relrowsecurity an
         ) <> (select array_agg(name order by name) from unnest(%(key)s::text[]) as name)
     )
 )
-from pg_catalog.pg_class c where c.oid = %(oid)s
+from pg_catalog.pg_class c join family using (oid)
 """
 
 _ALWAYS_IDENTITY_SQL = """
@@ -99,7 +108,8 @@ def _takes_merge(cursor: Any, oid: int, merge: MergeSpec) -> bool:
     """Whether MERGE does the same as the statements, in half of their time.
 
     The order of its rows must not matter, which it does where another unique index than the key's lets one row take
-    what another gives up; and rules and views want the statements.
+    what another gives up. Rules, views and foreign partitions want the statements; so do triggers, which may add or
+    remove rows of the target: what MERGE inserted is known only from the growth of the table.
     """
     if merge.delete_missing or merge.deleted_flag is not None or cursor.connection.server_version < MERGE_VERSION:
         return False

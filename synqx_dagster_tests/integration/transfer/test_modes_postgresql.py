@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from synqx_dagster.connectors.protocol import Connector
+from synqx_dagster.errors import FatalError
 from synqx_dagster.model import Mapping
 from synqx_dagster.transfer.result import LoadResult
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
@@ -160,6 +161,38 @@ def test_a_target_is_changed_in_place_whatever_it_is(
             "INSERT",
             "UPDATE",
         ]
+
+
+def test_a_value_that_one_row_gives_up_is_free_for_another_in_a_partition_with_an_index_of_its_own(
+    databases: tuple[PostgresqlDatabase, PostgresqlDatabase], pair: tuple[Connector, Connector]
+) -> None:
+    source, target = databases
+    source.execute("create table s (id integer primary key, code text); insert into s values (60, 'k1'), (1, 'z')")
+    target.execute(
+        "create table t (id integer primary key, code text) partition by range (id);"
+        " create table t0 partition of t for values from (0) to (100); create unique index on t0 (code);"
+        " insert into t select g, 'k' || g from generate_series(1, 50) g"
+    )
+    assert counts(load(*pair, merge())) == (1, 1, 0)
+    assert target.execute("select id, code from t where id in (1, 60) order by id") == [(1, "z"), (60, "k1")]
+
+
+def test_rows_that_a_trigger_adds_are_not_taken_for_the_loads(
+    databases: tuple[PostgresqlDatabase, PostgresqlDatabase], pair: tuple[Connector, Connector]
+) -> None:
+    source, target = databases
+    source.execute("create table s (id integer primary key, name text); insert into s values (1, 'a'), (2, 'b')")
+    target.execute(
+        "create table t (id integer primary key, name text);"
+        " create function copy_it() returns trigger language plpgsql as $$ begin"
+        " insert into t values (new.id + 100, new.name) on conflict do nothing; return null; end $$;"
+        " insert into t values (1, 'old');"
+        " create trigger copy_it after insert or update on t"
+        " for each row when (pg_trigger_depth() = 0) execute function copy_it()"
+    )
+    with pytest.raises(FatalError, match="the target counts 4 rows, expected 2"):
+        load(*pair, merge())
+    assert target.execute("select id, name from t") == [(1, "old")]
 
 
 def test_a_table_that_refers_to_itself_is_checked_when_all_is_done(
