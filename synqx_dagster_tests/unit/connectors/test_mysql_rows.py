@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pymysql
 import pytest
@@ -142,6 +144,21 @@ def test_a_batch_is_bounded_in_bytes() -> None:
     batches = read(rows, bytes_schema(1), batch_rows=10_000)
     assert len(batches) > 2
     assert max(batch.nbytes for batch in batches) < 2 * mysql_rows.PART_BYTES
+
+
+def test_a_wide_value_takes_a_few_times_its_own_memory() -> None:
+    length = 8 * 1024 * 1024
+    data = encode_value(b"a" * length) + encode_value(b"b")
+    octets = np.frombuffer(data, dtype=np.uint8)
+    start, found, is_null = mysql_rows._find_values(octets, np.array([0]))
+    tracemalloc.start()
+    try:
+        values = mysql_rows._gather(octets, start, found, is_null)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert values.to_pylist() == [b"a" * length]
+    assert peak < 3 * length
 
 
 def test_values_get_their_columns_types() -> None:
