@@ -66,9 +66,12 @@ class OpenEventLogStorage(SqliteEventLogStorage):
             os.utime(self.path_for_shard(event.run_id))
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
-        """Store events that were announced to belong together; all of them or none."""
+        """Store events that were announced to belong together; of each file all of them or none.
+
+        The index is committed last, as Dagster does: after a crash it names nothing that the run's file does not have.
+        """
         with ExitStack() as stack:
-            for shard in (*sorted({event.run_id for event in events}), INDEX_SHARD_NAME):
+            for shard in (INDEX_SHARD_NAME, *sorted({event.run_id for event in events})):
                 stack.enter_context(self._transaction(shard))
             super().store_event_batch(events)
 

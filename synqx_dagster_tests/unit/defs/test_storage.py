@@ -11,8 +11,9 @@ import dagster as dg
 import pytest
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 from dagster._core.storage.runs.sqlite.sqlite_run_storage import SqliteRunStorage
+from sqlalchemy import event
 from sqlalchemy import exc as db_errors
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Engine
 
 from synqx_dagster.defs.instance import open_instance, prepare_instance
 from synqx_dagster.defs.storage import OpenEventLogStorage, OpenRunStorage, keep_files_open, read_reference
@@ -117,6 +118,29 @@ def test_a_batch_is_stored_whole_or_not_at_all_and_then_event_by_event(settings,
     # Of the batch nothing was kept; then Dagster stored its first event, and failed at the second.
     assert entries.count(dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED) == 1
     assert count_events(index) == 1
+
+
+def test_the_index_is_committed_after_the_files_of_the_runs(settings, monkeypatch):
+    """After a crash in between it must not name an event that the run's own file does not have."""
+    commits = []
+    store = OpenEventLogStorage.store_event_batch
+
+    def store_and_watch(self, events):
+        def watch(connection):
+            commits.append(Path(connection.engine.url.database).stem)
+
+        event.listen(Engine, "commit", watch)
+        try:
+            store(self, events)
+        finally:
+            event.remove(Engine, "commit", watch)
+
+    monkeypatch.setattr(OpenEventLogStorage, "store_event_batch", store_and_watch)
+    with open_instance(settings, executes=True) as instance:
+        run_id = execute(instance)
+    # The run's file is made first, by transactions of its own.
+    assert set(commits[:-1]) == {run_id}
+    assert commits[-1] == "index"
 
 
 def test_nothing_stays_open_or_beside_the_files_afterwards(settings):
