@@ -214,7 +214,7 @@ class _Load:
     def _stage(self, plan: LoadPlan, epoch: int, write: WriteSession, staging: TableName | None) -> TableName:
         """Create what is missing: the target, and a staging table unless one is filled, or a new target takes rows."""
         with self._stopwatch.phase("stage"):
-            if staging is None and fills_in_place(plan, write):
+            if staging is None and fills_in_place(plan, write, self._request.target):
                 return create_in_place(plan, write)
             create_target(plan, self._mapping, write)
             return staging or create_staging(plan, write, epoch)

@@ -27,10 +27,14 @@ from synqx_dagster.transfer.verify import count_rows
 _MICROSECOND = timedelta(microseconds=1)
 
 
-def fills_in_place(plan: LoadPlan, write: WriteSession) -> bool:
-    """Whether the rows go straight into a target that the load creates; its key is then added at the publication."""
+def fills_in_place(plan: LoadPlan, write: WriteSession, target: Connector) -> bool:
+    """Whether the rows go straight into a target that the load creates; its key is then added at the publication.
+
+    Not where creating a table commits: others would see it half filled, and a load that fails would leave it there.
+    """
     has_its_rows = plan.mode in ("replace", "append") or (plan.mode == "merge" and plan.deleted_flag is None)
-    return plan.target_action == "create" and has_its_rows and isinstance(write, InPlaceWriteSession)
+    can_fill = isinstance(write, InPlaceWriteSession) and target.capabilities.transactional_ddl
+    return plan.target_action == "create" and has_its_rows and can_fill
 
 
 def create_in_place(plan: LoadPlan, write: WriteSession) -> TableName:

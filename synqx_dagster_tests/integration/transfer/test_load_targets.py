@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -194,3 +194,16 @@ def test_columns_may_have_the_names_that_the_engine_uses_itself(
     connectors[1].close()
     found = target.fetch(f"select {', '.join(map(quote, names))} from named")
     assert [tuple(row) for row in found] == [(1, "a", "b", "c", "d")]
+
+
+def test_a_new_table_is_not_filled_in_place_where_creating_it_commits(
+    postgresql: PostgresqlDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The staging table is dropped at the end there, and must not be the target itself."""
+    postgresql.execute(SOURCE)
+    path = tmp_path / "new.duckdb"
+    target = connect(ConnectionConfig(name="target", db_type="duckdb", database=str(path)))
+    monkeypatch.setattr(target, "capabilities", replace(target.capabilities, transactional_ddl=False), raising=False)
+    mapping = make_mapping(source_table="people", target_table="people", on_bad_row="quarantine")
+    assert load(connect(postgresql.config("source")), target, mapping, SCHEMA).rows_out == ROWS - BAD_ROWS
+    assert _fetch_duckdb(path)("select count(*) from people") == [(ROWS - BAD_ROWS,)]
