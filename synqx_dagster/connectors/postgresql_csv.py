@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from synqx_dagster.connectors.protocol import carrier_type
+from synqx_dagster.connectors.protocol import carrier_type, wait_for
 from synqx_dagster.errors import BadRowsError, FatalError
 from synqx_dagster.model.table import Column
 
@@ -26,6 +26,9 @@ _WAITING = 2
 
 #: A batch is encoded in parts of about this size, so that memory does not follow the width of the rows.
 _PART_BYTES = 8 * 1024 * 1024
+
+#: How long a COPY may take to notice that its rows have ended early, before it is cancelled (again).
+_PATIENCE_SECONDS = 0.5
 
 _NUL = re.compile(rb"\x00")
 
@@ -141,6 +144,7 @@ def stream_batches(
     columns: Sequence[Column],
     table: str,
     copy: Callable[[Any], None],
+    cancel: Callable[[], None],
 ) -> tuple[int, int]:
     """Feed batches to a COPY that runs in a thread of its own; returns rows and bytes sent.
 
@@ -148,12 +152,14 @@ def stream_batches(
 
     Args:
         copy: Runs the COPY to its end, reading from the file-like object that it is given.
+        cancel: Has the COPY fail that waits for its server.
 
     Raises:
         BaseException: What `batches` or `copy` raised, whichever came first.
     """
     channel = _Channel()
     failures: list[BaseException] = []
+    ended = threading.Event()
 
     def run() -> None:
         try:
@@ -162,6 +168,7 @@ def stream_batches(
             failures.append(error)
         finally:
             channel.abandon()
+            ended.set()
 
     thread = threading.Thread(target=run, name="synqx-copy-in", daemon=True)
     thread.start()
@@ -177,12 +184,15 @@ def stream_batches(
             else:
                 continue
             break
+        channel.end()
+        ended.wait()
     except BaseException as error:
         channel.end(error)
-        thread.join()
+        wait_for(ended, cancel, every_seconds=_PATIENCE_SECONDS)
         raise
-    channel.end()
-    thread.join()
+    finally:
+        if ended.is_set():
+            thread.join()
     if failures:
         raise failures[0]
     return rows, size_bytes

@@ -318,7 +318,7 @@ class PostgresqlWriteSession:
             with wrap_errors(self._action, rows_at=str(table), columns=names):
                 self._cursor.copy_expert(sql, source, COPY_BYTES)
 
-        rows, size_bytes = stream_batches(batches, columns, str(table), copy)
+        rows, size_bytes = stream_batches(batches, columns, str(table), copy, self._connection.cancel)
         if self._cursor.rowcount != rows:
             raise FatalError(f"{table}: {rows:,} rows were sent, the server took {self._cursor.rowcount:,}")
         return rows, size_bytes

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from synqx_dagster.connectors.protocol import wait_for
 from synqx_dagster.errors import FatalError
 from synqx_dagster.transfer.quarantine import BadRow, BadRowSpool, Breach, key_of
 
@@ -51,6 +52,8 @@ class Prefetch:
         self._queue: queue.Queue[pa.RecordBatch | BaseException | None] = queue.Queue(QUEUE_BATCHES)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="synqx-read", daemon=True)
+        self._ended = threading.Event()
+        self._patience = 0.0
         self.rows = 0
 
     def __enter__(self) -> Prefetch:
@@ -61,15 +64,17 @@ class Prefetch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopped.set()
-        patience = time.monotonic() + PATIENCE_SECONDS
-        # The thread may be waiting for room in the queue, or for a server that takes its time.
-        while self._thread.is_alive():
-            with contextlib.suppress(queue.Empty):
-                self._queue.get(timeout=0.05)
-            if time.monotonic() >= patience:
-                patience = time.monotonic() + PATIENCE_SECONDS
-                self._cancel()
+        self._patience = time.monotonic() + PATIENCE_SECONDS
+        wait_for(self._ended, self._let_go, every_seconds=0.05)
         self._thread.join()
+
+    def _let_go(self) -> None:
+        """The thread may be waiting for room in the queue, or for a server that takes its time."""
+        with contextlib.suppress(queue.Empty):
+            self._queue.get_nowait()
+        if time.monotonic() >= self._patience:
+            self._patience = time.monotonic() + PATIENCE_SECONDS
+            self._cancel()
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         while True:
@@ -82,6 +87,12 @@ class Prefetch:
             yield item
 
     def _run(self) -> None:
+        try:
+            self._read()
+        finally:
+            self._ended.set()
+
+    def _read(self) -> None:
         last: BaseException | None = None
         try:
             for batch in self._batches:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
-from synqx_dagster.connectors.protocol import CopyReadSession, CopyWriteSession
+from synqx_dagster.connectors.protocol import CopyReadSession, CopyWriteSession, wait_for
 from synqx_dagster.errors import FatalError
 from synqx_dagster.model.table import Column, TableName
 
@@ -71,21 +71,27 @@ def copy_table(
         producer.start()
         try:
             rows = write.copy_in(table, columns, cast(BinaryIO, io.BufferedReader(meter, PIPE_BYTES)))
+            producer.ended.wait()
         except BaseException as error:
             # Closing our end makes the producer's next write fail; one that waits for its server is cancelled.
             raw.close()
-            producer.join(PATIENCE_SECONDS)
-            if producer.is_alive():
-                while producer.is_alive():
-                    read.cancel()
-                    producer.join(PATIENCE_SECONDS)
+            cancelled = threading.Event()
+
+            def cancel() -> None:
+                cancelled.set()
+                read.cancel()
+
+            wait_for(producer.ended, cancel, every_seconds=PATIENCE_SECONDS)
+            if cancelled.is_set():
                 raise
             if producer.error is not None and not isinstance(producer.error, BrokenPipeError):
                 root = _cause(producer.error, error)
                 if root is not error:
                     raise root from error
             raise
-    producer.join()
+        finally:
+            if producer.ended.is_set():
+                producer.join()
     if producer.error is not None:
         raise producer.error
     if meter.tail[-2:] != COPY_TRAILER:
@@ -116,6 +122,7 @@ class _Producer(threading.Thread):
         self._write_end = write_end
         self.error: BaseException | None = None
         self.rows = 0
+        self.ended = threading.Event()
 
     def run(self) -> None:
         sink = os.fdopen(self._write_end, "wb", buffering=PIPE_BYTES)
@@ -128,6 +135,7 @@ class _Producer(threading.Thread):
             # After a broken pipe the buffer cannot be flushed, and close() would raise for it.
             with contextlib.suppress(BrokenPipeError):
                 sink.close()
+            self.ended.set()
 
 
 class _Meter(io.RawIOBase):

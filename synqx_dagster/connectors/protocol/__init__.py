@@ -11,6 +11,7 @@ transactions).
 | `reports` | what a connector says of a server and its tables |
 | `reading`, `writing` | the two kinds of sessions |
 | `connector` | what opens them |
+| `threads` | how a thread that uses a session is waited for |
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from synqx_dagster.connectors.protocol.reports import (
     ConnectionReport,
     TableDescription,
 )
+from synqx_dagster.connectors.protocol.threads import wait_for
 from synqx_dagster.connectors.protocol.writing import (
     DELETED_FLAG,
     CopyWriteSession,
@@ -77,4 +79,5 @@ __all__ = [
     "WriteSession",
     "carrier_type",
     "untrusted_text",
+    "wait_for",
 ]

@@ -224,7 +224,7 @@ def test_a_result_that_breaks_off_is_never_taken_for_a_short_one(failure: OSErro
     assert not reader.is_over
 
 
-@pytest.mark.parametrize("payload", [b"\x01", b"\x05ab", b"\x01a\x01b", b"\xfc\x01"])
+@pytest.mark.parametrize("payload", [b"\x01", b"\x05ab", b"\x01a\x01b", b"\xfc\x01", b"\xfe" + b"\xff" * 8])
 def test_a_row_that_does_not_add_up_is_refused(payload: bytes) -> None:
     data = encode_packets(payload, 0) + encode_packets(EOF, 1)
     with pytest.raises(pymysql.err.InternalError, match="text protocol"):

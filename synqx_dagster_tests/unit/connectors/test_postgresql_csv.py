@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -107,9 +111,13 @@ def drain(source: Any) -> bytes:
     return received
 
 
+def no_cancel() -> None:
+    raise AssertionError("the COPY was not waiting")
+
+
 def test_rows_and_bytes_are_counted_as_they_are_sent() -> None:
     sent = []
-    rows, size_bytes = stream_batches(batches(5), [TEXT], "t", lambda source: sent.append(drain(source)))
+    rows, size_bytes = stream_batches(batches(5), [TEXT], "t", lambda source: sent.append(drain(source)), no_cancel)
     assert rows == 5000
     assert size_bytes == len(sent[0]) == 5000 * 4
 
@@ -131,7 +139,7 @@ def test_a_copy_that_fails_stops_the_rows_behind_it() -> None:
         raise ServerError
 
     with pytest.raises(ServerError):
-        stream_batches(endless(), [TEXT], "t", copy)
+        stream_batches(endless(), [TEXT], "t", copy, no_cancel)
     assert len(pulled) < 10
 
 
@@ -150,5 +158,24 @@ def test_rows_that_fail_end_the_copy_with_an_error() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        stream_batches(broken(), [TEXT], "t", copy)
+        stream_batches(broken(), [TEXT], "t", copy, no_cancel)
     assert len(seen) == 1
+
+
+def test_who_interrupts_the_end_of_a_copy_waits_for_it_however_often_he_does() -> None:
+    """Going on with the connection would wait for an answer that the COPY's thread takes."""
+    cancelled = threading.Event()
+    ended: list[bool] = []
+
+    def copy(source: Any) -> None:
+        drain(source)
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+        assert cancelled.wait(timeout=30)
+        time.sleep(0.1)
+        ended.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        stream_batches(batches(1), [TEXT], "t", copy, cancelled.set)
+    assert ended == [True]

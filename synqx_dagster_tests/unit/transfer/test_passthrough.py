@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 import zlib
 from collections.abc import Callable, Sequence
 from typing import BinaryIO
@@ -123,3 +126,32 @@ def test_no_thread_is_left_behind() -> None:
     with pytest.raises(DatabaseError):
         copy(Source([b"x" * 1_000_000] * 20), Target(1, DatabaseError("refused")))
     assert "synqx-copy-out" not in [thread.name for thread in threading.enumerate()]
+
+
+class InterruptedSource(Source):
+    """Sends everything; while it waits for its server's last word, somebody presses Ctrl-C twice."""
+
+    def __init__(self) -> None:
+        super().__init__([b"rows", COPY_TRAILER])
+        self.cancelled = threading.Event()
+        self.ended = False
+
+    def copy_out(self, sql: str, sink: BinaryIO) -> int:
+        rows = super().copy_out(sql, sink)
+        sink.close()
+        for _ in range(2):
+            time.sleep(0.2)
+            os.kill(os.getpid(), signal.SIGINT)
+        assert self.cancelled.wait(timeout=30)
+        self.ended = True
+        return rows
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+
+
+def test_who_interrupts_the_end_of_a_copy_waits_for_its_source() -> None:
+    source = InterruptedSource()
+    with pytest.raises(KeyboardInterrupt):
+        copy(source, Target())
+    assert source.ended
