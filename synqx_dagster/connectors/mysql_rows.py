@@ -193,6 +193,8 @@ def _find_values(octets: np.ndarray, position: np.ndarray) -> tuple[np.ndarray, 
         if len(rows):
             digits = octets[start[rows][:, None] + np.arange(count)].astype(np.int64)
             length[rows] = (digits << (8 * np.arange(count))).sum(axis=1)
+            if length[rows].min() < 0 or length[rows].max() > len(octets):
+                raise _malformed()
             start[rows] += count
     is_null = first == _NULL
     length[is_null] = 0

@@ -177,8 +177,13 @@ def _postgres_value(field: PlannedField) -> tuple[str, list[tuple[str, str]]]:
         case Digest():
             text = _postgres_text(operation.column)
             salted = f"{quote_text(operation.salt, 'postgres')} || {text}" if operation.salt else text
-            # Bytes of UTF-8, as convert_to() makes them, because every session sets its client_encoding; and quicker.
-            return f"encode(sha256(textsend({salted})), 'hex')", []
+            # textsend() is quicker, and gives the client's encoding: UTF-8 in our sessions, but not in the workers of a
+            # parallel query, which take the database's.
+            octets = (
+                f"CASE WHEN getdatabaseencoding() = 'UTF8' THEN textsend({salted})"
+                f" ELSE convert_to({salted}, 'UTF8') END"
+            )
+            return f"encode(sha256({octets}), 'hex')", []
         case Deleted():
             return _postgres_deleted(operation), []
         case Portable():
@@ -241,7 +246,7 @@ def _postgres_split(operation: SplitPart) -> tuple[str, list[tuple[str, str]]]:
         return f"split_part({text}, {delimiter}, 1)", []
     if operation.part == 2 and operation.is_last and not operation.extra_is_bad:
         found = f"strpos({text}, {delimiter})"
-        return f"(CASE WHEN {found} > 0 THEN substr({text}, {found} + {len(operation.delimiter)}) END)", []
+        return f"(CASE WHEN {found} > 0 THEN substr({text}, {found} + length({delimiter})) END)", []
     parts = f"string_to_array({text}, {delimiter})"
     count = f"cardinality({parts})"
     # an empty text has one empty part here and in DuckDB, but no part at all in string_to_array

@@ -27,11 +27,15 @@ from synqx_dagster.transfer.verify import count_rows
 _MICROSECOND = timedelta(microseconds=1)
 
 
-def fills_in_place(plan: LoadPlan, write: WriteSession, target: Connector) -> bool:
+def fills_in_place(plan: LoadPlan, mapping: Mapping, write: WriteSession, target: Connector) -> bool:
     """Whether the rows go straight into a target that the load creates; its key is then added at the publication.
 
     Not where creating a table commits: others would see it half filled, and a load that fails would leave it there.
+    Nor where rows that share a key may have to be deleted from it again: a table that is published as soon as it is
+    there lets nobody delete as long as it has no key.
     """
+    if plan.created_key and mapping.on_bad_row == "quarantine":
+        return False
     has_its_rows = plan.mode in ("replace", "append") or (plan.mode == "merge" and plan.deleted_flag is None)
     can_fill = isinstance(write, InPlaceWriteSession) and target.capabilities.transactional_ddl
     return plan.target_action == "create" and has_its_rows and can_fill
