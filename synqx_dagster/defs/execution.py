@@ -6,6 +6,7 @@ It is one Dagster run on the persistent instance, of one revision, and shows in 
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
@@ -19,15 +20,20 @@ from synqx_dagster.defs.assets import progress_listener
 from synqx_dagster.defs.instance import end_dead_runs, open_instance, own_process_tag, sync_pool_limits
 from synqx_dagster.defs.jobs import JobBuilder, JobPlan, plan_pipeline, plan_schedule
 from synqx_dagster.defs.names import REVISION_TAG
+from synqx_dagster.defs.resources import ConnectionResource
 from synqx_dagster.defs.runs import RunReport, read_report
 from synqx_dagster.defs.translator import Translator
 from synqx_dagster.defs.windows import window_tags
-from synqx_dagster.errors import ConfigurationError, NotFoundError
+from synqx_dagster.errors import ConfigurationError, NotFoundError, SealedError, SynqxError
 from synqx_dagster.model import Mapping
+from synqx_dagster.transfer.facts import describe_source
 from synqx_dagster.transfer.result import Progress, ReadWindow
+from synqx_dagster.transfer.window import check_asked, check_part
 
 if TYPE_CHECKING:
     from synqx_dagster.catalog.store import Catalog
+
+logger = logging.getLogger(__name__)
 
 #: The job of a run that mixes what has no job of its own.
 MIXED_JOB = "synqx_run"
@@ -55,17 +61,21 @@ def run_targets(
 
     Raises:
         NotFoundError: There is no such record; the hint gives the nearest name.
-        ConfigurationError: A name is ambiguous, a window is asked of a mapping without a cursor, or Dagster's home
-            cannot be used.
+        ConfigurationError: A name is ambiguous, a mapping cannot read the window that is asked for, or Dagster's home
+            cannot be used; no run was started.
         SealedError: A secret is needed, and the vault is sealed; no run was started.
     """
     snapshot = catalog.snapshot()
     plan = plan_targets(snapshot, names)
     mappings = [snapshot.get_mapping(name) for name in plan.mappings]
     window = window or ReadWindow()
-    _check_window(window, mappings)
+    for mapping in mappings:
+        check_part(mapping, window)
     connections = {name for mapping in mappings for name in (mapping.source_connection, mapping.target_connection)}
     require_unsealed(catalog, secrets_needed=any(needs_vault(snapshot.get_connection(name)) for name in connections))
+    if window.start is not None or window.end is not None:
+        for mapping in mappings:
+            _check_bounds(catalog, snapshot, mapping, window)
     translator = Translator(snapshot)
     keys = [translator.target_key(mapping) for mapping in mappings]
     builder = JobBuilder(translator, lambda: catalog, dg.in_process_executor)
@@ -87,14 +97,28 @@ def run_targets(
         return read_report(instance, result.run_id)
 
 
-def _check_window(window: ReadWindow, mappings: Iterable[Mapping]) -> None:
-    without = sorted(mapping.name for mapping in mappings if mapping.cursor is None)
-    if without and (window.start is not None or window.end is not None):
-        names = ", ".join(repr(name) for name in without)
-        raise ConfigurationError(
-            f"--from and --to need a cursor, and there is none in {names}",
-            hint="add `cursor: {column: NAME}` to the mapping, or run it without them",
-        )
+def _check_bounds(catalog: Catalog, snapshot: CatalogSnapshot, mapping: Mapping, window: ReadWindow) -> None:
+    """Compare the bounds with the cursor column's type, which the source alone knows.
+
+    A source that cannot be asked now is the run's matter: it says why, and tries again where that may help. So is a
+    table that an earlier load of the same run is going to make.
+
+    Raises:
+        ConfigurationError: They are no values of the column, or no row can lie between them.
+    """
+    if mapping.cursor is None:
+        return
+    resource = ConnectionResource(snapshot.get_connection(mapping.source_connection), lambda: catalog)
+    try:
+        source = resource.connector
+        with source.read() as read:
+            check_asked(mapping, mapping.cursor, window, describe_source(mapping, source, read))
+    except (ConfigurationError, SealedError):
+        raise
+    except SynqxError as error:
+        logger.info("%s: the window is not checked before the run: %s", mapping.name, type(error).__name__)
+    finally:
+        resource.close()
 
 
 def plan_targets(snapshot: CatalogSnapshot, names: Sequence[str]) -> JobPlan:

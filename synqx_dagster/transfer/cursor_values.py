@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from synqx_dagster.errors import PlanError
 from synqx_dagster.model.table import Column
@@ -21,7 +22,9 @@ UNORDERED: frozenset[TypeKind] = frozenset({"boolean", "json", "binary"})
 #: Every value is at or before these, so nothing would ever be newer.
 _ENDLESS = frozenset({"infinity", "nan", "inf"})
 
+_WHOLE = re.compile(r"[+-]?\d{1,1000}", re.ASCII)
 _DECIMAL = re.compile(r"-?\d+(\.\d+)?")
+_DIGIT = re.compile(r"\d")
 _PLAIN = re.compile(r"[\w :.,+/-]*", re.ASCII)
 _DAY_SECONDS = 86_400
 
@@ -44,25 +47,78 @@ def check_value(value: str, column: Column, *, what: str) -> CursorValue:
     """
     kind = column.data_type.kind
     problem: str | None = None
-    try:
-        if kind in _WHOLE_NUMBERS:
+    if kind in _WHOLE_NUMBERS:
+        if _WHOLE.fullmatch(value):
             return int(value)
-        if kind in _FLOATS:
-            return float(value)
-        if kind == "decimal" and not _DECIMAL.fullmatch(value):
-            problem = "is not a number"
-        elif kind in _TIMES:
-            datetime.fromisoformat(value)
-    except ValueError as exc:
-        problem = str(exc)
-    if problem is None and "\x00" in value:
-        problem = "holds a NUL character"
+        problem = "it is not a whole number"
+    elif kind in _FLOATS:
+        if (number := _parse_float(value)) is not None:
+            return number
+        problem = "it is not a finite number"
+    elif kind == "decimal" and not _DECIMAL.fullmatch(value):
+        problem = "it is not a number"
+    elif kind in _TIMES and _parse_time(value) is None:
+        problem = "it is not a date or time"
+    elif "\x00" in value:
+        problem = "it holds a NUL character"
     if problem is not None:
         raise PlanError(
             f"{what}: {value!r} is not a value of the cursor column {column.name!r} ({column.data_type}): {problem}",
             hint="write times as 2024-02-29 or '2024-02-29 12:00:00+00:00', and numbers as digits",
         )
     return value
+
+
+def check_bounds(start: CursorValue, end: CursorValue, column: Column) -> None:
+    """Refuse two bounds between which no value can lie; what only the database can compare is left to it.
+
+    Args:
+        start: The first value that is read, as `check_value` gave it.
+        end: The first value that is not read.
+
+    Raises:
+        PlanError: The upper bound is not above the lower one.
+    """
+    if _is_empty(start, end, column.data_type.kind):
+        raise PlanError(
+            f"--to {str(end)!r} is not above --from {str(start)!r}, so no row could be read",
+            hint="--from is the first value that is read, --to the first that is not",
+            column=column.name,
+        )
+
+
+def _is_empty(start: CursorValue, end: CursorValue, kind: TypeKind) -> bool:
+    if start == end:
+        return True
+    if isinstance(start, str) and isinstance(end, str):
+        if kind == "decimal":
+            return Decimal(end) <= Decimal(start)
+        first, last = _parse_time(start), _parse_time(end)
+        if first is None or last is None:
+            return False  # texts: their order is the collation's
+        if kind == "timestamptz" and first.tzinfo is not None and last.tzinfo is not None:
+            # Not where they are equal: Python drops nanoseconds.
+            return last < first
+        if first.tzinfo is not None or last.tzinfo is not None:
+            return False  # databases differ in what they make of an offset
+        # In a column of texts only what is written alike has the order of the times.
+        return last < first and (kind in _TIMES or _DIGIT.sub("0", start) == _DIGIT.sub("0", end))
+    return isinstance(start, (int, float)) and isinstance(end, (int, float)) and end < start
+
+
+def _parse_time(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def _parse_float(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and "_" not in text else None
 
 
 def literal(value: CursorValue, column: Column, dialect: str, *, minus_seconds: int = 0) -> str:

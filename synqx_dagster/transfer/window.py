@@ -25,7 +25,7 @@ from synqx_dagster.connectors.protocol import Connector, ReadSession
 from synqx_dagster.errors import DataError, PlanError, SourceChangedError
 from synqx_dagster.model.mapping import KEYED_MODES, Cursor, Mapping
 from synqx_dagster.model.table import Column, primary_key_of
-from synqx_dagster.transfer.cursor_values import UNORDERED, check_value, is_endless, literal
+from synqx_dagster.transfer.cursor_values import UNORDERED, check_bounds, check_value, is_endless, literal
 from synqx_dagster.transfer.facts import SOURCE_ALIAS, relation_sql
 from synqx_dagster.transfer.result import ReadWindow
 from synqx_dagster.transfer.watermark import CursorValue, Watermark
@@ -75,6 +75,44 @@ def plan_window(
     return _Planner(mapping, mapping.cursor, asked, source, read, source_columns, before).plan()
 
 
+def check_part(mapping: Mapping, asked: ReadWindow) -> None:
+    """Refuse what can be told from the mapping alone: a part (from, to) that it cannot be asked for.
+
+    Raises:
+        PlanError: It has no cursor, or it appends.
+    """
+    if asked.start is None and asked.end is None:
+        return
+    if mapping.cursor is None:
+        raise PlanError(
+            f"--from and --to need a cursor, and there is none in {mapping.name!r}",
+            hint="add `cursor: {column: NAME}` to the mapping, or run it without them",
+        )
+    if mapping.mode == "append":
+        # Without a watermark the next load would read these rows once more.
+        raise PlanError(
+            f"mapping {mapping.name!r} appends: --from and --to would leave no place to go on from",
+            hint="use mode: merge, or a source_query with a condition",
+        )
+
+
+def check_asked(
+    mapping: Mapping, cursor: Cursor, asked: ReadWindow, source_columns: Sequence[Column]
+) -> tuple[CursorValue | None, CursorValue | None]:
+    """The bounds (from, to) that somebody asked for, as values of the cursor column; None for one that is open.
+
+    Raises:
+        PlanError: One is no value of the column's type, or no row can lie between them; or as `plan_window`.
+        SourceChangedError: The source has no such column.
+    """
+    column = _find_column(mapping, cursor, source_columns)
+    start = None if asked.start is None else check_value(asked.start, column, what="--from")
+    end = None if asked.end is None else check_value(asked.end, column, what="--to")
+    if start is not None and end is not None:
+        check_bounds(start, end, column)
+    return start, end
+
+
 class _Planner:
     def __init__(
         self,
@@ -92,6 +130,7 @@ class _Planner:
         self.source = source
         self.read = read
         self.column = _find_column(mapping, cursor, source_columns)
+        self.bounds = check_asked(mapping, cursor, asked, source_columns)
         self.name = f"{SOURCE_ALIAS}.{source.quote(self.column.name)}"
         self.before = before
         self.is_keyed = mapping.mode in KEYED_MODES
@@ -132,8 +171,8 @@ class _Planner:
         rows = int(str(self.read.fetch_value(f"SELECT count(*) FROM {relation}")))
         if rows:
             raise DataError(
-                f"mapping {self.mapping.name!r}: {rows:,} rows have NULL in the cursor column {self.column.name!r},"
-                " and would never be read",
+                f"mapping {self.mapping.name!r}: the cursor column {self.column.name!r} is NULL in"
+                f" {rows:,} row{'' if rows == 1 else 's'}, which would never be read",
                 hint="fill it and make it NOT NULL, or use a source_query that gives such rows a value",
                 rows=rows,
                 column=self.column.name,
@@ -170,23 +209,17 @@ class _Planner:
 
     def _asked_window(self) -> Window:
         """From and to as somebody asked; the watermark moves only where nothing is left out behind it."""
+        check_part(self.mapping, self.asked)
+        start, end = self.bounds
         predicates = []
-        if self.asked.start is not None:
-            value = check_value(self.asked.start, self.column, what="--from")
-            predicates.append(f"{self.name} >= {self._literal(value)}")
-        if self.asked.end is not None:
-            value = check_value(self.asked.end, self.column, what="--to")
-            predicates.append(f"{self.name} < {self._literal(value)}")
+        if start is not None:
+            predicates.append(f"{self.name} >= {self._literal(start)}")
+        if end is not None:
+            predicates.append(f"{self.name} < {self._literal(end)}")
         after = self.before
-        if self.asked.end is None and self.cursor.late_commits == "by_lag" and self.is_keyed:
+        if end is None and self.cursor.late_commits == "by_lag":
             newest = self._find_newest(predicates)
             after = self.before if newest is None else Watermark(self.column.name, newest)
-        elif self.mapping.mode == "append":
-            # Without a watermark the next load would read these rows once more.
-            raise PlanError(
-                f"mapping {self.mapping.name!r} appends: --from and --to would leave no place to go on from",
-                hint="use mode: merge, or a source_query with a condition",
-            )
         return Window(tuple(predicates), self.before, after, self._describe(predicates))
 
     def _by_transaction(self, start: Watermark | None) -> Window:

@@ -176,7 +176,7 @@ def test_what_is_not_a_usable_cursor_is_refused_before_the_target_changes(
     postgresql.execute("insert into events values (1, '2024-01-01 10:00+00', 'x', null, true, '{}')")
     for cursor, error, words in (
         ({"column": "att"}, SourceChangedError, "did you mean 'at'"),
-        ({"column": "optional"}, DataError, "1 rows have NULL in the cursor column 'optional'"),
+        ({"column": "optional"}, DataError, "the cursor column 'optional' is NULL in 1 row, which"),
         ({"column": "flag"}, PlanError, "no order"),
         ({"column": "facts"}, PlanError, "no order"),
         ({"column": "id", "lag_seconds": 5}, PlanError, "not times"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from synqx_dagster.errors import FatalError, PlanError
 from synqx_dagster.model import Column, DataType
-from synqx_dagster.transfer.cursor_values import check_value, is_endless, literal
+from synqx_dagster.transfer.cursor_values import check_bounds, check_value, is_endless, literal
 from synqx_dagster.transfer.watermark import Watermark
 
 TEXT = Column("c", DataType("string"))
@@ -63,12 +63,50 @@ def test_spelling(kind: str, dialect: str, value: str | int | float, seconds: in
         ("date", "soon"),
         ("timestamptz", "2024-13-01"),
         ("float", "x"),
+        ("float", "nan"),
+        ("bigint", "1_0"),
+        ("bigint", "9" * 5000),
         ("string", "a\x00"),
     ],
 )
 def test_what_is_no_value_is_refused(kind: str, value: str) -> None:
-    with pytest.raises(PlanError, match="is not a value of the cursor column 'c'"):
+    with pytest.raises(PlanError, match=r"is not a value of the cursor column 'c' \(.*\): it (is not a|holds a) "):
         check_value(value, column(kind), what="--from")
+
+
+@pytest.mark.parametrize(
+    ("kind", "start", "end", "is_refused"),
+    [
+        ("bigint", "9", "10", False),
+        ("bigint", "10", "9", True),
+        ("float", "1e1", "9.5", True),
+        ("decimal(20,3)", "1.0", "1.00", True),
+        ("decimal(20,3)", "9.0", "10", False),
+        ("date", "2026-11-22", "2026-11-21", True),
+        ("date", "2026-11-21", "2026-11-22", False),
+        ("timestamp", "2026-11-22", "2026-11-21 23:00", True),
+        ("timestamp", "2026-11-22 00:00:00.000000001", "2026-11-22 00:00:00.000000002", False),
+        ("timestamptz", "2026-11-22 01:00+02:00", "2026-11-21 23:30+00:00", False),
+        ("timestamptz", "2026-11-22 01:00+02:00", "2026-11-21 22:30+00:00", True),
+        ("timestamptz", "2026-11-22 01:00+02:00", "2026-11-21 22:30", False),
+        ("timestamp", "2026-11-22 01:00+02:00", "2026-11-21 22:30+00:00", False),
+        ("string", "same", "same", True),
+        ("string", "b", "a", False),
+        ("string", "10", "9", False),
+        ("string", "2026-11-22", "2026-11-21", True),
+        ("string", "2026-11-22T00:00", "2026-11-21 00:00", False),
+    ],
+)
+def test_bounds_are_refused_only_where_nothing_can_lie_between_them(
+    kind: str, start: str, end: str, is_refused: bool
+) -> None:
+    wanted = column(kind)
+    values = check_value(start, wanted, what="--from"), check_value(end, wanted, what="--to")
+    if not is_refused:
+        check_bounds(*values, wanted)
+        return
+    with pytest.raises(PlanError, match="is not above --from"):
+        check_bounds(*values, wanted)
 
 
 def test_a_watermark_that_is_no_number_is_refused() -> None:
