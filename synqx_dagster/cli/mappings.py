@@ -198,7 +198,7 @@ def _draw_plan(output: Output, mapping: Mapping, found: dict[str, Any]) -> None:
         output.print(_styled("differences of the target", "bold"))
         for difference in found["differences"]:
             output.print(f"  {printable(difference)}")
-    else:
+    elif not found["schema_changes"]:
         output.print("The target does not differ." if found["target_action"] == "use" else "", style="dim")
 
 

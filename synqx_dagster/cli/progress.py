@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
-from synqx_dagster.cli.figures import format_bytes, format_count, format_rate, format_seconds
+from synqx_dagster.cli.figures import format_bytes, format_count, format_rate, format_seconds, plural
 from synqx_dagster.cli.output import Output, printable
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class ProgressBars(ProgressDisplay):
             self._bars.update(self._summary, completed=self._done, figures=self._describe_done())
 
     def _describe_done(self) -> str:
-        rows = f", {format_count(self._done_rows)} rows" if self._done_rows else ""
+        rows = f", {plural(self._done_rows, 'row')}" if self._done_rows else ""
         return f"{self._done:,} of {self._expected:,} done{rows}"
 
 
@@ -164,8 +164,10 @@ def describe_progress(progress: Progress, *, with_seconds: bool = True) -> str:
     """A load's phase and figures in one line; what is not known yet is left out."""
     parts = [progress.phase]
     if progress.rows:
-        of_total = f" of {format_count(progress.total_rows)}" if progress.total_rows and _is_going_on(progress) else ""
-        parts.append(f"{format_count(progress.rows)}{of_total} rows")
+        if progress.total_rows and _is_going_on(progress):
+            parts.append(f"{format_count(progress.rows)} of {plural(progress.total_rows, 'row')}")
+        else:
+            parts.append(plural(progress.rows, "row"))
     if progress.bytes:
         of_total = ""
         if progress.total_bytes and not progress.rows:

@@ -137,16 +137,31 @@ def retry(output: Output, mapping_name: str) -> None:
     """Read the rows in quarantine from the source again, and load them.
 
     For rows that were mended at the source, or whose mapping was. What is good now is loaded and leaves the quarantine
-    in one transaction; what is still bad stays there. A mapping in mode `replace` tries all of its rows with each run.
+    in one transaction; what is still bad stays there. With nothing in quarantine there is no run, and that is fine.
+    A mapping in mode `replace` tries all of its rows with each run.
     """
     from synqx_dagster.transfer.result import ReadWindow
+    from synqx_dagster.transfer.retry import check_retry
 
     catalog = open_catalog()
+    snapshot, mapping, _ = read_mapping(catalog, mapping_name)
+    check_retry(mapping)
+    if not _summarise(catalog, snapshot, mapping.name):
+        nothing: dict[str, Any] = {
+            "run_id": None,
+            "status": "SUCCESS",
+            "revision": snapshot.revision,
+            "assets": [],
+            "failures": [],
+        }
+        said = f"Nothing to try again: no row of {printable(mapping.name)} lies in quarantine."
+        output.result(nothing, lambda: output.print(said))
+        return
     with make_progress_display(output) as progress:
         from synqx_dagster.defs.execution import run_targets
 
         report = run_targets(
-            catalog, [f"mapping:{mapping_name}"], progress=progress, window=ReadWindow(quarantined=True)
+            catalog, [f"mapping:{mapping.name}"], progress=progress, window=ReadWindow(quarantined=True)
         )
     document = report.to_dict()
     output.result(document, lambda: draw_run(output, document))

@@ -16,6 +16,12 @@ from synqx_dagster.cli.session import open_catalog
 #: What the table's columns beside the asset take; with less room it is drawn with two lines for each asset.
 _FIGURES_WIDTH = 92
 
+#: What the columns of what was done to the target's rows take beside them.
+_CHANGES_WIDTH = 30
+
+#: The modes of which the rows out do not say what became of the target; theirs are `KEYED_MODES`.
+_CHANGING_MODES = ("merge", "scd2")
+
 
 @click.command(cls=SynqxCommand)
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
@@ -53,14 +59,15 @@ def draw_run(output: Output, document: dict[str, Any]) -> None:
 
     assets = document["assets"]
     longest = max((len(asset["asset_key"]) for asset in assets), default=0)
-    if assets and output.console().width >= _FIGURES_WIDTH + longest:
-        _draw_wide(output, assets)
+    changing = any(asset["mode"] in _CHANGING_MODES for asset in assets)
+    if assets and output.console().width >= _FIGURES_WIDTH + longest + changing * _CHANGES_WIDTH:
+        _draw_wide(output, assets, changing=changing)
     elif assets:
-        _draw_narrow(output, assets)
+        _draw_narrow(output, assets, changing=changing)
     if assets:
         output.print()
     for failure in document["failures"]:
-        output.note(f"{printable(failure['name'])}: {printable(failure['message'], keep_lines=True)}", style="red")
+        output.note(_describe_failure(failure["name"], failure["message"]), style="red")
     ok = document["status"] == "SUCCESS"
     line = Text("Done" if ok else "Failed", style="green" if ok else "bold red")
     line.append(f": run {document['run_id']}, revision {document['revision']}.", style="default")
@@ -69,14 +76,22 @@ def draw_run(output: Output, document: dict[str, Any]) -> None:
         output.print(f"`synqx logs {document['run_id'][:8]}` shows what happened.")
 
 
-def _draw_wide(output: Output, assets: list[dict[str, Any]]) -> None:
-    headings = ["asset", "lane", "rows in", "rows out", "quarantined", "bytes", "time", "rows/s", "checks"]
+def _describe_failure(name: str, message: str) -> str:
+    """A failure with its name once, and what follows its first line (differences, what to do) indented."""
+    named = message if message.startswith(f"mapping {name!r}") else f"{name}: {message}"
+    return printable(named, keep_lines=True).replace("\n", "\n  ")
+
+
+def _draw_wide(output: Output, assets: list[dict[str, Any]], *, changing: bool) -> None:
+    changes = ["inserted", "updated", "deleted"] if changing else []
+    headings = ["asset", "lane", "rows in", "rows out", *changes, "quarantined", "bytes", "time", "rows/s", "checks"]
     rows = [
         [
             printable(asset["asset_key"]),
             asset["lane"],
             format_count(asset["rows_in"]),
             format_count(asset["rows_out"]),
+            *(_changes_cells(asset) if changing else []),
             _count_cell(asset["rows_quarantined"]),
             format_bytes(asset["bytes"]),
             format_seconds(asset["seconds"]),
@@ -85,16 +100,18 @@ def _draw_wide(output: Output, assets: list[dict[str, Any]]) -> None:
         ]
         for asset in assets
     ]
-    output.table(headings, rows, right=headings[2:8], fold=["asset"])
+    output.table(headings, rows, right=headings[2:-1], fold=["asset"])
 
 
-def _draw_narrow(output: Output, assets: list[dict[str, Any]]) -> None:
-    """The same with two lines for each asset, which is shown by its mapping's name."""
-    headings = ["mapping\nlane", "rows in\nrows out", "quaran-\ntined", "bytes\nrows/s", "time", "checks"]
+def _draw_narrow(output: Output, assets: list[dict[str, Any]], *, changing: bool) -> None:
+    """The same with a few lines for each asset, which is shown by its mapping's name."""
+    changes = ["inserted\nupdated\ndeleted"] if changing else []
+    headings = ["mapping\nlane", "rows in\nrows out", *changes, "quaran-\ntined", "bytes\nrows/s", "time", "checks"]
     rows = [
         [
             f"{printable(asset['name'])}\n{asset['lane']}",
             f"{format_count(asset['rows_in'])}\n{format_count(asset['rows_out'])}",
+            *(["\n".join(_changes_cells(asset))] if changing else []),
             _count_cell(asset["rows_quarantined"]),
             f"{format_bytes(asset['bytes'])}\n{format_rate(asset['rows_out'], asset['seconds'])}",
             format_seconds(asset["seconds"]),
@@ -102,7 +119,14 @@ def _draw_narrow(output: Output, assets: list[dict[str, Any]]) -> None:
         ]
         for asset in assets
     ]
-    output.table(headings, rows, right=headings[1:5], fold=[headings[0], headings[5]])
+    output.table(headings, rows, right=headings[1:-1], fold=[headings[0], headings[-1]])
+
+
+def _changes_cells(asset: dict[str, Any]) -> list[str]:
+    """Rows inserted, updated and deleted; nothing where the rows out say it all."""
+    if asset["mode"] not in _CHANGING_MODES:
+        return ["", "", ""]
+    return [format_count(asset[name]) for name in ("rows_inserted", "rows_updated", "rows_deleted")]
 
 
 def _count_cell(count: int | None) -> Any:

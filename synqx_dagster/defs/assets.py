@@ -261,7 +261,8 @@ def describe_result(mapping_name: str, result: LoadResult) -> str:
     if result.already_committed:
         return f"{mapping_name}: an earlier attempt at this load had committed; nothing was loaded again"
     quarantined = f", {result.rows_quarantined:,} in quarantine" if result.rows_quarantined else ""
+    rows = f"{result.rows_out:,} row{'' if result.rows_out == 1 else 's'}"
     return (
-        f"{mapping_name}: {result.rows_out:,} rows{quarantined} by the {result.lane} lane"
+        f"{mapping_name}: {rows}{quarantined} by the {result.lane} lane"
         f" in {result.seconds:,.2f} s ({result.lane_reason})"
     )

@@ -22,6 +22,19 @@ from synqx_dagster.transfer.quarantine import Quarantine
 MAX_KEYS = 20_000
 
 
+def check_retry(mapping: Mapping) -> None:
+    """Refuse what can be told from the mapping alone.
+
+    Raises:
+        PlanError: The mapping reads all rows each time anyway.
+    """
+    if mapping.mode == "replace":
+        raise PlanError(
+            f"mapping {mapping.name!r} replaces all rows, so every load tries all of them again",
+            hint=f"`synqx run {mapping.name}`",
+        )
+
+
 def plan_retry(mapping: Mapping, plan: LoadPlan, source: Connector, target: Connector, write: WriteSession) -> str:
     """The condition that holds for the source's rows that lie in quarantine.
 
@@ -29,11 +42,7 @@ def plan_retry(mapping: Mapping, plan: LoadPlan, source: Connector, target: Conn
         PlanError: The mapping reads all rows each time anyway, or its source has no key.
         DataError: Nothing lies in quarantine, or too much, or under another key than the source's.
     """
-    if mapping.mode == "replace":
-        raise PlanError(
-            f"mapping {mapping.name!r} replaces all rows, so every load tries all of them again",
-            hint=f"`synqx run {mapping.name}`",
-        )
+    check_retry(mapping)
     if not plan.key_columns:
         raise PlanError(
             f"mapping {mapping.name!r}: its source has no key, by which quarantined rows could be found again",

@@ -8,11 +8,11 @@ from synqx_dagster.connectors.protocol import Connector
 from synqx_dagster.errors import SourceChangedError, TargetMismatchError
 from synqx_dagster.mapping.compile import CompiledMapping
 from synqx_dagster.model.mapping import KEYED_MODES, Mapping
-from synqx_dagster.model.schema import Schema
+from synqx_dagster.model.schema import Evolution, Schema
 from synqx_dagster.model.table import Column, primary_key_of
 from synqx_dagster.transfer.alter import ColumnChange
 from synqx_dagster.transfer.compatibility import check_names, fit_columns
-from synqx_dagster.transfer.evolve import plan_changes, policy_of
+from synqx_dagster.transfer.evolve import apply_to, plan_changes, policy_of
 from synqx_dagster.transfer.facts import Facts
 from synqx_dagster.transfer.keys import describe_indexes
 
@@ -55,7 +55,7 @@ def fit_target(
         listing = "\n".join(f"  {difference}" for difference in differences)
         raise TargetMismatchError(
             f"mapping {mapping.name!r}: the table {mapping.target} exists, and its columns do not fit:\n{listing}",
-            hint="change the mapping or its schema, or alter or rename the table",
+            hint=_remedy(wanted, existing, target),
             table=str(mapping.target),
         )
     filled = {column.name for column in columns}
@@ -70,6 +70,17 @@ def fit_target(
             f"primary key: the mapping says ({', '.join(compiled.primary_key)}); checked, not enforced",
         )
     return columns, left
+
+
+def _remedy(wanted: Sequence[Column], existing: Sequence[Column], target: Connector) -> str:
+    """What to do about columns that do not fit; names the mildest policy under which a load would see to it."""
+    policies: tuple[Evolution, ...] = ("add_columns", "widen")
+    for policy in policies:
+        # Whether NULL may be stored is no misfit, so nothing need be known of it.
+        changes = plan_changes(wanted, existing, policy, target, knows_nulls=False)
+        if not fit_columns(wanted, apply_to(existing, changes), target)[1]:
+            return f"set evolution: {policy}; or change the mapping or its schema, or alter or rename the table"
+    return "change the mapping or its schema, or alter or rename the table"
 
 
 def _check_vanished(

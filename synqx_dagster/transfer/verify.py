@@ -18,7 +18,7 @@ def count_rows(session: WriteSession, connector: Connector, table: TableName) ->
 def check_contract(rows_in: int, rows_quarantined: int, reasons: str) -> CheckOutcome:
     """Whether every row of the source kept the contract. Bad rows that were quarantined fail the check."""
     if rows_quarantined == 0:
-        description = f"all {rows_in:,} rows keep the contract"
+        description = f"every row keeps the contract: {rows_in:,} of {rows_in:,}"
     else:
         description = f"{rows_quarantined:,} of {rows_in:,} rows were quarantined: {reasons}"
     return CheckOutcome(
@@ -66,7 +66,7 @@ def check_row_count(
     return CheckOutcome(
         "row_count",
         not problems,
-        "; ".join(problems) or f"{rows_in:,} rows read = {expected}; the target counts {rows_after:,}",
+        "; ".join(problems) or f"{rows_in:,} read = {expected}; the target counts {rows_after:,}",
         {
             "rows_in": rows_in,
             "rows_out": rows_out,
