@@ -13,7 +13,7 @@ from synqx_dagster.cli.mappings import connected, read_mapping
 from synqx_dagster.cli.options import SynqxCommand, SynqxSubgroup, json_option, pass_output
 from synqx_dagster.cli.output import Output, printable
 from synqx_dagster.cli.progress import make_progress_display
-from synqx_dagster.cli.run import draw_run
+from synqx_dagster.cli.run import describe_failure, draw_run
 from synqx_dagster.cli.session import open_catalog
 from synqx_dagster.errors import SynqxError
 
@@ -87,7 +87,7 @@ def _draw_list(output: Output, found: list[dict[str, Any]], failed: list[dict[st
         what = f"of {plural(asked, 'mapping')}" if asked else "(no mapping has on_bad_row: quarantine)"
         output.print(f"No row lies in quarantine {what}.")
     for failure in failed:
-        output.note(f"{printable(failure['mapping'])}: {printable(failure['message'], keep_lines=True)}", style="red")
+        output.note(describe_failure(failure["mapping"], failure["message"]), style="red")
 
 
 @quarantine.command(cls=SynqxCommand)

@@ -67,7 +67,7 @@ def draw_run(output: Output, document: dict[str, Any]) -> None:
     if assets:
         output.print()
     for failure in document["failures"]:
-        output.note(_describe_failure(failure["name"], failure["message"]), style="red")
+        output.note(describe_failure(failure["name"], failure["message"]), style="red")
     ok = document["status"] == "SUCCESS"
     line = Text("Done" if ok else "Failed", style="green" if ok else "bold red")
     line.append(f": run {document['run_id']}, revision {document['revision']}.", style="default")
@@ -76,7 +76,7 @@ def draw_run(output: Output, document: dict[str, Any]) -> None:
         output.print(f"`synqx logs {document['run_id'][:8]}` shows what happened.")
 
 
-def _describe_failure(name: str, message: str) -> str:
+def describe_failure(name: str, message: str) -> str:
     """A failure with its name once, and what follows its first line (differences, what to do) indented."""
     named = message if message.startswith(f"mapping {name!r}") else f"{name}: {message}"
     return printable(named, keep_lines=True).replace("\n", "\n  ")
@@ -111,7 +111,7 @@ def _draw_narrow(output: Output, assets: list[dict[str, Any]], *, changing: bool
         [
             f"{printable(asset['name'])}\n{asset['lane']}",
             f"{format_count(asset['rows_in'])}\n{format_count(asset['rows_out'])}",
-            *(["\n".join(_changes_cells(asset))] if changing else []),
+            *(["\n".join(_changes_cells(asset)).rstrip()] if changing else []),
             _count_cell(asset["rows_quarantined"]),
             f"{format_bytes(asset['bytes'])}\n{format_rate(asset['rows_out'], asset['seconds'])}",
             format_seconds(asset["seconds"]),

@@ -95,9 +95,12 @@ class ContentReport:
     def description(self) -> str:
         """The outcome in one sentence, without a key or a value."""
         if self.passed:
-            extra = f"; the target has {self.extra:,} rows more, which the load mode keeps" if self.extra else ""
+            extra = f"; the target has {self.extra:,} more, which the load mode keeps" if self.extra else ""
             aside = f"; {self.set_aside:,} rows that share a key are set aside" if self.set_aside else ""
-            return f"{self.source.rows:,} rows of {self.columns} columns are the same on both sides{extra}{aside}"
+            rows = "1 row" if self.source.rows == 1 else f"{self.source.rows:,} rows"
+            columns = "1 column" if self.columns == 1 else f"{self.columns} columns"
+            verb = "is" if self.source.rows == 1 else "are"
+            return f"{rows} of {columns} {verb} the same on both sides{extra}{aside}"
         what = ("keys" if self.key else "rows") + ("" if self.complete else ", at least")
         return (
             f"{self.missing:,} missing, {self.extra:,} extra, {self.different:,} different ({what}); the source has"

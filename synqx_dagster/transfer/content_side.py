@@ -113,7 +113,7 @@ class Side:
         found = Checksum(int(str(rows)), int(str(total or 0)))
         if found.total >= NO_DIGEST:
             raise DatabaseError(
-                f"the database cannot digest {found.total // NO_DIGEST:,} rows, which are larger than it takes at once",
+                f"the database cannot digest rows that are larger than it takes at once: {found.total // NO_DIGEST:,}",
                 hint="raise max_allowed_packet there",
                 rows=found.total // NO_DIGEST,
             )

@@ -109,6 +109,11 @@ def check_keys(
     repeated = f"SELECT 1 AS one FROM {qualified}{current} GROUP BY {columns} HAVING count(*) > 1"
     doubles = int(str(session.fetch_all(f"SELECT count(*) FROM ({repeated}) doubles")[0][0]))
     return (
-        CheckOutcome("not_null_keys", nulls == 0, f"{names}: NULL in {nulls:,} rows", {"null_rows": nulls}),
+        CheckOutcome(
+            "not_null_keys",
+            nulls == 0,
+            f"{names}: NULL in {nulls:,} row{'' if nulls == 1 else 's'}",
+            {"null_rows": nulls},
+        ),
         CheckOutcome("unique_keys", doubles == 0, f"{names}: {doubles:,} keys {twice}", {"double_keys": doubles}),
     )

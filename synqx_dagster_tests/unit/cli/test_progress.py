@@ -54,6 +54,7 @@ def test_without_a_terminal_no_bar_is_drawn(capsys: pytest.CaptureFixture[str]) 
 def test_what_is_not_known_is_left_out() -> None:
     assert describe_progress(Progress("copy", 0, 2_000_000, 2.0)) == "copy, 2.0 MB, 1.0 MB/s, 2.00 s"
     assert describe_progress(Progress("plan", 0, 0, 0.0)) == "plan"
+    assert describe_progress(Progress("commit", 1, 0, 0.5)) == "commit, 1 row, 2 rows/s"
 
 
 def test_what_is_left_is_told_by_rows_or_else_by_bytes() -> None:

@@ -155,6 +155,10 @@ def test_a_report_passes_only_if_all_was_seen_and_nothing_is_wrong() -> None:
     assert not replace(REPORT, different=1).passed
     assert not replace(REPORT, extra=1).passed
     assert replace(REPORT, extra=1, allows_extra=True).passed
+    single = replace(REPORT, source=replace(REPORT.source, rows=1), columns=1, extra=1, allows_extra=True)
+    assert single.description == (
+        "1 row of 1 column is the same on both sides; the target has 1 more, which the load mode keeps"
+    )
 
 
 def test_the_event_log_gets_counts_and_columns_but_no_key_and_no_value() -> None:
