@@ -11,7 +11,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from synqx_dagster.catalog.check_graph import check_graph
-from synqx_dagster.catalog.check_records import check_connection, check_mapping_record, check_schedule
+from synqx_dagster.catalog.check_records import (
+    check_connection,
+    check_mapping_record,
+    check_pools,
+    check_schedule,
+)
 from synqx_dagster.catalog.documents import Definitions
 from synqx_dagster.catalog.snapshot import CatalogSnapshot, nearest, secrets_of
 from synqx_dagster.catalog.union import RecordUnion
@@ -65,6 +70,7 @@ def check_definitions(definitions: Definitions, *, known: CatalogSnapshot | None
     for mapping in union.records.mappings.values():
         if (mapping.kind, mapping.name) not in broken:
             problems.extend(check_mapping_record(union, mapping))
+            problems.extend(check_pools(union, mapping))
     if not broken:
         problems.extend(check_graph(union))
     return problems

@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from synqx_dagster.catalog.snapshot import secrets_of
 from synqx_dagster.catalog.union import RecordUnion
 from synqx_dagster.catalog.yaml_tree import parse_path
-from synqx_dagster.connectors.protocol import Connector
+from synqx_dagster.connectors.protocol import Connector, SnapshotConnector
 from synqx_dagster.errors import ConfigurationError, DriverMissingError, Problem
 from synqx_dagster.model import Connection, Mapping, Schedule
+from synqx_dagster.model.sessions import find_pool_shortage
 
 #: Stands for a secret that is set: checks may ask whether there is one, not what it is.
 _SOME_SECRET = "set"  # noqa: S105
@@ -89,6 +90,35 @@ def check_mapping_record(union: RecordUnion, mapping: Mapping) -> Iterator[Probl
     for problem in check_mapping(mapping, schema, source_dialect=dialect_of(source.db_type, source.options)):
         field = problem.location.field if problem.location else None
         yield union.problem(mapping, parse_path(field or ""), problem.message, problem.hint)
+
+
+def check_pools(union: RecordUnion, mapping: Mapping) -> Iterator[Problem]:
+    """Whether the connections' pools allow as many sessions as a load in ranges takes at most.
+
+    Nothing to say of a mapping that has been checked with both connections as they are, nor where ranges are read one
+    after another however many are asked for.
+    """
+    source = union.records.connections[mapping.source_connection]
+    target = union.records.connections[mapping.target_connection]
+    if mapping.parallelism == 1 or mapping.source is None:
+        return
+    if all(union.is_unchanged(record) for record in (mapping, source, target)):
+        return
+    reader, writer = _find_connector(source), _find_connector(target)
+    if reader is None or writer is None or not issubclass(reader, SnapshotConnector):
+        return
+    if not writer.capabilities.shares_staging:
+        return
+    shortage = find_pool_shortage([(end.name, end.pool) for end in (source, target)], mapping.parallelism)
+    if shortage is None:
+        return
+    message = shortage.describe(mapping.parallelism)
+    if (mapping.kind, mapping.name) in union.positions:
+        yield union.problem(mapping, ("parallelism",), message, shortage.hint)
+    else:
+        # The mapping is in the catalog only; what the user has just written is the connection.
+        connection = union.records.connections[shortage.connection]
+        yield union.problem(connection, ("pool",), f"mapping {mapping.name!r}: {message}", shortage.hint)
 
 
 def _has_same_type(union: RecordUnion, connection: Connection) -> bool:

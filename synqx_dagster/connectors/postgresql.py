@@ -40,6 +40,7 @@ class PostgresqlConnector:
         default_schema=DEFAULT_SCHEMA,
         max_identifier_bytes=postgresql_names.MAX_IDENTIFIER_BYTES,
         secures_network=True,
+        shares_staging=True,
         alters=frozenset({"add", "retype", "allow_null"}),
     )
 

@@ -21,6 +21,11 @@ class PoolSettings(Value):
     timeout_seconds: float = Field(default=30.0, gt=0, le=3600)
     recycle_seconds: int = Field(default=1800, ge=-1)
 
+    @property
+    def most_sessions(self) -> int:
+        """How many sessions there may be at the same time."""
+        return self.size + self.max_overflow
+
 
 TlsMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
 

@@ -14,6 +14,7 @@ commits, and none commits rows that were read before those of an attempt that co
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ from synqx_dagster.connectors.protocol import Connector, WriteSession
 from synqx_dagster.errors import DatabaseError, FencedError, RetryableError
 from synqx_dagster.model.table import Column, TableName
 from synqx_dagster.model.types import DataType
+
+logger = logging.getLogger(__name__)
 
 LEDGER_TABLE = "_synqx_ledger"
 FENCE_TABLE = "_synqx_fence"
@@ -175,25 +178,7 @@ class Ledger:
         # Where keys are not enforced, two first attempts may have left two rows: both are refused.
         current = max((_as_int(row[0]) for row in rows), default=0) if len(rows) < 2 else -1
         if current != epoch:
-            raise self._fenced(epoch, current, newer_run_id=rows[0][1] if rows else None)
-
-    def refuse_overtaken(self, epoch: int, error: DatabaseError) -> None:
-        """Tell an attempt whose statement failed that a newer one is the reason; returns if there is none.
-
-        Raises:
-            FencedError: The epoch has moved.
-        """
-        current = self.find_epoch()
-        if current != epoch:
-            raise self._fenced(epoch, current) from error
-
-    def _fenced(self, epoch: int, current: int, newer_run_id: object = None) -> FencedError:
-        return FencedError(
-            f"a newer attempt has taken over {self._target}: this one has epoch {epoch}, the newest {current}",
-            hint="nothing was committed by this attempt; the newer one has the load",
-            table=str(self._target),
-            newer_run_id=newer_run_id,
-        )
+            raise _fenced(self._target, epoch, current, newer_run_id=rows[0][1] if rows else None)
 
     def record(self, entry: LedgerEntry) -> None:
         """Write one batch into the ledger, in the transaction that commits its rows."""
@@ -304,6 +289,36 @@ class Ledger:
                     self._session.rollback()
                     if self._session.find_columns(name) is None:
                         raise
+
+
+def refuse_overtaken(connector: Connector, target: TableName, epoch: int, error: Exception) -> None:
+    """Tell an attempt that failed that a newer one is the reason; returns if there is none, or nobody can tell.
+
+    A newer attempt ends the sessions of older ones and drops their staging tables, whatever they are doing. What
+    those notice looks like a fault that will pass, and it is not: another try would only take the load back. Asks over
+    a fresh session, because the failed one may be dead; the caller should hold none of the target's any more.
+
+    Raises:
+        FencedError: The epoch has moved.
+    """
+    try:
+        with connector.write() as session:
+            current = Ledger(connector, session, target).find_epoch()
+    except (RetryableError, DatabaseError) as why:
+        # A server that does not answer is the better explanation of the error.
+        logger.warning("%s: the fence cannot be asked whether a newer attempt has taken over: %s", target, why)
+        return
+    if current > epoch:
+        raise _fenced(target, epoch, current) from error
+
+
+def _fenced(target: TableName, epoch: int, current: int, newer_run_id: object = None) -> FencedError:
+    return FencedError(
+        f"a newer attempt has taken over {target}: this one has epoch {epoch}, the newest {current}",
+        hint="nothing was committed by this attempt; the newer one has the load",
+        table=str(target),
+        newer_run_id=newer_run_id,
+    )
 
 
 def _entry_of(row: Sequence[object]) -> LedgerEntry:

@@ -18,7 +18,7 @@ from synqx_dagster.model.table import TableName
 from synqx_dagster.transfer.duplicates import refuse_duplicates, set_duplicates_aside
 from synqx_dagster.transfer.estimate import estimate_size
 from synqx_dagster.transfer.failpoints import reach
-from synqx_dagster.transfer.ledger import MAX_RACES, Ledger, LedgerEntry
+from synqx_dagster.transfer.ledger import MAX_RACES, Ledger, LedgerEntry, refuse_overtaken
 from synqx_dagster.transfer.move import Moved, move_rows
 from synqx_dagster.transfer.plan import LoadPlan
 from synqx_dagster.transfer.prepare import Preparation
@@ -73,11 +73,20 @@ class _Load:
         self._mapping = request.mapping
         self._stopwatch = Stopwatch()
         self._meter = ProgressMeter(request.progress, self._stopwatch)
+        self._epoch: int | None = None
         self._window: Window | None = None
         self._parallelism = 1
         self._schema_changes: tuple[str, ...] = ()
 
     def run(self) -> LoadResult:
+        try:
+            return self._run()
+        except (RetryableError, DatabaseError) as error:
+            if self._epoch is not None:
+                refuse_overtaken(self._request.target, self._mapping.target, self._epoch, error)
+            raise
+
+    def _run(self) -> LoadResult:
         request = self._request
         self._meter.enter("plan")
         target = self._mapping.target
@@ -95,6 +104,7 @@ class _Load:
                         epoch = ledger.begin_attempt(after=before, run_id=request.run_id)
                     if epoch is None:
                         continue
+                    self._epoch = epoch
                     earlier = ledger.find_entry(request.load_id)
                     if earlier is not None:
                         return self._report_earlier(plan, epoch, earlier, write)
@@ -109,7 +119,7 @@ class _Load:
                     ranged = plan_ranges(request, plan, read, write, rows=self._meter.total_rows)
                     filled = None
                     if ranged is None:
-                        RangeBook(request.target, write, target).discard()
+                        RangeBook(request.target, write, target).discard(ledger, epoch)
                     else:
                         self._parallelism = ranged.parallelism
                         filled = self._fill_ranges(preparation, plan, ranged, epoch, read, write)
@@ -183,13 +193,10 @@ class _Load:
                     entry = replace(entry, watermark=filled.watermark)
                 checks, target_rows = self._check(plan, entry, moved, changes, spool, rows_before, read, write, filled)
                 self._commit(ledger, entry, write)
-            except BaseException as error:
+            except BaseException:
                 write.rollback()
                 if staging is not None:
                     self._clear_away(staging, write)
-                if isinstance(error, DatabaseError) and not target.capabilities.transactional_ddl:
-                    # A newer attempt drops the staging tables of older ones, whatever they are doing.
-                    ledger.refuse_overtaken(epoch, error)
                 raise
             self._clear_away(staging, write)
         return self._result(plan, entry, checks, target_rows)
@@ -214,7 +221,7 @@ class _Load:
     def _stage(self, plan: LoadPlan, epoch: int, write: WriteSession, staging: TableName | None) -> TableName:
         """Create what is missing: the target, and a staging table unless one is filled, or a new target takes rows."""
         with self._stopwatch.phase("stage"):
-            if staging is None and fills_in_place(plan, write, self._request.target):
+            if staging is None and fills_in_place(plan, self._mapping, write, self._request.target):
                 return create_in_place(plan, write)
             create_target(plan, self._mapping, write)
             return staging or create_staging(plan, write, epoch)

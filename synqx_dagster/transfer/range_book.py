@@ -7,12 +7,15 @@ are gone when the load is published, or when another load of the same table begi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from synqx_dagster.connectors.protocol import Connector, SharedWriteSession, WriteSession
 from synqx_dagster.errors import DatabaseError, RetryableError
 from synqx_dagster.model.table import Column, TableName
 from synqx_dagster.model.types import DataType
+from synqx_dagster.transfer.ledger import Ledger
 
 RANGES_TABLE = "_synqx_ranges"
 
@@ -112,19 +115,56 @@ class RangeBook:
                 ),
             )
 
-    def discard(self) -> None:
-        """Drop what unfinished loads of the target left: their staging tables and their ranges."""
+    def evict(self, staging: TableName, ledger: Ledger, epoch: int) -> None:
+        """End the sessions of earlier attempts that hold a staging table; must be called outside a transaction.
+
+        An attempt that hangs would keep the table from being published, and can commit nothing any more.
+
+        Raises:
+            FencedError: A newer attempt has taken over, and the sessions are its own.
+        """
+        with self._fenced(ledger, epoch):
+            self._evict(staging)
+
+    def discard(self, ledger: Ledger, epoch: int) -> None:
+        """Drop what unfinished loads of the target left: their staging tables, their ranges and their ledger entries.
+
+        Must be called outside a transaction.
+
+        Raises:
+            FencedError: A newer attempt has taken over, and what is there may be its own.
+        """
         if not self._exists():
             return
         rows = self._session.fetch_all(
-            f"SELECT DISTINCT staging, bad_rows FROM {self._table} WHERE target_table = ?", (self._target.name,)
+            f"SELECT DISTINCT staging, bad_rows, load_id FROM {self._table} WHERE target_table = ?",
+            (self._target.name,),
         )
-        for name in {str(name) for row in rows for name in row if name is not None}:
-            staging = self._beside(name)
-            if isinstance(self._session, SharedWriteSession):
-                self._session.evict_writers(staging)
-            self._session.drop_staging(staging)
-        self.forget()
+        if not rows:
+            return
+        with self._fenced(ledger, epoch):
+            for name in {str(name) for row in rows for name in row[:2] if name is not None}:
+                self._evict(self._beside(name))
+                self._session.drop_staging(self._beside(name))
+            for load_id in {str(row[2]) for row in rows}:
+                ledger.forget_ranges(load_id)
+            self.forget()
+
+    @contextmanager
+    def _fenced(self, ledger: Ledger, epoch: int) -> Iterator[None]:
+        """A transaction in which no newer attempt can begin."""
+        self._session.begin()
+        try:
+            ledger.check_fence(epoch)
+            yield
+            self._session.commit()
+        except BaseException:
+            self._session.rollback()
+            raise
+
+    def _evict(self, staging: TableName) -> None:
+        if isinstance(self._session, SharedWriteSession):
+            self._session.evict_writers(staging)
 
     def forget(self) -> None:
         """Remove the ranges of the target, within the open transaction if there is one."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from synqx_dagster.connectors.protocol import (
 )
 from synqx_dagster.errors import BadRowsError, CommitUnknownError, FatalError, PlanError, RetryableError
 from synqx_dagster.model.mapping import KEYED_MODES
+from synqx_dagster.model.sessions import find_pool_shortage
 from synqx_dagster.model.table import TableName
 from synqx_dagster.transfer.failpoints import reach
 from synqx_dagster.transfer.ledger import Ledger, LedgerEntry
@@ -84,19 +84,12 @@ def plan_ranges(
 
 
 def _check_pools(request: LoadRequest, parallelism: int) -> None:
-    sessions = Counter({request.source.config.name: 0})
-    for connector in (request.source, request.target):
-        # One for each range under way, and the load's own.
-        sessions[connector.config.name] += parallelism + 1
-    for connector in (request.source, request.target):
-        pool = connector.config.pool
-        needed = sessions[connector.config.name]
-        if needed > pool.size + pool.max_overflow:
-            raise PlanError(
-                f"mapping {request.mapping.name!r}: parallelism {request.mapping.parallelism} takes {needed} sessions"
-                f" of {connector.config.name!r}, and its pool allows {pool.size + pool.max_overflow}",
-                hint="lower parallelism, or raise pool.size or pool.max_overflow of the connection",
-            )
+    ends = [(connector.config.name, connector.config.pool) for connector in (request.source, request.target)]
+    shortage = find_pool_shortage(ends, parallelism)
+    if shortage is not None:
+        raise PlanError(
+            f"mapping {request.mapping.name!r}: {shortage.describe(request.mapping.parallelism)}", hint=shortage.hint
+        )
 
 
 @dataclass(frozen=True)
@@ -184,8 +177,7 @@ class RangedFill:
         try:
             self._fill(stored, plans, read)
         except BadRowsError:
-            book.discard()
-            ledger.forget_ranges(request.load_id)
+            book.discard(ledger, self._epoch)
             raise
         if not isinstance(write, SharedWriteSession):
             raise FatalError("the target's session cannot share a staging table")
@@ -207,14 +199,12 @@ class RangedFill:
         """The ranges of an earlier attempt at this load, if another one can go on with them."""
         stored = book.find(self._request.load_id)
         if stored is not None and self._ranged.ranges.by == "key":
-            if isinstance(write, SharedWriteSession):
-                # An attempt that hangs would keep the table from being published, and can commit nothing any more.
-                write.evict_writers(stored.staging)
+            book.evict(stored.staging, ledger, self._epoch)
             done = ledger.find_ranges(self._request.load_id)
             if self._is_intact(stored, done, write):
                 return stored, done
             logger.warning("%s: the staged ranges are not usable; beginning anew", self._request.mapping.name)
-        book.discard()
+        book.discard(ledger, self._epoch)
         return None, {}
 
     def _is_intact(self, stored: StoredRanges, done: dict[int, LedgerEntry], write: WriteSession) -> bool:

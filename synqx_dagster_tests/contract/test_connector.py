@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from synqx_dagster.connectors.protocol import Connector
+from synqx_dagster.connectors.protocol import Connector, SharedWriteSession
 from synqx_dagster.errors import SynqxError
 from synqx_dagster.model.table import TableName, primary_key_of
 from synqx_dagster.model.types import DataType
@@ -47,6 +47,11 @@ def test_columns_are_found_with_key_and_nullability(connector: Connector) -> Non
     assert all(item.native_dialect == connector.dialect for item in found)
     with connector.read() as reader:
         assert reader.find_columns(TABLE) == found
+
+
+def test_only_sessions_that_can_share_a_staging_table_are_said_to(connector: Connector) -> None:
+    with connector.write() as session:
+        assert isinstance(session, SharedWriteSession) == connector.capabilities.shares_staging
 
 
 def test_a_query_is_described_by_its_own_names(connector: Connector) -> None:

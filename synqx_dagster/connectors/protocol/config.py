@@ -73,6 +73,7 @@ class Capabilities:
         limit_clause: A query may end with ``LIMIT n``.
         merges: Takes the load modes that match rows by a key (`WriteSession.publish_merge` and `publish_history`).
         has_objects: Tables may have views, indexes and defaults; elsewhere a table is its rows alone.
+        shares_staging: Several write sessions may fill one staging table (`SharedWriteSession`).
         alters: Changes of a column that a table with rows may undergo; see `transfer.alter`.
     """
 
@@ -91,4 +92,5 @@ class Capabilities:
     limit_clause: bool = True
     merges: bool = True
     has_objects: bool = True
+    shares_staging: bool = False
     alters: frozenset[Literal["add", "retype", "allow_null"]] = frozenset()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from synqx_dagster.connectors.protocol import ConnectionConfig, Connector
+from synqx_dagster.connectors.protocol import Connector
 from synqx_dagster.errors import BadRowsError, PlanError
 from synqx_dagster.model import Mapping, PoolSettings, Schema
 from synqx_dagster_tests.fix_mysql import MysqlDatabase
@@ -115,29 +116,89 @@ def test_only_the_missing_ranges_are_read_again(pair: Databases, connectors: tup
     assert target.execute("select body from items where id = 1000000") == [("new",)]
 
 
-def test_an_orphan_cannot_add_a_range(pair: Databases) -> None:
+@pytest.mark.parametrize("parallelism", [1, 2])
+@pytest.mark.parametrize("load_id", ["load-1", "load-2"])
+def test_an_orphan_cannot_add_a_range_and_is_told_why(pair: Databases, parallelism: int, load_id: str) -> None:
+    """The newer attempt ends the sessions of the older one; what that notices is not taken for a passing fault."""
     source, target = pair
-    mapping = items(range_rows=5_000)
+    mapping = items(range_rows=5_000, parallelism=parallelism)
     config = source.config("source"), target.config("target")
     orphan = ChildLoad(*config, mapping, failpoints="before_range=stop")
-    try:
+    with _killed_at_the_end(orphan):
         orphan.wait_until_stopped()
-        _overtake(orphan, config, mapping)
-    finally:
-        orphan.process.kill()
-        orphan.process.communicate()
+        report = ChildLoad(*config, mapping, load_id=load_id, run_id="run-2").wait()
+        assert report is not None
+        assert report.get("rows_out") == ROWS, report
+        refused = _resume_to_the_end(orphan)
+    assert refused is not None
+    assert refused["error"] == "FencedError", refused
+    assert "this one has epoch 1, the newest 2" in refused["message"]
     assert target.execute(CHECKSUM) == source.execute(CHECKSUM)
     assert leftovers(target) == []
 
 
-def _overtake(orphan: ChildLoad, config: tuple[ConnectionConfig, ConnectionConfig], mapping: Mapping) -> None:
-    report = ChildLoad(*config, mapping, run_id="run-2").wait()
+@contextmanager
+def _killed_at_the_end(child: ChildLoad) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        child.process.kill()
+        child.process.communicate()
+
+
+def _resume_to_the_end(child: ChildLoad) -> dict[str, Any] | None:
+    """What an attempt reports; each of its threads may stop the process once more."""
+    while child.process.poll() is None:
+        child.resume()
+        time.sleep(0.05)
+    return child.wait()
+
+
+@pytest.mark.parametrize("parallelism", [1, 2])
+def test_a_lost_connection_is_a_passing_fault_for_the_newest_attempt(pair: Databases, parallelism: int) -> None:
+    source, target = pair
+    mapping = items(range_rows=5_000, parallelism=parallelism)
+    config = source.config("source"), target.config("target")
+    child = ChildLoad(*config, mapping, failpoints="before_range=stop")
+    with _killed_at_the_end(child):
+        child.wait_until_stopped()
+        target.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database()"
+            " and pid <> pg_backend_pid() and backend_type = 'client backend'"
+        )
+        report = _resume_to_the_end(child)
     assert report is not None
-    assert report["rows_out"] == ROWS
-    orphan.resume()
-    refused = orphan.wait()
+    assert report["error"] in ("RetryableError", "ConnectionFailedError"), report
+    again = ChildLoad(*config, mapping, run_id="run-2").wait()
+    assert again is not None
+    assert again.get("rows_out") == ROWS, again
+    assert target.execute(CHECKSUM) == source.execute(CHECKSUM)
+
+
+def test_an_orphan_that_meets_a_bad_row_leaves_the_newer_attempt_alone(pair: Databases) -> None:
+    """Bad rows make an attempt drop its ranges, which are the newer one's by now."""
+    source, target = pair
+    source.execute(f"alter table items alter code drop not null; update items set code = null where id = {ROWS * 7}")
+    columns = [{"name": "id", "data_type": "bigint"}, {"name": "code", "data_type": "string", "nullable": False}]
+    schema = Schema.model_validate({"name": "s", "columns": columns, "primary_key": ["id"]})
+    mapping = items(range_rows=ROWS // 2)
+    config = source.config("source"), target.config("target")
+    orphan = ChildLoad(*config, mapping, schema, failpoints="after_range=stop")
+    with _killed_at_the_end(orphan):
+        orphan.wait_until_stopped()
+        source.execute(f"update items set code = 'good' where id = {ROWS * 7}")
+        newer = ChildLoad(*config, mapping, schema, run_id="run-2", failpoints="before_range=stop")
+        with _killed_at_the_end(newer):
+            newer.wait_until_stopped()
+            orphan.resume()
+            refused = orphan.wait()
+            newer.resume()
+            report = newer.wait()
     assert refused is not None
-    assert refused["error"] in ("FencedError", "RetryableError")
+    assert refused["error"] == "FencedError", refused
+    assert report is not None
+    assert report.get("rows_out") == ROWS, report
+    assert leftovers(target) == []
 
 
 def test_a_new_load_clears_away_what_a_dead_one_left(pair: Databases, connectors: tuple[Connector, Connector]) -> None:

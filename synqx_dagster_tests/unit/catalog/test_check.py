@@ -10,7 +10,7 @@ import pytest
 from synqx_dagster.catalog.check import check_definitions
 from synqx_dagster.catalog.documents import read_documents
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
-from synqx_dagster.model import Record, SealedSecret
+from synqx_dagster.model import Connection, Record, SealedSecret
 from synqx_dagster_tests.unit.catalog.records import (
     connection,
     definitions,
@@ -98,6 +98,58 @@ def test_names_that_dagster_reserves(name: str) -> None:
     assert "is reserved" in problem
     assert len(problems_of(*ENDS, *chain("a"), schedule(name, mapping="a"))) == 1
     assert not problems_of(*ENDS, *chain(name))
+
+
+# --- pools ---------------------------------------------------------------------------------------------------------
+
+
+def postgresql(name: str, **values: Any) -> Connection:
+    return connection(name, db_type="postgresql", database="db", username="me", **values)
+
+
+def test_more_parallel_ranges_than_a_pool_has_sessions(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "kind: connection\nname: shop\ndb_type: postgresql\ndatabase: db\nhost: localhost\nusername: me\n"
+        "pool: {size: 4, max_overflow: 2}\n"
+        "---\nkind: mapping\nname: load\nsource_connection: shop\nsource_table: a\n"
+        "target_connection: shop\ntarget_table: b\nparallelism: 3\n"
+    )
+    (problem,) = check_definitions(read_documents([tmp_path]), known=None)
+    # Two ends, of three ranges and the load itself each.
+    assert str(problem) == (
+        f"{tmp_path}/a.yaml:15 parallelism: parallelism 3 takes 8 sessions of 'shop', and its pool allows 6"
+        " (lower parallelism, or raise pool.size or pool.max_overflow of the connection)"
+    )
+
+
+@pytest.mark.parametrize(("parallelism", "count"), [(1, 0), (9, 0), (10, 1), (64, 1)])
+def test_each_parallel_range_takes_a_session_of_both_pools(parallelism: int, count: int) -> None:
+    ends = postgresql("shop", host="localhost"), postgresql("warehouse", host="localhost")
+    problems = problems_of(*ends, mapping(parallelism=parallelism))
+    assert len(problems) == count
+    if parallelism == 10:
+        assert "parallelism 10 takes 11 sessions of 'shop', and its pool allows 10" in problems[0]
+
+
+def test_a_pool_is_of_no_concern_where_ranges_are_read_one_after_another() -> None:
+    server = postgresql("server", host="localhost")
+    many: dict[str, Any] = {"parallelism": 64}
+    assert not problems_of(*ENDS, mapping(**many))
+    assert not problems_of(*ENDS, server, mapping(**many, source_connection="server"))
+    assert not problems_of(*ENDS, server, mapping(**many, target_connection="server"))
+    query = mapping(**many, source_query="select 1", source_connection="server", target_connection="server")
+    assert not problems_of(server, query)
+
+
+def test_a_pool_that_shrinks_below_what_a_mapping_of_the_catalog_takes() -> None:
+    ends = postgresql("shop", host="localhost"), postgresql("warehouse", host="localhost")
+    known = catalog_of(*ends, mapping(parallelism=5))
+    assert not problems_of(*ends, mapping(parallelism=5), known=known)
+    smaller = postgresql("shop", host="localhost", pool={"size": 2, "max_overflow": 3})
+    (problem,) = problems_of(smaller, known=known)
+    assert problem.startswith(
+        "connection 'shop' pool: mapping 'customers': parallelism 5 takes 6 sessions of 'shop', and its pool allows 5"
+    )
 
 
 # --- references ----------------------------------------------------------------------------------------------------
