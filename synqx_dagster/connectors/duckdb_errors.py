@@ -61,6 +61,11 @@ def locked(path: Path) -> RetryableError:
     )
 
 
+def was_interrupted(exc: RuntimeError) -> bool:
+    """Whether Ctrl-C ended a query: DuckDB makes an error of its own of it."""
+    return str(exc) == "Query interrupted"
+
+
 def repeated_key(path: Path, doing: str) -> BadRowsError:
     """The error for rows that share a key."""
     return BadRowsError(f"{doing} {path}: a key occurs twice, against a primary key or unique constraint")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synqx_dagster.connectors.duckdb_checksum import DuckdbChecksums
-from synqx_dagster.connectors.duckdb_errors import repeated_key, wrap_error
+from synqx_dagster.connectors.duckdb_errors import repeated_key, was_interrupted, wrap_error
 from synqx_dagster.connectors.duckdb_file import Handle, open_reader, open_writer
 from synqx_dagster.connectors.duckdb_incoming import Incoming
 from synqx_dagster.connectors.duckdb_merge import find_unique_keys, spell_merge
@@ -235,6 +235,11 @@ class DuckdbWriteSession(FileTables, MergesBySql):
         except duckdb.Error as exc:
             self._has_failed = True
             raise wrap_error(exc, self._path, doing, columns) from exc
+        except RuntimeError as exc:
+            self._has_failed = True
+            if was_interrupted(exc):
+                raise KeyboardInterrupt from None
+            raise
 
     def close(self) -> None:
         """Roll back what is open and let go of the file."""

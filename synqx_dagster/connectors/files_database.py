@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from synqx_dagster.connectors.duckdb_errors import was_interrupted
 from synqx_dagster.connectors.duckdb_types import DIALECT
 from synqx_dagster.connectors.duckdb_types import native_type as duckdb_type
 from synqx_dagster.connectors.file_database import quote
@@ -184,6 +185,10 @@ class FilesDatabase:
             if failure is not None:
                 raise failure from exc
             raise wrap_error(exc, self.store.describe(""), doing, self._shown, columns) from exc
+        except RuntimeError as exc:
+            if was_interrupted(exc):
+                raise KeyboardInterrupt from None
+            raise
 
     def check_pins(self) -> None:
         """Raise if a file that was read has changed in the meantime.

@@ -35,6 +35,9 @@ PATIENCE_SECONDS = 0.5
 #: What DuckDB may hold while it streams; a stream of row-wise expressions needs a small part of it.
 DUCKDB_MEMORY_LIMIT = "256MB"
 
+#: What DuckDB says in a `RuntimeError` when Ctrl-C ends a query.
+DUCKDB_INTERRUPTED = "Query interrupted"
+
 ERRORS_COLUMN = "_synqx_errors"
 ROW_COLUMN = "_synqx_row"
 
@@ -139,6 +142,8 @@ class Transform:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._connection.close()
+        # Whoever still holds this object, in a traceback, does not hold DuckDB's.
+        self._connection = None
 
     def run(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """The query's rows, batch by batch, as the source delivers them."""
@@ -158,6 +163,10 @@ class Transform:
                 f"the transform failed in DuckDB: {type(exc).__name__}",
                 hint="an expression failed on a value; guard it (TRY_CAST, NULLIF, CASE) or quarantine the row",
             ) from None
+        except RuntimeError as exc:
+            if str(exc) == DUCKDB_INTERRUPTED:
+                raise KeyboardInterrupt from None
+            raise
 
     def _remember_failure(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         try:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
+import time
 from collections.abc import Iterator
 
 import pyarrow as pa
 import pytest
 
 from synqx_dagster.errors import FatalError, RetryableError
-from synqx_dagster.transfer.arrow import QUEUE_BATCHES, Prefetch, Transform, row_as_json, split_bad_rows
+from synqx_dagster.transfer.arrow import (
+    DUCKDB_INTERRUPTED,
+    QUEUE_BATCHES,
+    Prefetch,
+    Transform,
+    row_as_json,
+    split_bad_rows,
+)
 from synqx_dagster.transfer.quarantine import BATCH_ROWS, BadRow, BadRowSpool, Breach, key_of
 
 SCHEMA = pa.schema([("n", pa.int64())])
@@ -182,3 +192,42 @@ def test_rows_become_json_that_keeps_every_value() -> None:
 )
 def test_keys_are_taken_from_the_row(row: str, key: tuple[str, ...], expected: str | None) -> None:
     assert key_of(row, key) == expected
+
+
+def test_ctrl_c_during_a_transform_is_ctrl_c_and_nothing_of_duckdb_stays() -> None:
+    def interrupted() -> Iterator[pa.RecordBatch]:
+        for number, batch in enumerate(batches(1000)):
+            if number == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.1)
+            yield batch
+
+    transform = Transform("SELECT * FROM source", SCHEMA)
+    with pytest.raises(KeyboardInterrupt), transform:
+        for _ in transform.run(interrupted()):
+            pass
+    assert transform._connection is None
+
+
+def test_what_duckdb_makes_of_ctrl_c_is_ctrl_c_again() -> None:
+    def broken() -> Iterator[pa.RecordBatch]:
+        yield from batches(1)
+        raise RuntimeError(DUCKDB_INTERRUPTED)
+
+    with Transform("SELECT * FROM source", SCHEMA) as transform:
+        transform._connection = Interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            list(transform.run(broken()))
+
+
+class Interrupted:
+    """A DuckDB connection in whose query somebody presses Ctrl-C."""
+
+    def register(self, name: str, rows: object) -> None:
+        pass
+
+    def sql(self, sql: str) -> object:
+        raise RuntimeError(DUCKDB_INTERRUPTED)
+
+    def close(self) -> None:
+        pass
