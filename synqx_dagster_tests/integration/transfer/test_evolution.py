@@ -84,6 +84,7 @@ def test_types_grow_and_values_stay(pair: Databases, connectors: tuple[Connector
             load(*connectors, people(mode="merge", evolution=policy), load_id=policy)
         for name in ("score", "rate", "price"):
             assert f"{name}: the mapping gives" in str(caught.value)
+        assert (caught.value.hint or "").startswith("set evolution: widen; or change the mapping")
     assert shape(target)["score"] == ("smallint", False)
     result = load(*connectors, people(mode="merge", evolution="widen"), load_id="load-2")
     assert shape(target) == {
@@ -122,8 +123,9 @@ def test_what_would_lose_or_bend_values_is_refused_by_every_policy(
     load(*connectors, people())
     before = shape(target), target.execute("select * from people order by id")
     source.execute(change)
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=words) as caught:
         load(*connectors, people(evolution="widen"), load_id="load-2")
+    assert "evolution" not in str(caught.value), "no policy would help"
     assert (shape(target), target.execute("select * from people order by id")) == before
 
 
