@@ -32,7 +32,7 @@ _RETRYABLE_STATES = frozenset({"55P03", "55006", "25P03", "25P04"})
 _UNDEFINED = frozenset({"42P01", "42703", "3F000"})
 
 _HINTS = {
-    "42501": "grant the privilege to the connection's user",
+    "42501": "grant the privilege to the connection's user; of a _synqx_ table to all users who load into its schema",
     "25006": "the statement wants to write; a source is only read",
     "53100": "the server's disk is full",
     "53300": "the server has no free connection slots; lower the pool or raise max_connections",
