@@ -40,8 +40,8 @@ class PushdownField:
         sql: Its value; NULL where a violation of the field is true.
         data_type: The logical type of `sql`.
         native_type: The source's spelling of the SQL type of `sql`; for binary COPY the target's must be equal.
-        sql_of_good: The same value, cheaper, in a SELECT whose WHERE leaves out every row with a violation; in other
-            rows it may raise.
+        sql_of_good: The same value, cheaper, in an outermost SELECT whose WHERE leaves out every row with a violation;
+            for other rows, and where conditions on it come from outside, it may raise.
     """
 
     name: str

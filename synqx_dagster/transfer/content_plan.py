@@ -177,9 +177,9 @@ def _find_expected(
     """The mapping's output."""
     source = request.source
     if plan.lane == "passthrough":
-        # The very query that a load copies, without the rows that break the contract.
+        # The very rows that a load copies, without the rows that break the contract.
         flag = None if plan.deleted_flag is None else source.quote(plan.deleted_flag.name)
-        relation = _Relation(_without_deleted(f"(\n{plan.read_sql}\n) {_EXPECTED}", flag), plan.columns)
+        relation = _Relation(_without_deleted(f"(\n{plan.relation_sql}\n) {_EXPECTED}", flag), plan.columns)
         reason = _why_not(relation, session, forms, source)
         return relation if reason is None else _streamed(relation, session, source.quote, reason)
     if request.mapping.on_bad_row == "quarantine" and plan.transform_sql is not None:

@@ -54,6 +54,8 @@ class LoadPlan:
     Attributes:
         read_sql: What the source is asked: COPY's query in passthrough, the batches' query in the arrow lane.
         read_schema: Arrow schema of the batches; None in passthrough.
+        relation_sql: In passthrough, what `read_sql` reads as a relation for other queries: whoever puts conditions
+            on its rows may have them looked at before those that leave out the bad rows. Else None.
         transform_sql: DuckDB's query over the batches; None where they may go to the target as they arrive.
         columns: The target's columns that are filled, in the order of the mapping.
         strategy: How the rows become visible, in one sentence.
@@ -94,6 +96,7 @@ class LoadPlan:
     deleted_flag: Column | None = None
     history_columns: tuple[Column, ...] = ()
     unique_key: bool = False
+    relation_sql: str | None = None
 
     @property
     def staged_columns(self) -> tuple[Column, ...]:
@@ -201,7 +204,8 @@ def make_plan(
     if pushdown is not None:
         return LoadPlan(
             **shared,
-            read_sql=_copy_sql(pushdown, compiled, staged, relation, source),
+            read_sql=_copy_sql(pushdown, compiled, staged, relation, source, is_outermost=True),
+            relation_sql=_copy_sql(pushdown, compiled, staged, relation, source, is_outermost=False),
             read_schema=None,
             transform_sql=None,
             bad_rows=_bad_rows_read(pushdown, compiled, facts.source_columns, relation, source, read),
@@ -329,11 +333,22 @@ def _binary_fits(compiled_field: CompiledField, column: Column) -> bool:
 
 
 def _copy_sql(
-    pushdown: Pushdown, compiled: CompiledMapping, columns: Sequence[Column], relation: str, source: Connector
+    pushdown: Pushdown,
+    compiled: CompiledMapping,
+    columns: Sequence[Column],
+    relation: str,
+    source: Connector,
+    *,
+    is_outermost: bool,
 ) -> str:
+    """The good rows as they are copied.
+
+    Args:
+        is_outermost: Nothing stands around the query: it then computes its items for rows that its WHERE let through.
+    """
     expressions = []
     for pushed, compiled_field, column in zip(pushdown.fields, compiled.fields, columns, strict=True):
-        sql = pushed.sql_of_good
+        sql = pushed.sql_of_good if is_outermost else pushed.sql
         if not (compiled_field.is_identity and same_bytes(compiled_field.column, column)):
             # Without its length: a cast to varchar(20) cuts in silence, the target's own length check refuses.
             cast_type = "text" if is_plain_text(column) else column.native_type
