@@ -294,9 +294,10 @@ class Ledger:
 def refuse_overtaken(connector: Connector, target: TableName, epoch: int, error: Exception) -> None:
     """Tell an attempt that failed that a newer one is the reason; returns if there is none, or nobody can tell.
 
-    A newer attempt ends the sessions of older ones and drops their staging tables, whatever they are doing. What
-    those notice looks like a fault that will pass, and it is not: another try would only take the load back. Asks over
-    a fresh session, because the failed one may be dead; the caller should hold none of the target's any more.
+    A newer attempt ends the sessions of older ones in ranges, and drops staging tables where a rollback does not,
+    whatever those are doing. What they notice looks like a fault that will pass, and it is not: another try would only
+    take the load back. Asks over a fresh session, because the failed one may be dead; the caller should hold none of
+    the target's any more.
 
     Raises:
         FencedError: The epoch has moved.

@@ -74,6 +74,7 @@ class _Load:
         self._stopwatch = Stopwatch()
         self._meter = ProgressMeter(request.progress, self._stopwatch)
         self._epoch: int | None = None
+        self._is_ranged = False
         self._window: Window | None = None
         self._parallelism = 1
         self._schema_changes: tuple[str, ...] = ()
@@ -82,7 +83,7 @@ class _Load:
         try:
             return self._run()
         except (RetryableError, DatabaseError) as error:
-            if self._epoch is not None:
+            if self._epoch is not None and self._may_be_disturbed(error):
                 refuse_overtaken(self._request.target, self._mapping.target, self._epoch, error)
             raise
 
@@ -121,7 +122,7 @@ class _Load:
                     if ranged is None:
                         RangeBook(request.target, write, target).discard(ledger, epoch)
                     else:
-                        self._parallelism = ranged.parallelism
+                        self._is_ranged, self._parallelism = True, ranged.parallelism
                         filled = self._fill_ranges(preparation, plan, ranged, epoch, read, write)
                     return self._attempt(plan, epoch, ledger, read, write, filled)
         raise RetryableError(
@@ -129,6 +130,13 @@ class _Load:
             hint="one table wants one writer at a time; look for a second schedule or run",
             table=str(target),
         )
+
+    def _may_be_disturbed(self, error: Exception) -> bool:
+        """Whether a newer attempt can be the reason of an error; asking for it may wait long for a connection."""
+        if self._is_ranged:
+            return True
+        drops_staging = not self._request.target.capabilities.transactional_ddl
+        return drops_staging and isinstance(error, DatabaseError)
 
     def _estimate(self, plan: LoadPlan, read: ReadSession) -> None:
         """Find out about how much there is to read, unless it is a part of the source that nobody has counted."""
