@@ -79,6 +79,22 @@ _orphans: dict[tuple[object, ...], list[Backend]] = {}
 _orphans_lock = threading.Lock()
 
 
+def leave_behind(backend: Backend) -> None:
+    """Have a session ended when its server is next connected to."""
+    if not backend.is_pooled:
+        with _orphans_lock:
+            orphans = _orphans.setdefault(backend.server, [])
+            if backend not in orphans:
+                orphans.append(backend)
+
+
+def _forget(backend: Backend) -> None:
+    with _orphans_lock:
+        orphans = _orphans.get(backend.server, [])
+        if backend in orphans:
+            orphans.remove(backend)
+
+
 def end_orphans(cursor: Any, backend: Backend) -> None:
     """End the sessions at a server that this process has given up without its knowing; ends none twice."""
     if not _orphans:
@@ -115,12 +131,12 @@ class Sideline:
         """End a session that was given up; if that cannot be done now, when the server is next connected to."""
         if backend.is_pooled:
             return
-        try:
+        # First of all: whoever tries again may be connected before this has found out that it cannot be.
+        leave_behind(backend)
+        with contextlib.suppress(psycopg2.Error, SynqxError, TimeoutError):
             with contextlib.closing(self.open_connection()) as asked:
                 asked.fetch(f"select count(*) from ({_TERMINATE}) as ended", (backend.pid, backend.started))
-        except (psycopg2.Error, SynqxError, TimeoutError):
-            with _orphans_lock:
-                _orphans.setdefault(backend.server, []).append(backend)
+            _forget(backend)
 
     def ask(self, backend: Backend) -> Verdict:
         """What became of a session."""
@@ -173,6 +189,7 @@ class WatchedConnection(psycopg2_connection):
     def cancel(self) -> None:
         """Have the call end that another thread waits in: by the server if it hears us, else by breaking off."""
         if self.watch is not None and not self.watch.tripped and not self._sideline.cancel(self._backend):
+            leave_behind(self._backend)
             self.watch.break_off()
 
     def close(self) -> None:
