@@ -196,6 +196,46 @@ def test_columns_may_have_the_names_that_the_engine_uses_itself(
     assert [tuple(row) for row in found] == [(1, "a", "b", "c", "d")]
 
 
+@pytest.mark.parametrize("place", ["mid_copy", "after_publish", "before_commit"])
+def test_killed_while_a_new_table_is_filled_in_place_nothing_of_it_is_there(
+    source: PostgresqlDatabase, target: Target, place: str
+) -> None:
+    """A mirror with a key and no quarantine: where the engine allows it, the rows go straight into the new table."""
+    configs = (source.config("source"), target.config)
+    assert ChildLoad(*configs, people(), failpoints=f"{place}=kill").wait() is None
+    retried = ChildLoad(*configs, people(), run_id="run-2").wait()
+    assert retried == {"rows_out": ROWS, "already_committed": False}
+    assert loaded(target, connect(target.config)) == expected(source, "true")
+    assert [tuple(row) for row in target.fetch("select count(*) from _synqx_ledger")] == [(1,)]
+    assert target.leftovers() == []
+
+
+def test_a_new_table_without_a_key_is_filled_with_the_good_rows(
+    source: PostgresqlDatabase, target: Target, connectors: Connectors
+) -> None:
+    keyless = SCHEMA.model_copy(update={"primary_key": ()})
+    result = load(*connectors, people(on_bad_row="quarantine"), keyless)
+    assert (result.rows_out, result.rows_quarantined, result.rows_inserted) == (
+        ROWS - BAD_ROWS,
+        BAD_ROWS,
+        ROWS - BAD_ROWS,
+    )
+    assert loaded(target, connectors[1]) == expected(source, "age <> 'old'")
+
+
+def test_rows_that_share_the_key_of_a_new_table_are_refused(
+    source: PostgresqlDatabase, target: Target, connectors: Connectors
+) -> None:
+    """Where the key is added to the filled table, as where it stands from the beginning."""
+    source.execute("alter table people drop constraint people_pkey; update people set id = 7 where id = 8")
+    source.execute("delete from people where age = 'old'")
+    with pytest.raises(BadRowsError, match=r"key|twice|(?i:unique|duplicate)"):
+        load(*connectors, people(), SCHEMA)
+    connectors[1].close()
+    assert target.leftovers() == []
+    assert [tuple(row) for row in target.fetch("select count(*) from _synqx_ledger")] == [(0,)]
+
+
 def test_a_new_table_is_not_filled_in_place_where_creating_it_commits(
     postgresql: PostgresqlDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +244,5 @@ def test_a_new_table_is_not_filled_in_place_where_creating_it_commits(
     path = tmp_path / "new.duckdb"
     target = connect(ConnectionConfig(name="target", db_type="duckdb", database=str(path)))
     monkeypatch.setattr(target, "capabilities", replace(target.capabilities, transactional_ddl=False), raising=False)
-    mapping = make_mapping(source_table="people", target_table="people", on_bad_row="quarantine")
-    assert load(connect(postgresql.config("source")), target, mapping, SCHEMA).rows_out == ROWS - BAD_ROWS
-    assert _fetch_duckdb(path)("select count(*) from people") == [(ROWS - BAD_ROWS,)]
+    assert load(connect(postgresql.config("source")), target, people()).rows_out == ROWS
+    assert _fetch_duckdb(path)("select count(*) from people") == [(ROWS,)]
