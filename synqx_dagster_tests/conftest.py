@@ -21,4 +21,5 @@ pytest_plugins = [
     "synqx_dagster_tests.fix_catalog",
     "synqx_dagster_tests.fix_cli",
     "synqx_dagster_tests.fix_plugin",
+    "synqx_dagster_tests.fix_shop",
 ]
