@@ -19,9 +19,6 @@ _FIGURES_WIDTH = 92
 #: What the columns of what was done to the target's rows take beside them.
 _CHANGES_WIDTH = 30
 
-#: The modes of which the rows out do not say what became of the target; theirs are `KEYED_MODES`.
-_CHANGING_MODES = ("merge", "scd2")
-
 
 @click.command(cls=SynqxCommand)
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
@@ -59,7 +56,7 @@ def draw_run(output: Output, document: dict[str, Any]) -> None:
 
     assets = document["assets"]
     longest = max((len(asset["asset_key"]) for asset in assets), default=0)
-    changing = any(asset["mode"] in _CHANGING_MODES for asset in assets)
+    changing = any(map(_changes_rows, assets))
     if assets and output.console().width >= _FIGURES_WIDTH + longest + changing * _CHANGES_WIDTH:
         _draw_wide(output, assets, changing=changing)
     elif assets:
@@ -122,9 +119,16 @@ def _draw_narrow(output: Output, assets: list[dict[str, Any]], *, changing: bool
     output.table(headings, rows, right=headings[1:-1], fold=[headings[0], headings[-1]])
 
 
+def _changes_rows(asset: dict[str, Any]) -> bool:
+    """Whether the rows out do not say what became of the target's rows."""
+    from synqx_dagster.model.mapping import KEYED_MODES
+
+    return asset["mode"] in KEYED_MODES
+
+
 def _changes_cells(asset: dict[str, Any]) -> list[str]:
     """Rows inserted, updated and deleted; nothing where the rows out say it all."""
-    if asset["mode"] not in _CHANGING_MODES:
+    if not _changes_rows(asset):
         return ["", "", ""]
     return [format_count(asset[name]) for name in ("rows_inserted", "rows_updated", "rows_deleted")]
 
