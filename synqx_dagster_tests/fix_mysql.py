@@ -26,6 +26,9 @@ from synqx_dagster_tests.certificates import Authority
 
 USERNAME, PASSWORD = "synqx", "s3cret-ü"
 
+#: The last one is of the client's package, and `mariadb-install-db` calls it.
+PROGRAMS = ("mariadbd", "mariadb-install-db", "my_print_defaults")
+
 #: Durability is not under test, speed is wanted. A small packet, so that tests can exceed it.
 SERVER_OPTIONS = {
     "innodb_buffer_pool_size": "64M",
@@ -175,7 +178,7 @@ def start_mysql() -> MysqlServer:
     server = MysqlServer(directory, _find_free_port())
     try:
         Authority(directory, "server").issue("Test server", names=("127.0.0.1",), file_name="server")
-        subprocess.run(
+        made = subprocess.run(
             [
                 _find_program("mariadb-install-db"),
                 "--no-defaults",
@@ -185,10 +188,13 @@ def start_mysql() -> MysqlServer:
                 "--skip-test-db",
                 "--innodb-log-file-size=48M",
             ],
-            check=True,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
             timeout=120,
         )
+        if made.returncode:
+            raise RuntimeError(f"mariadb-install-db made no data directory:\n{made.stdout}")
         server.start()
         server.execute(f"CREATE USER '{USERNAME}'@'%' IDENTIFIED BY '{PASSWORD}'", as_root=True)
         server.execute(f"GRANT ALL PRIVILEGES ON *.* TO '{USERNAME}'@'%' WITH GRANT OPTION", as_root=True)
@@ -228,9 +234,10 @@ def _find_free_port() -> int:
 def mysql_server() -> Iterator[MysqlServer]:
     """The server of this test process; started on first use."""
     try:
-        _find_program("mariadbd")
-    except FileNotFoundError:
-        message = "MariaDB is not installed, so nothing of MySQL is tested: install the package mariadb-server"
+        for program in PROGRAMS:
+            _find_program(program)
+    except FileNotFoundError as exc:
+        message = f"{exc} is not installed, so nothing of MySQL is tested: run scripts/install-system-packages"
         if os.environ.get("CI", "").lower() == "true":
             pytest.fail(message)
         pytest.skip(message)
