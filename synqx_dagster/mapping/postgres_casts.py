@@ -129,6 +129,17 @@ def _decimal_fits(number: str, target: DataType) -> str:
     )
 
 
+def _is_digits(text: str, *, around: str = "") -> str:
+    """Whether a text is digits, on both sides of something.
+
+    Bytes are trimmed about five times faster than a regular expression is matched, or than characters are trimmed,
+    and all encodings of a server have digits as ASCII has them. `around` may have digits on one of its sides only, or
+    none.
+    """
+    trimmed = f"btrim(textsend({text}), CAST('0123456789' AS bytea))"
+    return f"{trimmed} = CAST('{around}' AS bytea)" + ("" if around else f" AND length({text}) > 0")
+
+
 def _from_text(target: DataType) -> PostgresCast | None:
     kind, name = target.kind, type_name(target)
 
@@ -144,7 +155,8 @@ def _from_text(target: DataType) -> PostgresCast | None:
             lambda text: f"CAST(CAST({text} AS numeric) AS {name})",
             lambda text: (
                 # A few digits always fit; of more of them the number is looked at.
-                f"CASE WHEN length({text}) < {len(str(INTEGER_BOUNDS[kind][1]))} AND {plain(text)} ~ '^[+-]?[0-9]+$'"
+                f"CASE WHEN length({text}) < {len(str(INTEGER_BOUNDS[kind][1]))}"
+                f" AND ({_is_digits(text)} OR {plain(text)} ~ '^[+-]?[0-9]+$')"
                 f" THEN true WHEN length({text}) <= 1000 AND {plain(text)} ~ '^[+-]?[0-9]+$'"
                 f" THEN CAST({text} AS numeric) BETWEEN {_integer_range(kind)} ELSE false END"
             ),
@@ -161,7 +173,16 @@ def _from_text(target: DataType) -> PostgresCast | None:
                 return ""
             # Cheaper than the number: no more characters than it may have digits before the point.
             fraction = f"(?:[.][0-9]{{1,{scale}}})?" if scale else ""
-            return f"WHEN length({text}) <= {digits} AND {plain(text)} ~ '^[+-]?[0-9]+{fraction}$' THEN true "
+            unsigned = _is_digits(text)
+            if scale:
+                too_long = f"{plain(text)} LIKE '%.{'_' * (scale + 1)}%'"
+                unsigned = (
+                    f"{_is_digits(text, around='.')} AND {plain(text)} LIKE '_%._%' AND NOT {too_long} OR {unsigned}"
+                )
+            return (
+                f"WHEN length({text}) <= {digits} AND ({unsigned} OR {plain(text)} ~ '^[+-]?[0-9]+{fraction}$')"
+                " THEN true "
+            )
 
         return PostgresCast(
             lambda text: f"CAST({text} AS {name})",

@@ -178,9 +178,9 @@ def _postgres_value(field: PlannedField) -> tuple[str, list[tuple[str, str]]]:
             text = _postgres_text(operation.column)
             salted = f"{quote_text(operation.salt, 'postgres')} || {text}" if operation.salt else text
             # textsend() is quicker, and gives the client's encoding: UTF-8 in our sessions, but not in the workers of a
-            # parallel query, which take the database's.
+            # parallel query, which take the database's. The SELECT has this asked once, not for each row.
             octets = (
-                f"CASE WHEN getdatabaseencoding() = 'UTF8' THEN textsend({salted})"
+                f"CASE WHEN (SELECT getdatabaseencoding() = 'UTF8') THEN textsend({salted})"
                 f" ELSE convert_to({salted}, 'UTF8') END"
             )
             return f"encode(sha256({octets}), 'hex')", []
@@ -227,6 +227,9 @@ def _postgres_join(operation: Join) -> str:
     texts = [_postgres_text(column) for column in operation.inputs]
     items = ", ".join(text if operation.nulls == "skip" else f"coalesce({text}, '')" for text in texts)
     separator = quote_text(operation.separator, "postgres")
+    if not any(column.nullable for column in operation.inputs):
+        # Nothing to skip or to fill in; concat_ws() would ask for each value how its type is printed.
+        return "(" + f" || {separator} || ".join(f"CAST({text} AS text)" for text in texts) + ")"
     if len(texts) < MAX_ARGUMENTS:
         joined = f"concat_ws({separator}, {items})"
     else:
@@ -245,8 +248,9 @@ def _postgres_split(operation: SplitPart) -> tuple[str, list[tuple[str, str]]]:
     if operation.part == 1 and not (operation.is_last and operation.extra_is_bad):
         return f"split_part({text}, {delimiter}, 1)", []
     if operation.part == 2 and operation.is_last and not operation.extra_is_bad:
-        found = f"strpos({text}, {delimiter})"
-        return f"(CASE WHEN {found} > 0 THEN substr({text}, {found} + length({delimiter})) END)", []
+        # It is looked for once: of NULL, for a text without it, everything is NULL.
+        found = f"nullif(strpos({text}, {delimiter}), 0)"
+        return f"substr({text}, {found} + length({delimiter}))", []
     parts = f"string_to_array({text}, {delimiter})"
     count = f"cardinality({parts})"
     # an empty text has one empty part here and in DuckDB, but no part at all in string_to_array

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from decimal import Decimal
 from typing import Any
@@ -181,6 +182,33 @@ def test_both_engines_cast_alike(connection: Any, native: str) -> None:
                     assert fields[name] is not None
 
     check()
+
+
+def test_texts_that_are_nearly_numbers(connection: Any) -> None:
+    texts = ["".join(signs) for length in range(5) for signs in itertools.product("09.-+é", repeat=length)]
+    texts += [
+        "12345.67",
+        "1234567.8",
+        "0" * 20 + ".1",
+        "1" * 13 + ".12",
+        "1.234",
+        " 1",
+        "1 ",
+        "1e2",
+        "0x1",
+        "1_0",
+        "١",
+        "1.0٠",
+    ]
+    both = TwoRenderings(connection, {"a": "text"})
+    both.fill([[text] for text in texts])
+    kinds = ["smallint", "bigint", "decimal", "decimal(15,2)", "decimal(3,1)", "decimal(4,4)", "decimal(20,0)"]
+    for kind in kinds:
+        mapping = make_mapping([{"type": "direct", "source_columns": ["a"], "target_fields": ["f"]}])
+        compiled = both.compile(mapping, make_schema({"f": kind}))
+        outcomes = both.in_postgresql(compiled)
+        assert outcomes == both.in_duckdb(compiled), kind
+        assert {bool(bad) for _, bad in outcomes} == {True, False}
 
 
 def test_what_is_read_as_a_date_or_time_is_what_postgresql_reads(connection: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import psycopg2
@@ -88,6 +89,24 @@ def test_join(connection: Any, separator: str, nulls: str) -> None:
             assert fields["j"] == wanted
 
     check()
+
+
+@pytest.mark.parametrize("separator", ["", ", ", "'", "\\", "%s", "😀"])
+def test_join_of_columns_that_hold_no_null(connection: Any, separator: str) -> None:
+    both = TwoRenderings(connection, {"a": "bigint", "b": "varchar(40)", "c": "numeric(9,2)", "d": "bool"})
+    both.columns = tuple(replace(column, nullable=False) for column in both.columns)
+    join = {
+        "type": "join",
+        "source_columns": ["a", "b", "c", "d"],
+        "target_fields": ["j"],
+        "config": {"separator": separator},
+    }
+    compiled = both.compile(make_mapping([join]), None)
+    rows = [["-1", "x y", "1.50", "true"], ["0", "", "NaN", "false"], ["9223372036854775807", "'%s\\", "-0.01", "true"]]
+    both.fill(rows)
+    outcomes = both.in_postgresql(compiled)
+    assert outcomes == both.in_duckdb(compiled)
+    assert [fields["j"] for fields, _ in outcomes] == [separator.join(row) for row in rows]
 
 
 def test_join_of_more_columns_than_a_function_takes_arguments(connection: Any) -> None:
