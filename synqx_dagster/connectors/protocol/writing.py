@@ -248,6 +248,15 @@ class InPlaceWriteSession(Protocol):
 
 
 @runtime_checkable
+class RoomKeepingWriteSession(Protocol):
+    """A write session whose tables can be laid out for updates."""
+
+    def keep_room(self, table: TableName) -> None:
+        """Have a table that is empty keep room beside its rows, so that changing one moves little else."""
+        ...
+
+
+@runtime_checkable
 class SharedWriteSession(Protocol):
     """A write session that can make staging tables which outlive its transaction, for several sessions to fill."""
 

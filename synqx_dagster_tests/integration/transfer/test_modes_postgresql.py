@@ -101,6 +101,61 @@ def test_a_key_that_is_equal_and_differs_is_written(
     assert sorted(row[0] for row in target.execute("select id::text from t")) == ["1.00", "2"]
 
 
+def test_one_changed_column_is_enough_whatever_its_type_and_null_is_a_value(
+    databases: tuple[PostgresqlDatabase, PostgresqlDatabase], pair: tuple[Connector, Connector]
+) -> None:
+    source, target = databases
+    changes = {
+        "smallint": ("1", "2"),
+        "integer": ("1", "2"),
+        "bigint": ("1", "2"),
+        "boolean": ("true", "false"),
+        "date": ("2024-01-01", "infinity"),
+        "time": ("00:00", "24:00"),
+        "timestamp": ("2024-01-01", "-infinity"),
+        "timestamptz": ("2024-01-01 00:00+00", "2024-01-01 00:00:00.000001+00"),
+        "uuid": ("00000000-0000-0000-0000-000000000000", "00000000-0000-0000-0000-000000000001"),
+        "text": ("a", "A"),
+        "bytea": ("\\x00", "\\x01"),
+    }
+    columns = ", ".join(f"c{at} {kind}" for at, kind in enumerate(changes))
+    values = ", ".join(f"'{before}'" for before, _ in changes.values())
+    source.execute(f"create table s (id integer primary key, {columns})")
+    source.execute(f"insert into s select g, {values} from generate_series(1, {2 * len(changes) + 1}) g")
+    source.execute("insert into s (id) values (0)")
+    load(*pair, merge(), load_id="a")
+    for at, (_, after) in enumerate(changes.values()):
+        source.execute(f"update s set c{at} = '{after}' where id = {2 * at + 1}")
+        source.execute(f"update s set c{at} = null where id = {2 * at + 2}")
+    assert counts(load(*pair, merge(), load_id="b")) == (0, 2 * len(changes), 0)
+    assert counts(load(*pair, merge(), load_id="c")) == (0, 0, 0)
+    rows = "select id, t::text from {} as t order by id"
+    assert target.execute(rows.format("t")) == source.execute(rows.format("s"))
+
+
+@pytest.mark.parametrize("on_bad_row", ["fail", "quarantine"])
+def test_only_a_table_that_is_made_for_merges_keeps_room_for_updates(
+    databases: tuple[PostgresqlDatabase, PostgresqlDatabase], pair: tuple[Connector, Connector], on_bad_row: str
+) -> None:
+    source, target = databases
+    source.execute("create table s (id integer primary key, name text)")
+    source.execute("insert into s select g, repeat('x', 100) from generate_series(1, 1000) g")
+    target.execute("create table there (id integer primary key, name text)")
+    load(*pair, merge(on_bad_row=on_bad_row), load_id="a")
+    load(*pair, merge(target_table="there", on_bad_row=on_bad_row), load_id="b")
+    load(*pair, merge(target_table="whole", mode="replace", on_bad_row=on_bad_row), load_id="c")
+    load(*pair, merge(target_table="old", mode="scd2", on_bad_row=on_bad_row), load_id="d")
+    options = dict(
+        target.execute("select relname, reloptions from pg_class where relname in ('t', 'there', 'whole', 'old')")
+    )
+    assert options == {"t": ["fillfactor=90"], "there": None, "whole": None, "old": None}
+    places = "select ctid::text from t where id % 100 = 0 order by id"
+    pages = [place[0].split(",")[0] for place in target.execute(places)]
+    source.execute("update s set name = repeat('y', 100) where id % 100 = 0")
+    assert counts(load(*pair, merge(on_bad_row=on_bad_row), load_id="e")) == (0, 10, 0)
+    assert [place[0].split(",")[0] for place in target.execute(places)] == pages
+
+
 @pytest.mark.parametrize("identity", ["always", "by default"])
 def test_identity_keys_are_written_and_their_sequence_moves_on(
     databases: tuple[PostgresqlDatabase, PostgresqlDatabase], pair: tuple[Connector, Connector], identity: str
