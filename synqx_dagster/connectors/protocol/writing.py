@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class RowChanges:
     """What a publication did to the target's rows; equal rows that a merge left alone are in none of the counts.
 
-    ``total`` is the database's own count of all rows of the target afterwards, where the publication had to take it.
+    ``total`` is how many rows the target has afterwards, where the publication knows it: they were counted, or were
+    counted before, with others kept from the table, and the statement says how many it has inserted.
     """
 
     inserted: int = 0

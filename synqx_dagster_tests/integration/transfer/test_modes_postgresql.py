@@ -218,6 +218,24 @@ def test_a_target_is_changed_in_place_whatever_it_is(
         ]
 
 
+def test_rows_that_move_between_partitions_are_updated_rows(
+    databases: tuple[PostgresqlDatabase, PostgresqlDatabase], pair: tuple[Connector, Connector]
+) -> None:
+    source, target = databases
+    source.execute("create table s (id integer primary key, place integer)")
+    source.execute("insert into s select g, g % 2 from generate_series(1, 30) g")
+    target.execute(
+        "create table t (id integer not null, place integer not null) partition by list (place);"
+        " create table t0 partition of t for values in (0); create table t1 partition of t for values in (1);"
+        " insert into t select g, g % 2 from generate_series(11, 50) g"
+    )
+    source.execute("update s set place = 1 - place where id between 16 and 25")
+    result = load(*pair, merge(key=["id"]))
+    assert counts(result) == (10, 10, 0)
+    assert [(result.target_row_count,)] == target.execute("select count(*)::int from t") == [(50,)]
+    assert target.execute("select count(*) from t where place <> id % 2") == [(10,)]
+
+
 def test_a_value_that_one_row_gives_up_is_free_for_another_in_a_partition_with_an_index_of_its_own(
     databases: tuple[PostgresqlDatabase, PostgresqlDatabase], pair: tuple[Connector, Connector]
 ) -> None:
