@@ -9,6 +9,7 @@ from __future__ import annotations
 import keyword
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from synqx_dagster.catalog.check_graph import check_graph
 from synqx_dagster.catalog.check_records import (
@@ -17,7 +18,7 @@ from synqx_dagster.catalog.check_records import (
     check_pools,
     check_schedule,
 )
-from synqx_dagster.catalog.documents import Definitions
+from synqx_dagster.catalog.documents import Definitions, UnreadRecords, cap_problems
 from synqx_dagster.catalog.snapshot import CatalogSnapshot, nearest, secrets_of
 from synqx_dagster.catalog.union import RecordUnion
 from synqx_dagster.catalog.yaml_tree import FieldPath, parse_path
@@ -48,32 +49,87 @@ _RESERVED_JOB_NAMES = {
 def check_definitions(definitions: Definitions, *, known: CatalogSnapshot | None, prune: bool = False) -> list[Problem]:
     """Everything that is wrong with what is declared.
 
+    What a broken record would be needed for is not judged: nobody is told of a problem that only another one brings.
+
     Args:
-        definitions: What is declared.
+        definitions: What is declared; its own problems are among those returned.
         known: The catalog that it will be applied to; None when there is none yet.
         prune: What is not declared will be removed, so a reference to it is a problem.
 
     Returns:
-        The problems, each with its place; empty when all is well.
+        The problems, each with its place, in the order of the files and of their lines; empty when all is well.
     """
     union = RecordUnion.of(definitions, known, prune=prune)
-    problems = [*_check_duplicates(definitions), *_check_names(union)]
-    broken = set()
-    for record, wrong in _check_references(union, prune=prune):
-        broken.add((record.kind, record.name))
-        problems.append(wrong)
+    problems = [*definitions.problems, *_check_duplicates(definitions), *_check_names(union)]
+    missing, wrong = _check_references(union, prune=prune)
+    problems.extend(wrong)
     problems.extend(_check_secrets(union))
     for connection in union.iter_new(Connection):
         problems.extend(check_connection(union, connection))
     for schedule in union.iter_new(Schedule):
         problems.extend(check_schedule(union, schedule))
+    broken = _Broken(definitions.unread, missing)
     for mapping in union.records.mappings.values():
-        if (mapping.kind, mapping.name) not in broken:
-            problems.extend(check_mapping_record(union, mapping))
+        if broken.holds(mapping):
+            continue
+        problems.extend(check_mapping_record(union, mapping, missing))
+        if not broken.depends(mapping):
             problems.extend(check_pools(union, mapping))
-    if not broken:
-        problems.extend(check_graph(union))
-    return problems
+    problems.extend(check_graph(union.without(broken.find_jobs(union.records))))
+    return list(cap_problems(_in_order(problems)))
+
+
+def _in_order(problems: Iterable[Problem]) -> list[Problem]:
+    """By file and line; what is in no file comes last."""
+    return sorted(
+        problems,
+        key=lambda problem: (
+            not _file_of(problem),
+            _file_of(problem),
+            (problem.location.line if problem.location else None) or 0,
+        ),
+    )
+
+
+def _file_of(problem: Problem) -> str:
+    return (problem.location.file if problem.location else None) or ""
+
+
+#: What a record is called by.
+_Key = tuple[RecordKind, str]
+
+
+@dataclass(frozen=True)
+class _Broken:
+    """Which records cannot be judged: those that could not be read, and those that refer to one of them."""
+
+    unread: UnreadRecords
+    missing: frozenset[_Key]
+
+    def holds(self, record: Record) -> bool:
+        """Whether what is declared under a record's name could not be read; the catalog's old one is not meant."""
+        return (record.kind, record.name) in self.unread.named
+
+    def depends(self, record: Record) -> bool:
+        """Whether a record refers to one that is not there, or could not be read."""
+        return any(
+            key in self.missing or key in self.unread.named
+            for key in ((kind, name) for kind, name, _ in _references_of(record))
+        )
+
+    def find_jobs(self, records: CatalogSnapshot) -> set[_Key]:
+        """Mappings that could not be read, and pipelines and schedules with a part that is one of them or is not there.
+
+        Of a mapping without one of its connections its tables are known all the same.
+        """
+        found: set[_Key] = set()
+        for record in (*records.mappings.values(), *records.pipelines.values(), *records.schedules.values()):
+            refers = not isinstance(record, Mapping) and (
+                self.depends(record) or any((kind, name) in found for kind, name, _ in _references_of(record))
+            )
+            if refers or self.holds(record):
+                found.add((record.kind, record.name))
+        return found
 
 
 def _check_duplicates(definitions: Definitions) -> Iterator[Problem]:
@@ -126,18 +182,25 @@ def _check_collisions(union: RecordUnion, records: Iterable[Record]) -> Iterator
 # --- references ---------------------------------------------------------------------------------------------------
 
 
-def _check_references(union: RecordUnion, *, prune: bool) -> Iterator[tuple[Record, Problem]]:
+def _check_references(union: RecordUnion, *, prune: bool) -> tuple[frozenset[_Key], list[Problem]]:
+    """What is referred to and is not there, and the problems; none where it may be what could not be read."""
+    missing: set[_Key] = set()
+    problems: list[Problem] = []
     names = {kind: union.records.of_kind(kind) for kind in RECORD_KINDS}
     for record in union.records.iter_records():
         for kind, name, path in _references_of(record):
             if name in names[kind]:
+                continue
+            missing.add((kind, name))
+            if union.definitions.unread.may_hold(kind, name):
                 continue
             removed = prune and union.known is not None and union.known.find(kind, name) is not None
             near = nearest(name, names[kind])
             hint = f"did you mean {near!r}?" if near else f"declare a {kind} of this name"
             if removed:
                 hint = "it is in the catalog and would be removed: declare it, or apply without pruning"
-            yield record, union.problem(record, path, f"there is no {kind} {name!r}", hint)
+            problems.append(union.problem(record, path, f"there is no {kind} {name!r}", hint))
+    return frozenset(missing), problems
 
 
 def _references_of(record: Record) -> Iterator[tuple[RecordKind, str, FieldPath]]:

@@ -22,7 +22,7 @@ _WORD = re.compile(r"\w+")
 def check_graph(union: RecordUnion) -> Iterator[Problem]:
     """Tables with two mappings, and cycles through tables and the edges of pipelines.
 
-    Every reference must lead somewhere.
+    Connections may be missing; what pipelines and schedules refer to must be there.
     """
     tables = _Tables(union)
     producers: dict[_TableKey, Mapping] = {}
@@ -128,27 +128,30 @@ class _Tables:
         self._capabilities: dict[str, Any] = {}
 
     def target_of(self, mapping: Mapping) -> _TableKey:
-        return self._key(self._union.records.connections[mapping.target_connection], mapping.target)
+        return self._key(mapping.target_connection, mapping.target)
 
     def sources_of(self, mapping: Mapping) -> list[_TableKey]:
         from synqx_dagster.connectors.registry import dialect_of
         from synqx_dagster.mapping.lineage import trace_lineage
 
-        connection = self._union.records.connections[mapping.source_connection]
         if mapping.source is not None:
-            return [self._key(connection, mapping.source)]
+            return [self._key(mapping.source_connection, mapping.source)]
+        connection = self._union.records.connections.get(mapping.source_connection)
+        if connection is None:
+            return []
         try:
             dialect = dialect_of(connection.db_type, connection.options)
         except (ConfigurationError, DriverMissingError):
             return []  # The problem stands at the connection.
         schema = self._union.records.schemas.get(mapping.target_schema or "")
         lineage = trace_lineage(mapping, schema, None, dialect=dialect)
-        return [self._key(connection, table) for table in lineage.tables]
+        return [self._key(connection.name, table) for table in lineage.tables]
 
-    def _key(self, connection: Connection, table: TableName) -> _TableKey:
-        capabilities = self._capabilities_of(connection)
-        if capabilities is None:
-            return connection.name, table.schema, table.name
+    def _key(self, connection_name: str, table: TableName) -> _TableKey:
+        connection = self._union.records.connections.get(connection_name)
+        capabilities = None if connection is None else self._capabilities_of(connection)
+        if connection is None or capabilities is None:
+            return connection_name, table.schema, table.name
         schema = table.schema or capabilities.default_schema
         if capabilities.schema_is_database:
             schema = schema or connection.database

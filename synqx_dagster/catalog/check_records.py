@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 
 from synqx_dagster.catalog.snapshot import secrets_of
@@ -10,7 +10,7 @@ from synqx_dagster.catalog.union import RecordUnion
 from synqx_dagster.catalog.yaml_tree import parse_path
 from synqx_dagster.connectors.protocol import Connector, SnapshotConnector
 from synqx_dagster.errors import ConfigurationError, DriverMissingError, Problem
-from synqx_dagster.model import Connection, Mapping, Schedule
+from synqx_dagster.model import Connection, Mapping, RecordKind, Schedule
 from synqx_dagster.model.sessions import find_pool_shortage
 
 #: Stands for a secret that is set: checks may ask whether there is one, not what it is.
@@ -65,28 +65,37 @@ def _why_not_cron(expression: str) -> str | None:
     return None
 
 
-def check_mapping_record(union: RecordUnion, mapping: Mapping) -> Iterator[Problem]:
+def check_mapping_record(
+    union: RecordUnion, mapping: Mapping, missing: Collection[tuple[RecordKind, str]] = ()
+) -> Iterator[Problem]:
     """Whether the connections can do what the mapping asks, and what the mapping compiler can tell by itself.
 
     A mapping that the catalog already has, with the same schema and the same kind of source, has been checked.
+
+    Args:
+        missing: Records that are not there; what needs one of them is not judged.
     """
     from synqx_dagster.connectors.registry import capabilities_of, dialect_of
     from synqx_dagster.mapping.check import check_mapping
 
-    source = union.records.connections[mapping.source_connection]
-    target = union.records.connections[mapping.target_connection]
-    schema = union.records.schemas[mapping.target_schema] if mapping.target_schema is not None else None
-    ends_unchanged = all(_has_same_type(union, connection) for connection in (source, target))
+    source = union.records.connections.get(mapping.source_connection)
+    target = union.records.connections.get(mapping.target_connection)
+    schema = union.records.schemas.get(mapping.target_schema or "")
+    ends_unchanged = all(end is not None and _has_same_type(union, end) for end in (source, target))
     if ends_unchanged and all(union.is_unchanged(record) for record in (mapping, schema) if record is not None):
         return
-    if _find_connector(source) is None or _find_connector(target) is None:
-        return  # The problem stands at the connection.
+    ends = (mapping.source_connection, mapping.source), (mapping.target_connection, mapping.target)
+    if ends[0] == ends[1]:
+        yield union.problem(mapping, ("target_table",), "the mapping loads the table that it reads")
+    # Where a connection has no connector, the problem stands there.
+    if target is not None and _find_connector(target) and not capabilities_of(target.db_type, target.options).writes:
+        yield union.problem(mapping, ("target_connection",), f"{target.db_type} cannot be written to")
+    if source is None or _find_connector(source) is None:
+        return
     if not capabilities_of(source.db_type, source.options).reads:
         yield union.problem(mapping, ("source_connection",), f"{source.db_type} cannot be read from")
-    if not capabilities_of(target.db_type, target.options).writes:
-        yield union.problem(mapping, ("target_connection",), f"{target.db_type} cannot be written to")
-    if mapping.source is not None and (source.name, mapping.source) == (target.name, mapping.target):
-        yield union.problem(mapping, ("target_table",), "the mapping loads the table that it reads")
+    if mapping.target_schema is not None and (schema is None or ("schema", mapping.target_schema) in missing):
+        return
     for problem in check_mapping(mapping, schema, source_dialect=dialect_of(source.db_type, source.options)):
         field = problem.location.field if problem.location else None
         yield union.problem(mapping, parse_path(field or ""), problem.message, problem.hint)

@@ -7,6 +7,7 @@ Guarantee: all problems of all files are reported at once, each with its place; 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,11 +20,38 @@ from synqx_dagster.catalog.yaml_writer import write_documents
 from synqx_dagster.errors import InvalidInputError, Problem, SourceLocation
 from synqx_dagster.model import RECORD_KINDS, Record, RecordKind
 
-__all__ = ["MAX_FILE_BYTES", "Definitions", "read_documents", "write_documents"]
+__all__ = [
+    "MAX_FILE_BYTES",
+    "Definitions",
+    "UnreadRecords",
+    "cap_problems",
+    "read_documents",
+    "scan_documents",
+    "write_documents",
+]
 
 MAX_FILE_BYTES = 10 * 1024 * 1024
 MAX_PROBLEMS = 1000
+#: The name of a record as text that is no YAML has it.
+_NAMES = re.compile(r"^name\s*:\s*[\"']?([^\s\"'#]+)", re.MULTILINE)
 _SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class UnreadRecords:
+    """What was declared and could not be read, so that nobody is told that it is missing as well.
+
+    Attributes:
+        named: Kinds and names; the kind is None where it is not one, or where the text is no YAML.
+        unnamed: Kinds of records without a name.
+    """
+
+    named: frozenset[tuple[RecordKind | None, str]] = frozenset()
+    unnamed: frozenset[RecordKind | None] = frozenset()
+
+    def may_hold(self, kind: RecordKind, name: str) -> bool:
+        """Whether a record may be among them."""
+        return not {(kind, name), (None, name)}.isdisjoint(self.named) or not {kind, None}.isdisjoint(self.unnamed)
 
 
 @dataclass(frozen=True)
@@ -33,10 +61,15 @@ class Definitions:
     Attributes:
         records: The records.
         documents: Where each of them is written, in the same order; empty for records that are in no file.
+        problems: What is wrong with the files and with single records. What is declared may be applied only if there
+            are none, here and in what `check_definitions` finds.
+        unread: What is written there and made no record.
     """
 
     records: tuple[Record, ...]
     documents: tuple[Document, ...] = field(default=(), repr=False)
+    problems: tuple[Problem, ...] = field(default=(), repr=False)
+    unread: UnreadRecords = field(default_factory=lambda: UnreadRecords(), repr=False)
 
     def locate(self, kind: RecordKind, name: str, field_path: FieldPath = ()) -> SourceLocation:
         """The place of a record, or of a field of it; the first one where a name is given twice."""
@@ -65,27 +98,54 @@ def read_documents(paths: Sequence[Path]) -> Definitions:
     Raises:
         InvalidInputError: Something is wrong with them; has every problem of every file.
     """
+    definitions = scan_documents(paths)
+    if definitions.problems:
+        raise InvalidInputError(cap_problems(definitions.problems))
+    return definitions
+
+
+def scan_documents(paths: Sequence[Path]) -> Definitions:
+    """Read YAML files as `read_documents` does, but go on after problems: the result has them, and what is sound."""
     problems: list[Problem] = []
     records: list[Record] = []
     documents: list[Document] = []
+    named: set[tuple[RecordKind | None, str]] = set()
+    unnamed: set[RecordKind | None] = set()
     for file in _iter_files(paths, problems):
         text = _read_text(file, problems)
         if text is None:
+            unnamed.add(None)
             continue
         found, wrong = parse_documents(text, str(file))
         file_problems = list(wrong)
+        if wrong:
+            # Reading may have ended there; whatever looks like a name may be one of a record behind it.
+            named.update((None, name) for name in _NAMES.findall(text))
         for document in found:
             record = _read_record(document, file_problems)
             if record is not None:
                 records.append(record)
                 documents.append(document)
+                continue
+            kind, name = _identify(document)
+            if name is None:
+                unnamed.add(kind)
+            else:
+                named.add((kind, name))
         problems.extend(sorted(file_problems, key=_line_of))
-    if problems:
-        raise InvalidInputError(_cap(problems))
-    return Definitions(tuple(records), tuple(documents))
+    unread = UnreadRecords(frozenset(named), frozenset(unnamed))
+    return Definitions(tuple(records), tuple(documents), tuple(problems), unread)
 
 
-def _cap(problems: list[Problem]) -> list[Problem]:
+def _identify(document: Document) -> tuple[RecordKind | None, str | None]:
+    """Kind and name of a document that makes no record, as far as it tells."""
+    values = document.value if isinstance(document.value, dict) else {}
+    kind = next((known for known in RECORD_KINDS if known == values.get("kind")), None)
+    name = values.get("name")
+    return kind, name if isinstance(name, str) else None
+
+
+def cap_problems(problems: Sequence[Problem]) -> Sequence[Problem]:
     """A file that is no SynqX file at all would otherwise fill the screen for minutes."""
     left_out = len(problems) - MAX_PROBLEMS
     return [*problems[:MAX_PROBLEMS], Problem(f"and {left_out} more problems")] if left_out > 0 else problems

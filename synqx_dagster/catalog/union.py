@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from synqx_dagster.catalog.documents import Definitions, locate_unwritten
@@ -41,6 +41,11 @@ class RecordUnion:
         declared = [definitions.records[index] for index in positions.values()]
         records = CatalogSnapshot.from_records(known.revision if known else 0, [*staying, *declared])
         return cls(definitions, known, records, positions)
+
+    def without(self, names: Collection[tuple[RecordKind, str]]) -> RecordUnion:
+        """The same without some of the records."""
+        staying = [record for record in self.records.iter_records() if (record.kind, record.name) not in names]
+        return replace(self, records=CatalogSnapshot.from_records(self.records.revision, staying))
 
     def iter_new(self, record_type: type[_RecordT]) -> Iterator[_RecordT]:
         """The declared records of a kind that are not in the catalog just so, in the order of the files."""

@@ -90,9 +90,9 @@ def check(output: Output, paths: tuple[Path, ...]) -> None:
     `kind:`. What the catalog already has counts as known, if there is a catalog. Exits 2 when there are problems.
     """
     from synqx_dagster.catalog.check import check_definitions
-    from synqx_dagster.catalog.documents import read_documents
+    from synqx_dagster.catalog.documents import scan_documents
 
-    definitions = read_documents(find_definition_paths(paths))
+    definitions = scan_documents(find_definition_paths(paths))
     if problems := check_definitions(definitions, known=_find_snapshot()):
         raise InvalidInputError(problems)
     counts = _count_kinds(definitions)
@@ -152,10 +152,10 @@ def apply(
     on a terminal, --prune asks before it removes. Definitions without any record are pruned with --yes only.
     """
     from synqx_dagster.catalog.apply import apply_changes, plan_changes
-    from synqx_dagster.catalog.documents import read_documents
+    from synqx_dagster.catalog.documents import scan_documents
 
     catalog = open_catalog()
-    definitions = read_documents(find_definition_paths(paths))
+    definitions = scan_documents(find_definition_paths(paths))
     plan = plan_changes(catalog, definitions, prune=prune)
     if prune and not (definitions.records or plan.is_empty or dry_run or yes):
         # More often a wrong path or a file that was cut off than somebody's wish.

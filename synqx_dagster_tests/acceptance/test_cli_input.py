@@ -140,6 +140,90 @@ def test_every_problem_of_every_file_is_listed_at_once(project: Project) -> None
     assert places == [("definitions/a.yaml", 15, "columns[1].data_type"), ("definitions/deep/b.yml", 4, "port")]
 
 
+#: A mistake of each stage of checking: the text, a record, a reference, a calendar, the tables, a cycle.
+MANY_MISTAKES = """\
+kind: connection
+name: shop
+db_type: sqlite
+database: shop.db
+---
+kind: connection
+name: broken
+db_type: sqlite
+port: 0
+---
+kind: mapping
+name: uses_broken
+source_connection: broken
+source_table: a
+target_connection: shop
+target_table: b
+---
+kind: mapping
+name: lost
+source_connection: shop
+source_table: c
+target_connection: nowhere
+target_table: d
+---
+kind: mapping
+name: also_b
+source_connection: shop
+source_table: e
+target_connection: shop
+target_table: b
+---
+kind: mapping
+name: there
+source_connection: shop
+source_table: g
+target_connection: shop
+target_table: f
+---
+kind: mapping
+name: back
+source_connection: shop
+source_table: f
+target_connection: shop
+target_table: g
+---
+kind: schedule
+name: nightly
+mapping: there
+cron_expression: "99 2 * * *"
+---
+kind: schedule
+name: of_a_record_behind_the_mistake
+mapping: unread
+cron_expression: "0 2 * * *"
+"""
+CUT_OFF = "kind: pipeline\nname: cut\nnodes: [\n---\nkind: mapping\nname: unread\n"
+
+
+@pytest.mark.parametrize("command", ["check", "apply"])
+def test_mistakes_of_all_stages_are_listed_at_once_and_none_that_follow_from_them(
+    project: Project, command: str
+) -> None:
+    project.write("definitions/a.yaml", MANY_MISTAKES)
+    project.write("definitions/b.yaml", CUT_OFF)
+
+    outcome = project(command, "--json")
+
+    assert outcome.exit_code == 2
+    problems = outcome.document["error"]["problems"]
+    places = [(item["file"].removeprefix("definitions/"), item["line"], item["field"]) for item in problems]
+    assert places == [
+        ("a.yaml", 9, "port"),
+        ("a.yaml", 16, "target_table"),
+        ("a.yaml", 22, "target_connection"),
+        ("a.yaml", 39, None),
+        ("a.yaml", 49, "cron_expression"),
+        ("b.yaml", 4, None),
+    ], outcome.stderr
+    assert "wait for each other" in problems[3]["message"]
+    assert project("history", "--json").document == []
+
+
 def test_a_file_that_is_not_utf8(project: Project) -> None:
     (project.directory / "a.yaml").write_bytes(GOOD.encode() + b"description: caf\xe9\n")
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from synqx_dagster.catalog.check import check_definitions
-from synqx_dagster.catalog.documents import read_documents
+from synqx_dagster.catalog.documents import read_documents, scan_documents
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
+from synqx_dagster.errors import InvalidInputError
 from synqx_dagster.model import Connection, Record, SealedSecret
 from synqx_dagster_tests.unit.catalog.records import (
     connection,
@@ -53,6 +54,26 @@ def test_a_sound_project() -> None:
 
 def test_nothing_declared() -> None:
     assert problems_of() == []
+
+
+def test_what_only_a_broken_record_brings_is_not_a_problem(tmp_path: Path) -> None:
+    known = catalog_of(*ENDS, mapping("old", target_table="x"))
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "kind: mapping\nname: old\nmode: no\n---\nkind: pipeline\nname: p\nnodes:\n"
+        "  - {node_id: a, config: {mapping: old}}\n  - {node_id: b, config: {mapping: gone}}\n"
+    )
+    found = check_definitions(scan_documents([path]), known=known)
+    assert {problem.location.field for problem in found if problem.location} >= {"mode", "nodes[1].config.mapping"}
+    assert not any("old" in problem.message for problem in found), found
+
+
+def test_what_is_read_to_be_applied_has_no_problems(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("kind: mapping\nname: old\n")
+    assert scan_documents([path]).problems
+    with pytest.raises(InvalidInputError):
+        read_documents([path])
 
 
 # --- names ---------------------------------------------------------------------------------------------------------
