@@ -14,9 +14,10 @@ from synqx_dagster.cli.figures import format_count, format_rate, format_seconds,
 from synqx_dagster.cli.options import DIRECTORY, SynqxCommand, json_option, pass_output
 from synqx_dagster.cli.output import Output, printable
 from synqx_dagster.cli.progress import make_progress_display
-from synqx_dagster.cli.run import draw_run
+from synqx_dagster.cli.run import draw_run, exit_as
 
 if TYPE_CHECKING:
+    from synqx_dagster.defs.runs import RunReport
     from synqx_dagster.demo.server import DemoServer
 
 
@@ -55,10 +56,9 @@ def demo(ctx: click.Context, output: Output, serve: bool, port: int, stop: bool,
             output.note(f"Other commands reach it meanwhile: SYNQX_HOME={_shown(home)} {_program()} status")
             ctx.invoke(dev, host="127.0.0.1", port=port, verbose=False)
             return
-        document = _run(output, server, started)
+        document, report = _run(output, server, started)
     output.result(document, lambda: _draw(output, document))
-    if document["run"]["status"] != "SUCCESS":
-        raise click.exceptions.Exit(1)
+    exit_as(report)
 
 
 def _prepare(output: Output, server: DemoServer) -> Any:
@@ -73,7 +73,7 @@ def _prepare(output: Output, server: DemoServer) -> Any:
     return apply_project(server)
 
 
-def _run(output: Output, server: DemoServer, started: float) -> dict[str, Any]:
+def _run(output: Output, server: DemoServer, started: float) -> tuple[dict[str, Any], RunReport]:
     from synqx_dagster.demo.generator import count_shop_rows
     from synqx_dagster.demo.project import MAIN_PIPELINE
     from synqx_dagster.demo.samples import read_samples
@@ -90,7 +90,7 @@ def _run(output: Output, server: DemoServer, started: float) -> dict[str, Any]:
     job_seconds = time.monotonic() - job_started
     run = report.to_dict()
     samples = read_samples(server) if run["status"] == "SUCCESS" else []
-    return {
+    document = {
         "home": str(server.home),
         "project": str(project.directory),
         "revision": project.revision,
@@ -100,6 +100,7 @@ def _run(output: Output, server: DemoServer, started: float) -> dict[str, Any]:
         "job_seconds": round(job_seconds, 3),
         "seconds": round(time.monotonic() - started, 3),
     }
+    return document, report
 
 
 def _draw(output: Output, document: dict[str, Any]) -> None:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from synqx_dagster.cli.failure import EXIT_FAILED, EXIT_INTERRUPTED
+from synqx_dagster.cli.failure import EXIT_FAILED
 from synqx_dagster.cli.figures import format_count, plural
 from synqx_dagster.cli.mappings import connected, read_mapping
 from synqx_dagster.cli.options import SynqxCommand, SynqxSubgroup, json_option, pass_output
 from synqx_dagster.cli.output import Output, printable
 from synqx_dagster.cli.progress import make_progress_display
-from synqx_dagster.cli.run import describe_failure, draw_run
+from synqx_dagster.cli.run import describe_failure, draw_run, exit_as
 from synqx_dagster.cli.session import open_catalog
 from synqx_dagster.errors import SynqxError
 
@@ -165,7 +165,4 @@ def retry(output: Output, mapping_name: str) -> None:
         )
     document = report.to_dict()
     output.result(document, lambda: draw_run(output, document))
-    if report.was_interrupted:
-        raise click.exceptions.Exit(EXIT_INTERRUPTED)
-    if not report.succeeded:
-        raise click.exceptions.Exit(EXIT_FAILED)
+    exit_as(report)

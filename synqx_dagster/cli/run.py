@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,8 +13,14 @@ from synqx_dagster.cli.output import Output, printable
 from synqx_dagster.cli.progress import make_progress_display
 from synqx_dagster.cli.session import open_catalog
 
+if TYPE_CHECKING:
+    from synqx_dagster.defs.runs import RunReport
+
 #: What the table's columns beside the asset take; with less room it is drawn with two lines for each asset.
 _FIGURES_WIDTH = 92
+
+#: The check that fails where rows were quarantined; one that had to stop the load would have done so.
+_CONTRACT = "contract"
 
 #: What the columns of what was done to the target's rows take beside them.
 _CHANGES_WIDTH = 30
@@ -44,6 +50,11 @@ def run(output: Output, names: tuple[str, ...], *, full: bool, start: str | None
         report = run_targets(catalog, list(names), progress=progress, on_planned=progress.expect, window=window)
     document = report.to_dict()
     output.result(document, lambda: draw_run(output, document))
+    exit_as(report)
+
+
+def exit_as(report: RunReport) -> None:
+    """Leave with the exit code of a run; returns after one that succeeded."""
     if report.was_interrupted:
         raise click.exceptions.Exit(EXIT_INTERRUPTED)
     if not report.succeeded:
@@ -66,9 +77,17 @@ def draw_run(output: Output, document: dict[str, Any]) -> None:
     for failure in document["failures"]:
         output.note(describe_failure(failure["name"], failure["message"]), style="red")
     ok = document["status"] == "SUCCESS"
-    line = Text("Done" if ok else "Failed", style="green" if ok else "bold red")
+    interruption = document.get("interruption")
+    said = "Done" if ok else "Failed" if interruption is None else "Interrupted"
+    line = Text(said, style="green" if ok else "bold red")
     line.append(f": run {document['run_id']}, revision {document['revision']}.", style="default")
     output.print(line)
+    if interruption is not None:
+        for words, names in (
+            ("committed and whole", interruption["committed"]),
+            ("not committed, as before", interruption["not_committed"]),
+        ):
+            output.print(f"  {words}: {printable(', '.join(names)) or 'none'}")
     if not ok:
         output.print(f"`synqx logs {document['run_id'][:8]}` shows what happened.")
 
@@ -140,10 +159,16 @@ def _count_cell(count: int | None) -> Any:
 
 
 def _checks_cell(asset: dict[str, Any]) -> Any:
+    """What the checks found; rows that were set aside as the mapping asks are a count, not a failure."""
     from rich.text import Text
 
     checks: dict[str, bool] = asset["checks"]
-    failed = [name for name, passed in checks.items() if not passed]
+    quarantined = asset["rows_quarantined"] if checks.get(_CONTRACT) is False else None
+    passed = sum(checks.values())
+    failed = [name for name, is_passed in checks.items() if not is_passed and not (quarantined and name == _CONTRACT)]
+    parts = [Text(f"{passed} ok", style="green")] if passed else []
+    if quarantined:
+        parts.append(Text(f"{_CONTRACT}: {format_count(quarantined)} quarantined", style="yellow"))
     if failed:
-        return Text(f"failed: {', '.join(failed)}", style="yellow")  # one that must stop the run has stopped it
-    return Text(f"{len(checks)} ok", style="green") if checks else Text("-")
+        parts.append(Text(f"failed: {', '.join(failed)}", style="bold red"))
+    return Text(", ").join(parts) if parts else Text("-")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
@@ -18,6 +19,7 @@ from synqx_dagster.catalog.snapshot import CatalogSnapshot
 from synqx_dagster.defs.access import needs_vault, require_unsealed
 from synqx_dagster.defs.assets import progress_listener
 from synqx_dagster.defs.instance import end_dead_runs, open_instance, own_process_tag, sync_pool_limits
+from synqx_dagster.defs.interruption import settle_interruption
 from synqx_dagster.defs.jobs import JobBuilder, JobPlan, plan_pipeline, plan_schedule
 from synqx_dagster.defs.names import REVISION_TAG
 from synqx_dagster.defs.resources import ConnectionResource
@@ -86,15 +88,27 @@ def run_targets(
         sync_pool_limits(instance, snapshot)
         if on_planned is not None:
             on_planned(len(mappings))
-        with _listening(progress):
-            result = job.execute_in_process(
-                instance=instance,
-                raise_on_error=False,
-                asset_selection=None if is_job else keys,
-                tags={REVISION_TAG: str(snapshot.revision), **window_tags(window), **own_process_tag()},
-                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-            )
-        return read_report(instance, result.run_id)
+        run_id = str(uuid.uuid4())
+        was_interrupted = False
+        try:
+            with _listening(progress):
+                job.execute_in_process(
+                    instance=instance,
+                    raise_on_error=False,
+                    asset_selection=None if is_job else keys,
+                    run_id=run_id,
+                    tags={REVISION_TAG: str(snapshot.revision), **window_tags(window), **own_process_tag()},
+                    run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+                )
+        except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+            # While Dagster prepares a run, and after the run's end, nothing of Dagster's turns a signal into an event.
+            if instance.get_run_by_id(run_id) is None:
+                raise KeyboardInterrupt from None
+            was_interrupted = True
+        report = read_report(instance, run_id)
+        if report.was_interrupted or (was_interrupted and not report.succeeded):
+            report = settle_interruption(instance, report, translator, mappings, lambda: catalog)
+        return report
 
 
 def _check_bounds(catalog: Catalog, snapshot: CatalogSnapshot, mapping: Mapping, window: ReadWindow) -> None:

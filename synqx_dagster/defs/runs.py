@@ -12,8 +12,9 @@ import dagster as dg
 from synqx_dagster.defs.names import METADATA_PREFIX, REVISION_TAG
 from synqx_dagster.errors import NotFoundError
 
-#: Class of the error of a step that a signal ended.
+#: Class of the error of a step, or of a run between two of them, that a signal ended.
 INTERRUPTED = "DagsterExecutionInterruptedError"
+_INTERRUPTS = (INTERRUPTED, "KeyboardInterrupt")
 
 _FIGURES = ("lane", "rows_in", "rows_out", "rows_quarantined", "bytes", "seconds", "already_committed", "epoch")
 
@@ -73,6 +74,14 @@ class FailureReport:
 
 
 @dataclass(frozen=True)
+class Interruption:
+    """Which loads of an interrupted run had committed, and are whole, and which had not; by the names of mappings."""
+
+    committed: tuple[str, ...]
+    not_committed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class RunReport:
     """What a run did. ``status`` is Dagster's: SUCCESS, FAILURE or CANCELED."""
 
@@ -81,6 +90,7 @@ class RunReport:
     revision: int
     assets: tuple[AssetReport, ...]
     failures: tuple[FailureReport, ...] = ()
+    interruption: Interruption | None = None
 
     @property
     def succeeded(self) -> bool:
@@ -94,11 +104,14 @@ class RunReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {
+        document = {
             **asdict(self),
             "assets": [asdict(asset) for asset in self.assets],
             "failures": [asdict(failure) for failure in self.failures],
         }
+        if self.interruption is None:
+            del document["interruption"]
+        return document
 
 
 def read_report(instance: dg.DagsterInstance, run_id: str) -> RunReport:
@@ -132,7 +145,7 @@ def read_report(instance: dg.DagsterInstance, run_id: str) -> RunReport:
     if not failures:
         # A run that fails outside its steps has nobody else to say so.
         failures = [
-            FailureReport(run.job_name, event.message or "the run failed")
+            _run_failure_report(run.job_name, event)
             for event in events
             if event.event_type == dg.DagsterEventType.RUN_FAILURE
         ]
@@ -161,12 +174,21 @@ def _asset_report(event: dg.DagsterEvent, key: dg.AssetKey, checks: Mapping[str,
     )
 
 
+def _run_failure_report(job_name: str, event: dg.DagsterEvent) -> FailureReport:
+    error = event.job_failure_data.error
+    while error is not None and error.cls_name not in _INTERRUPTS:
+        error = error.cause
+    if error is not None:
+        return FailureReport(job_name, "interrupted between its loads", INTERRUPTED)
+    return FailureReport(job_name, event.message or "the run failed")
+
+
 def _failure_report(event: dg.DagsterEvent) -> FailureReport:
     step = event.step_key or ""
     failure = event.step_failure_data.user_failure_data
     if failure is None:
         error = event.step_failure_data.error
-        if error is not None and error.cls_name == INTERRUPTED:
+        if error is not None and error.cls_name in _INTERRUPTS:
             return FailureReport(step, "interrupted before it was done", INTERRUPTED)
         # Dagster wraps what an op raised; the innermost cause is what happened.
         while error is not None and error.cause is not None:

@@ -291,6 +291,14 @@ class Ledger:
                         raise
 
 
+def has_committed(connector: Connector, target: TableName, load_id: str) -> bool:
+    """Whether a load of a table has been published, asked over a session of its own."""
+    with connector.write() as session:
+        if session.find_columns(TableName(LEDGER_TABLE, target.schema)) is None:
+            return False
+        return Ledger(connector, session, target).find_entry(load_id) is not None
+
+
 def refuse_overtaken(connector: Connector, target: TableName, epoch: int, error: Exception) -> None:
     """Tell an attempt that failed that a newer one is the reason; returns if there is none, or nobody can tell.
 

@@ -50,6 +50,23 @@ def test_where_rows_out_say_it_all_there_is_no_such_column(capsys: pytest.Captur
         assert "inserted" not in "\n".join(drawn(capsys, {**LARGE, "mode": mode}))
 
 
+@pytest.mark.parametrize(
+    ("checks", "quarantined", "said"),
+    [
+        ({"contract": True, "row_count": True}, 0, "2 ok"),
+        ({"contract": False, "row_count": True, "unique_keys": True}, 1234, "2 ok, contract: 1,234 quarantined"),
+        ({"contract": False, "content": False, "row_count": True}, 2, "1 ok, contract: 2 quarantined, failed: content"),
+        ({"contract": False}, 0, "failed: contract"),
+        ({}, 0, "-"),
+    ],
+)
+def test_rows_that_are_set_aside_as_asked_are_no_failure(
+    capsys: pytest.CaptureFixture[str], checks: dict[str, bool], quarantined: int, said: str
+) -> None:
+    lines = drawn(capsys, {**LARGE, "checks": checks, "rows_quarantined": quarantined})
+    assert any(line.endswith(f"  {said}") for line in lines), lines
+
+
 def test_a_failure_is_named_once_and_what_to_do_is_indented() -> None:
     assert describe_failure("x", "mapping 'x': merge needs a key\nset key") == (
         "mapping 'x': merge needs a key\n  set key"
