@@ -107,10 +107,6 @@ class QueryRefusedError(ConfigurationError):
     """The query is not exactly one SELECT."""
 
 
-class PlanError(ConfigurationError):
-    """The load cannot be planned; neither side was touched."""
-
-
 # --- sealed ------------------------------------------------------------------------------------------------
 
 
@@ -130,6 +126,22 @@ class WrongPasswordError(SealedError):
 
 class UnlockDelayedError(SealedError):
     """Too many wrong passwords; wait before the next attempt."""
+
+
+# --- the plan: change the definition, or the databases --------------------------------------------------------
+
+
+class PlanError(SynqxError):
+    """The load cannot be made with the databases as they are; neither side was touched.
+
+    The definition passes `synqx check`, which asks no database: what both say of their tables does not go with it.
+    """
+
+
+class RequestError(PlanError, ConfigurationError):
+    """What is asked of the load, beside its definition, cannot be had; neither side was touched."""
+
+    exit_code = ConfigurationError.exit_code
 
 
 # --- data: change the data or the contract -------------------------------------------------------------------
@@ -206,3 +218,7 @@ class DriverMissingError(FatalError):
 
 class DatabaseError(FatalError):
     """The database refused a statement."""
+
+
+class NotPermittedError(DatabaseError):
+    """The connection's user lacks a privilege."""

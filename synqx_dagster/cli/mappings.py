@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 #: Longer values are cut on a terminal; ``--json`` has them whole.
 _CELL_CHARACTERS = 40
 
+#: A statement of a plan is shown whole up to so many characters; of a longer one, the beginning of its lines.
+_SQL_CHARACTERS = 600
+_SQL_LINES = 6
+_SQL_LINE_CHARACTERS = 100
+
 _MAPPING_PREFIX = "mapping:"
 
 
@@ -142,9 +147,10 @@ def _cell(value: str | None, *, bad: bool) -> Text:
 
 @click.command(cls=SynqxCommand)
 @click.argument("mapping_name", metavar="MAPPING")
+@click.option("--sql", "whole_sql", is_flag=True, help="Show long statements whole; --json always has them so.")
 @json_option
 @pass_output
-def plan(output: Output, mapping_name: str) -> None:
+def plan(output: Output, mapping_name: str, *, whole_sql: bool) -> None:
     """Explain how a mapping would be loaded; change nothing.
 
     Asks both databases for their columns and shows the lane and why it was chosen, the statements, how the rows
@@ -157,10 +163,10 @@ def plan(output: Output, mapping_name: str) -> None:
     names = [mapping.source_connection, mapping.target_connection]
     with connected(catalog, snapshot, names) as (source, target):
         found = plan_load(mapping, schema, source, target).to_dict()
-    output.result(found, lambda: _draw_plan(output, mapping, found))
+    output.result(found, lambda: _draw_plan(output, mapping, found, whole_sql=whole_sql))
 
 
-def _draw_plan(output: Output, mapping: Mapping, found: dict[str, Any]) -> None:
+def _draw_plan(output: Output, mapping: Mapping, found: dict[str, Any], *, whole_sql: bool) -> None:
     source = f"{mapping.source_connection}: {found['source']}"
     action = "is created" if found["target_action"] == "create" else "exists"
     output.print(_styled(printable(mapping.name), "bold"))
@@ -185,9 +191,12 @@ def _draw_plan(output: Output, mapping: Mapping, found: dict[str, Any]) -> None:
             for column in found["columns"]
         ],
     )
-    _draw_sql(output, "reads", found["read_sql"])
-    _draw_sql(output, "transforms (DuckDB)", found["transform_sql"])
-    _draw_sql(output, "reads bad rows", found["bad_rows_sql"])
+    for title, sql in (
+        ("reads", found["read_sql"]),
+        ("transforms (DuckDB)", found["transform_sql"]),
+        ("reads bad rows", found["bad_rows_sql"]),
+    ):
+        _draw_sql(output, title, sql, whole=whole_sql)
     output.print()
     if found["schema_changes"]:
         output.print(_styled("changes of the target's columns", "bold"))
@@ -202,10 +211,19 @@ def _draw_plan(output: Output, mapping: Mapping, found: dict[str, Any]) -> None:
         output.print("The target does not differ." if found["target_action"] == "use" else "", style="dim")
 
 
-def _draw_sql(output: Output, title: str, sql: str | None) -> None:
+def _draw_sql(output: Output, title: str, sql: str | None, *, whole: bool) -> None:
     if not sql:
         return
     output.print()
     output.print(_styled(title, "bold"))
-    for line in sql.splitlines():
-        output.print_indented(printable(line))
+    lines = sql.splitlines()
+    is_short = whole or len(sql) <= _SQL_CHARACTERS
+    for line in lines if is_short else lines[:_SQL_LINES]:
+        output.print_indented(printable(line if is_short else _beginning(line)))
+    if not is_short:
+        left = f", {plural(len(lines), 'line')}" if len(lines) > _SQL_LINES else ""
+        output.print(f"  shortened from {plural(len(sql), 'character')}{left}: --sql shows all of it", style="dim")
+
+
+def _beginning(line: str) -> str:
+    return line if len(line) <= _SQL_LINE_CHARACTERS else f"{line[:_SQL_LINE_CHARACTERS]} …"

@@ -13,6 +13,7 @@ from synqx_dagster.errors import (
     BadRowsError,
     ConnectionFailedError,
     DatabaseError,
+    NotPermittedError,
     PlanError,
     RetryableError,
     StatementTimeoutError,
@@ -187,7 +188,8 @@ def wrap_error(exc: pymysql.err.Error, doing: str, columns: Collection[str] = ()
             hint="choose the columns to load by column_mappings",
         )
     if code in _NOT_PERMITTED:
-        return DatabaseError(f"{doing}: not permitted (error {code})", hint="grant the user the rights it needs")
+        # What the server says of it names privileges, accounts, databases, tables and columns.
+        return NotPermittedError(f"{doing}: {message} (error {code})", hint="grant the user the rights it needs")
     if code in _NAMES_ONLY:
         return DatabaseError(f"{doing}: {message}")
     if code == 1064:

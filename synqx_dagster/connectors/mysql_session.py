@@ -19,9 +19,18 @@ from synqx_dagster.connectors.mysql_checksum import MysqlChecksums
 from synqx_dagster.connectors.mysql_connect import Server
 from synqx_dagster.connectors.mysql_errors import LOST_CONNECTION, code_of, wrap_error
 from synqx_dagster.connectors.mysql_merge import find_collations, find_unique_keys, index_parts, spell_merge
+from synqx_dagster.connectors.mysql_privileges import find_missing
 from synqx_dagster.connectors.mysql_types import GEOMETRIES, NativeType, key_type, native_type
 from synqx_dagster.connectors.mysql_values import fill_parameters, to_literals
-from synqx_dagster.connectors.protocol import Encoded, ReadLimits, RowChanges, carrier_type, untrusted_text
+from synqx_dagster.connectors.protocol import (
+    Encoded,
+    MissingPrivilege,
+    ReadLimits,
+    RowChanges,
+    TableNeed,
+    carrier_type,
+    untrusted_text,
+)
 from synqx_dagster.connectors.query_guard import limit_batches
 from synqx_dagster.errors import (
     BadRowsError,
@@ -111,6 +120,12 @@ class _Session:
         # Where names fold (lower_case_table_names) the server answers with its own spelling.
         folds = bool(found) and self.fetch_all("SELECT @@lower_case_table_names") != [(0,)]
         return next(iter(found.values())) if folds else None
+
+    def find_missing(
+        self, needs: Sequence[TableNeed], *, creates_beside: TableName | None = None
+    ) -> list[MissingPrivilege]:
+        """The privileges that the account lacks."""
+        return find_missing(self.fetch_all, self._database, quote, needs, creates_beside)
 
 
 class MysqlReadSession(_Session, MysqlChecksums):

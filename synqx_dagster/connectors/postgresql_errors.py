@@ -16,6 +16,7 @@ from synqx_dagster.errors import (
     BadRowsError,
     ConnectionFailedError,
     DatabaseError,
+    NotPermittedError,
     RetryableError,
     SourceChangedError,
     StatementTimeoutError,
@@ -29,11 +30,12 @@ _SAFE_CLASSES = frozenset({"08", "0A", "25", "26", "28", "2B", "34", "3D", "3F",
 _RETRYABLE_CLASSES = frozenset({"08", "40", "53", "57", "58"})
 _RETRYABLE_STATES = frozenset({"55P03", "55006", "25P03", "25P04"})
 
+_NOT_PERMITTED = "42501"
 _UNDEFINED = frozenset({"42P01", "42703", "3F000"})
 
 _HINTS = {
-    "42501": "grant the privilege to the connection's user; of a _synqx_ table to all users who load into its schema",
     "25006": "the statement wants to write; a source is only read",
+    "55000": "of a table that has no replica identity: give it a primary key, or ALTER TABLE ... REPLICA IDENTITY FULL",
     "53100": "the server's disk is full",
     "53300": "the server has no free connection slots; lower the pool or raise max_connections",
     "55P03": "another session holds a lock on the table; the load may be run again",
@@ -127,7 +129,25 @@ def translate(
         return RetryableError(text, hint=hint, sqlstate=state)
     if state in _UNDEFINED:
         return SourceChangedError(text, hint="compare the mapping with `synqx connections discover`", sqlstate=state)
+    if state == _NOT_PERMITTED:
+        user = _user_of(error)
+        return NotPermittedError(
+            text if user is None else f"{text} (user {user!r})",
+            hint=f"grant the privilege to {repr(user) if user else 'the user of the connection'};"
+            " of a _synqx_ table to all users who load into its schema",
+            user=user,
+            sqlstate=state,
+        )
     return DatabaseError(text, hint=hint, sqlstate=state)
+
+
+def _user_of(error: BaseException) -> str | None:
+    """Whose session it was; ADBC does not tell."""
+    connection = getattr(getattr(error, "cursor", None), "connection", None)
+    if connection is None or connection.closed:
+        return None
+    user: str | None = connection.info.user
+    return user
 
 
 def _without_state(error: BaseException, action: str) -> SynqxError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from synqx_dagster.connectors import postgresql_types
@@ -16,7 +16,8 @@ from synqx_dagster.connectors.postgresql_checksum import PostgresqlChecksums
 from synqx_dagster.connectors.postgresql_columns import describe_cursor, find_columns
 from synqx_dagster.connectors.postgresql_connect import open_adbc, settings_sql
 from synqx_dagster.connectors.postgresql_errors import wrap_errors
-from synqx_dagster.connectors.protocol import ConnectionConfig, Encoded, ReadLimits
+from synqx_dagster.connectors.postgresql_privileges import find_missing
+from synqx_dagster.connectors.protocol import ConnectionConfig, Encoded, MissingPrivilege, ReadLimits, TableNeed
 from synqx_dagster.connectors.query_guard import limit_batches
 from synqx_dagster.errors import DatabaseError, QueryRefusedError, RetryableError
 from synqx_dagster.model.table import Column, TableName
@@ -91,6 +92,13 @@ class PostgresqlReadSession(PostgresqlChecksums):
         """Columns of a table or view in order; None if there is none."""
         with wrap_errors(self._action):
             return find_columns(self._cursor, table)
+
+    def find_missing(
+        self, needs: Sequence[TableNeed], *, creates_beside: TableName | None = None
+    ) -> list[MissingPrivilege]:
+        """The privileges that the user lacks."""
+        with wrap_errors(self._action):
+            return find_missing(self._cursor, needs, creates_beside)
 
     def encode(self, expression: str, data_type: DataType, native_type: str | None = None) -> Encoded:
         """Wrap an expression so that its value arrives exactly."""

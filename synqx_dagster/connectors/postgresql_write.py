@@ -15,6 +15,7 @@ from synqx_dagster.connectors.postgresql_columns import DEFAULT_SCHEMA, find_col
 from synqx_dagster.connectors.postgresql_connect import settings_sql
 from synqx_dagster.connectors.postgresql_csv import stream_batches
 from synqx_dagster.connectors.postgresql_errors import sqlstate_of, translate, wrap_errors
+from synqx_dagster.connectors.postgresql_identity import lacks_identity, set_full_identity
 from synqx_dagster.connectors.postgresql_merge import (
     create_current_index,
     find_unique_keys,
@@ -24,11 +25,19 @@ from synqx_dagster.connectors.postgresql_merge import (
     merge_rows,
 )
 from synqx_dagster.connectors.postgresql_names import qualify, quote, quote_names, to_pyformat
+from synqx_dagster.connectors.postgresql_privileges import find_missing
 from synqx_dagster.connectors.postgresql_replace import find_obstacles, find_oid, swap
 from synqx_dagster.connectors.postgresql_rows import advance_sequences, append_rows, replace_rows
 from synqx_dagster.connectors.postgresql_shared import current_transaction, evict_writers, may_take_place
 from synqx_dagster.connectors.postgresql_types import native_type
-from synqx_dagster.connectors.protocol import ConnectionConfig, HistorySpec, MergeSpec, RowChanges
+from synqx_dagster.connectors.protocol import (
+    ConnectionConfig,
+    HistorySpec,
+    MergeSpec,
+    MissingPrivilege,
+    RowChanges,
+    TableNeed,
+)
 from synqx_dagster.errors import BadRowsError, CommitUnknownError, FatalError, PlanError, SynqxError
 from synqx_dagster.model.table import Column, TableName
 
@@ -146,6 +155,13 @@ class PostgresqlWriteSession:
         with wrap_errors(self._action):
             return find_columns(self._cursor, table)
 
+    def find_missing(
+        self, needs: Sequence[TableNeed], *, creates_beside: TableName | None = None
+    ) -> list[MissingPrivilege]:
+        """The privileges that the user lacks."""
+        with wrap_errors(self._action):
+            return find_missing(self._cursor, needs, creates_beside)
+
     # --- tables ---------------------------------------------------------------------------------------------
 
     def ensure_schema(self, table: TableName) -> None:
@@ -179,6 +195,16 @@ class PostgresqlWriteSession:
         """Give a table its primary key."""
         with wrap_errors(self._action, rows_at=str(table), columns=key):
             self._cursor.execute(f"ALTER TABLE {qualify(table)} ADD PRIMARY KEY ({quote_names(key)})")
+
+    def identify_rows(self, table: TableName) -> None:
+        """Have the whole row be the replica identity of a table without a key."""
+        with wrap_errors(self._action):
+            set_full_identity(self._cursor, table)
+
+    def is_unidentified(self, table: TableName) -> bool:
+        """Whether a table is published without a replica identity."""
+        with wrap_errors(self._action):
+            return lacks_identity(self._cursor, table)
 
     def _define(self, table: TableName, columns: Sequence[Column]) -> list[str]:
         spellings = [native_type(column) for column in columns]
@@ -290,6 +316,10 @@ class PostgresqlWriteSession:
             if replaces and not may_swap and find_oid(self._cursor, target) is None:
                 # It may become the table that the load creates.
                 self._cursor.execute(f"ALTER TABLE {qualify(staging)} SET LOGGED")
+                if lacks_identity(self._cursor, staging):
+                    # Published as soon as it is there, as the target is: it cannot take its place, and rows that share
+                    # a key could not be deleted from it.
+                    self._cursor.execute(f"ALTER TABLE {qualify(staging)} SET UNLOGGED")
         return staging
 
     def evict_writers(self, staging: TableName) -> None:

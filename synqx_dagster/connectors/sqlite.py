@@ -6,6 +6,7 @@ text, and a value that is not of its declared type is a bad row, never a guess. 
 
 from __future__ import annotations
 
+import shlex
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from synqx_dagster.connectors.protocol import (
     Capabilities,
     ConnectionConfig,
     ConnectionReport,
+    Connector,
     ReadLimits,
     TableDescription,
 )
@@ -145,5 +147,32 @@ class SqliteConnector:
         finally:
             session.close()
 
+    def why_locked_by(self, source: Connector) -> tuple[str, str] | None:
+        """Whether the source is this very file, without the journal that lets a reader and a writer pass each other."""
+        if not isinstance(source, SqliteConnector) or not _is_same_file(self.path, source.path):
+            return None
+        connection = open_file(self.path, "ro", self.config.pool.timeout_seconds)
+        try:
+            ((journal,),) = connection.execute("PRAGMA journal_mode").fetchall()
+        except sqlite3.Error as exc:
+            raise wrap_error(exc, self.path, "reading") from exc
+        finally:
+            connection.close()
+        if journal == "wal":
+            return None
+        return (
+            f"source and target are one SQLite file, {self.path}, in journal mode {journal}, in which nothing can be"
+            " committed while the file is read",
+            f"run once: sqlite3 {shlex.quote(str(self.path))} 'PRAGMA journal_mode=WAL'; the file keeps it. Or load"
+            " into another file",
+        )
+
     def close(self) -> None:
         """Nothing is pooled: opening a file costs less than keeping it."""
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return one == other

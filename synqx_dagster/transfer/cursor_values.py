@@ -7,7 +7,7 @@ import re
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from synqx_dagster.errors import PlanError
+from synqx_dagster.errors import PlanError, RequestError
 from synqx_dagster.model.table import Column
 from synqx_dagster.model.types import TypeKind
 from synqx_dagster.transfer.watermark import CursorValue
@@ -43,7 +43,7 @@ def check_value(value: str, column: Column, *, what: str) -> CursorValue:
     """A value that a user gave for a cursor column.
 
     Raises:
-        PlanError: It is no value of the column's type.
+        RequestError: It is no value of the column's type.
     """
     kind = column.data_type.kind
     problem: str | None = None
@@ -62,7 +62,7 @@ def check_value(value: str, column: Column, *, what: str) -> CursorValue:
     elif "\x00" in value:
         problem = "it holds a NUL character"
     if problem is not None:
-        raise PlanError(
+        raise RequestError(
             f"{what}: {value!r} is not a value of the cursor column {column.name!r} ({column.data_type}): {problem}",
             hint="write times as 2024-02-29 or '2024-02-29 12:00:00+00:00', and numbers as digits",
         )
@@ -77,10 +77,10 @@ def check_bounds(start: CursorValue, end: CursorValue, column: Column) -> None:
         end: The first value that is not read.
 
     Raises:
-        PlanError: The upper bound is not above the lower one.
+        RequestError: The upper bound is not above the lower one.
     """
     if _is_empty(start, end, column.data_type.kind):
-        raise PlanError(
+        raise RequestError(
             f"--to {str(end)!r} is not above --from {str(start)!r}, so no row could be read",
             hint="--from is the first value that is read, --to the first that is not",
             column=column.name,

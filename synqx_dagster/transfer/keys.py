@@ -56,6 +56,39 @@ def choose_key(
     return key
 
 
+#: Types whose values a database cannot compare for equality, or cannot keep in an index: none can be in a key.
+_INCOMPARABLE = {
+    "postgres": frozenset(
+        {"json", "xml", "point", "line", "lseg", "box", "path", "polygon", "circle", "pg_snapshot", "txid_snapshot"}
+    ),
+    "mysql": frozenset({"json"}),
+}
+
+
+def refuse_incomparable(
+    mapping: Mapping, columns: Sequence[Column], key: Sequence[str], target: Connector, *, creates: bool
+) -> None:
+    """Refuse a key that the target could not enforce or look up, before rows are read for it.
+
+    Args:
+        columns: As the target has them, or will have.
+        creates: The target is made by the load, with this key.
+
+    Raises:
+        PlanError: Names the column and its type.
+    """
+    incomparable = _INCOMPARABLE.get(target.dialect, frozenset())
+    for column in columns:
+        native = (column.native_type or "").partition("(")[0].removesuffix("[]").strip().lower()
+        if column.name in key and native in incomparable:
+            raise PlanError(
+                f"mapping {mapping.name!r}: the field {column.name!r} is {column.native_type}, which {target.db_type}"
+                f" cannot compare, so it cannot be {'part of the key' if creates else 'looked up by'}",
+                hint="name other columns as the key, or make a text of it by an expression",
+                column=column.name,
+            )
+
+
 def is_unique(key: Sequence[str], facts: Facts, *, creates: bool) -> bool:
     """Whether the target's own indexes keep it from having two rows of a key."""
     return creates or any(set(columns) <= set(key) for columns in facts.target_keys)

@@ -21,7 +21,7 @@ from synqx_dagster.transfer.failpoints import reach
 from synqx_dagster.transfer.ledger import MAX_RACES, Ledger, LedgerEntry, refuse_overtaken
 from synqx_dagster.transfer.move import Moved, move_rows
 from synqx_dagster.transfer.plan import LoadPlan
-from synqx_dagster.transfer.prepare import Preparation
+from synqx_dagster.transfer.prepare import Preparation, refuse_locked
 from synqx_dagster.transfer.publish import (
     begin_publication,
     create_in_place,
@@ -91,6 +91,7 @@ class _Load:
         request = self._request
         self._meter.enter("plan")
         target = self._mapping.target
+        refuse_locked(self._mapping, request.source, request.target)
         for _ in range(MAX_RACES):
             with request.target.write() as write:
                 ledger = Ledger(request.target, write, target)
@@ -172,6 +173,8 @@ class _Load:
         quarantine = Quarantine(target, write, plan.target)
         if self._mapping.on_bad_row == "quarantine":
             quarantine.ensure_table()
+        elif plan.mode == "replace" or self._mapping.delete_missing:
+            quarantine.repair_table()
         with BadRowSpool() as spool:
             staging = None if filled is None else filled.staging
             write.begin()

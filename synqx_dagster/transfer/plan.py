@@ -19,7 +19,7 @@ from synqx_dagster.transfer.alter import ColumnChange
 from synqx_dagster.transfer.compatibility import is_plain_text, same_bytes
 from synqx_dagster.transfer.evolve import apply_to
 from synqx_dagster.transfer.facts import SOURCE_ALIAS, Facts, describe_source, relation_sql
-from synqx_dagster.transfer.keys import choose_key, history_columns, is_unique
+from synqx_dagster.transfer.keys import choose_key, history_columns, is_unique, refuse_incomparable
 from synqx_dagster.transfer.limits import length_predicate, most_characters
 from synqx_dagster.transfer.result import Lane
 from synqx_dagster.transfer.target import fit_target, plan_schema_changes, spell
@@ -176,6 +176,7 @@ def make_plan(
     target_key = primary_key_of(facts.target_columns or ())
     creates = facts.target_columns is None
     primary_key = compiled.primary_key or target_key
+    refuse_incomparable(mapping, columns, primary_key, target, creates=creates)
     shared: dict[str, Any] = {
         "mapping_name": mapping.name,
         "mode": mapping.mode,

@@ -5,13 +5,22 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from synqx_dagster.connectors.protocol import Connector, ReadSession, WriteSession
+from synqx_dagster.connectors.protocol import (
+    Connector,
+    LockingConnector,
+    PublishedWriteSession,
+    ReadSession,
+    WriteSession,
+)
+from synqx_dagster.errors import PlanError
 from synqx_dagster.model.mapping import Mapping
 from synqx_dagster.model.schema import Schema
+from synqx_dagster.model.table import primary_key_of
 from synqx_dagster.transfer.alter import alter_statements
 from synqx_dagster.transfer.facts import gather_facts
 from synqx_dagster.transfer.ledger import Ledger
 from synqx_dagster.transfer.plan import LoadPlan, make_plan
+from synqx_dagster.transfer.privileges import require_privileges
 from synqx_dagster.transfer.result import ReadWindow
 from synqx_dagster.transfer.retry import plan_retry
 from synqx_dagster.transfer.watermark import Watermark
@@ -32,15 +41,29 @@ def plan_load(
 
     Raises:
         PlanError: The mapping cannot be run at all; says which field.
+        NotPermittedError: Privileges are missing on either side; lists them.
         SourceChangedError: The source lacks a table or a column that the mapping reads.
         TargetMismatchError: The target table exists and its columns do not fit.
         DataError: The rows have no usable cursor values.
     """
+    refuse_locked(mapping, source, target)
     with source.read() as read, target.write() as write:
         preparation = Preparation(mapping, schema, source, target, read, write)
         plan = preparation.plan()
         window = preparation.find_window(plan, asked or ReadWindow())
         return preparation.narrow(plan, window)
+
+
+def refuse_locked(mapping: Mapping, source: Connector, target: Connector) -> None:
+    """Refuse a load whose own reading would keep it from committing; asked before a session is opened.
+
+    Raises:
+        PlanError: Says which file, and what to do.
+    """
+    reason = target.why_locked_by(source) if isinstance(target, LockingConnector) else None
+    if reason is not None:
+        message, hint = reason
+        raise PlanError(f"mapping {mapping.name!r}: {message}", hint=hint)
 
 
 class Preparation:
@@ -61,11 +84,30 @@ class Preparation:
         self._target = target
         self._read = read
         self._write = write
+        require_privileges(mapping, read, write)
         self._facts = gather_facts(mapping, source, read, write)
+        self._refuse_unidentified()
 
     def plan(self) -> LoadPlan:
         """The plan for all rows of the source."""
         return self._make_plan(())
+
+    def _refuse_unidentified(self) -> None:
+        """Refuse to change or delete rows of a target where the database is going to refuse it after the copy.
+
+        Raises:
+            PlanError: The target is published, and nothing tells its rows apart.
+        """
+        columns, target = self._facts.target_columns, self._mapping.target
+        if self._mapping.mode == "append" or columns is None or primary_key_of(columns):
+            return
+        if isinstance(self._write, PublishedWriteSession) and self._write.is_unidentified(target):
+            raise PlanError(
+                f"mapping {self._mapping.name!r}: {target} is in a publication and has no replica identity, so its"
+                f" rows can be neither changed nor deleted, as mode {self._mapping.mode} does",
+                hint=f"give it a primary key, or run: ALTER TABLE {self._target.qualify(target)} REPLICA IDENTITY FULL",
+                table=str(target),
+            )
 
     def alter_target(self, plan: LoadPlan, ledger: Ledger, epoch: int) -> LoadPlan:
         """Make the changes of the target's columns that a plan asks for; returns the plan for the altered table.

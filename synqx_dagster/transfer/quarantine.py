@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, cast
 
-from synqx_dagster.connectors.protocol import Connector, WriteSession
+from synqx_dagster.connectors.protocol import Connector, PublishedWriteSession, WriteSession
 from synqx_dagster.errors import DatabaseError, RetryableError
 from synqx_dagster.model.table import Column, TableName
 from synqx_dagster.model.types import DataType
@@ -199,8 +199,9 @@ class Quarantine:
         self.table = table or TableName(QUARANTINE_TABLE, target.schema)
 
     def ensure_table(self) -> None:
-        """Create the table if it is missing, in a transaction of its own."""
+        """Create the table if it is missing, in a transaction of its own; see that its rows can be deleted again."""
         if self._session.find_columns(self.table) is not None:
+            self.repair_table()
             return
         try:
             self._session.begin()
@@ -216,6 +217,24 @@ class Quarantine:
         """Create the table, within the open transaction if there is one."""
         self._session.ensure_schema(self.table)
         self._session.create_table(self.table, quarantine_columns(self._connector.dialect), ())
+        if isinstance(self._session, PublishedWriteSession):
+            self._session.identify_rows(self.table)
+
+    def repair_table(self) -> None:
+        """Let the rows be deleted of a table that an earlier version made, and that a publication holds.
+
+        In a transaction of its own; does nothing where there is no table.
+        """
+        session = self._session
+        if not isinstance(session, PublishedWriteSession) or not session.is_unidentified(self.table):
+            return
+        session.begin()
+        try:
+            session.identify_rows(self.table)
+            session.commit()
+        except BaseException:
+            session.rollback()
+            raise
 
     def count_breaches(self) -> tuple[int, Counter[Breach]]:
         """How many rows the table has, and what is wrong with them."""

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 
 from synqx_dagster.connectors.protocol import Connector, WriteSession
-from synqx_dagster.errors import DataError, PlanError
+from synqx_dagster.errors import DataError, PlanError, RequestError
 from synqx_dagster.model.mapping import Mapping
 from synqx_dagster.model.table import Column
 from synqx_dagster.transfer.cursor_values import literal
@@ -26,10 +26,10 @@ def check_retry(mapping: Mapping) -> None:
     """Refuse what can be told from the mapping alone.
 
     Raises:
-        PlanError: The mapping reads all rows each time anyway.
+        RequestError: The mapping reads all rows each time anyway.
     """
     if mapping.mode == "replace":
-        raise PlanError(
+        raise RequestError(
             f"mapping {mapping.name!r} replaces all rows, so every load tries all of them again",
             hint=f"`synqx run {mapping.name}`",
         )
@@ -39,7 +39,8 @@ def plan_retry(mapping: Mapping, plan: LoadPlan, source: Connector, target: Conn
     """The condition that holds for the source's rows that lie in quarantine.
 
     Raises:
-        PlanError: The mapping reads all rows each time anyway, or its source has no key.
+        RequestError: The mapping reads all rows each time anyway.
+        PlanError: Its source has no key.
         DataError: Nothing lies in quarantine, or too much, or under another key than the source's.
     """
     check_retry(mapping)

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from synqx_dagster.connectors.protocol import Connector, ReadSession
-from synqx_dagster.errors import DataError, PlanError, SourceChangedError
+from synqx_dagster.errors import DataError, PlanError, RequestError, SourceChangedError
 from synqx_dagster.model.mapping import KEYED_MODES, Cursor, Mapping
 from synqx_dagster.model.table import Column, primary_key_of
 from synqx_dagster.transfer.cursor_values import UNORDERED, check_bounds, check_value, is_endless, literal
@@ -71,7 +71,7 @@ def plan_window(
         DataError: Rows have no cursor value, or one after which nothing can come.
     """
     if mapping.cursor is None:
-        raise PlanError(f"mapping {mapping.name!r} has no cursor")
+        raise RequestError(f"mapping {mapping.name!r} has no cursor")
     return _Planner(mapping, mapping.cursor, asked, source, read, source_columns, before).plan()
 
 
@@ -79,18 +79,18 @@ def check_part(mapping: Mapping, asked: ReadWindow) -> None:
     """Refuse what can be told from the mapping alone: a part (from, to) that it cannot be asked for.
 
     Raises:
-        PlanError: It has no cursor, or it appends.
+        RequestError: It has no cursor, or it appends.
     """
     if asked.start is None and asked.end is None:
         return
     if mapping.cursor is None:
-        raise PlanError(
+        raise RequestError(
             f"--from and --to need a cursor, and there is none in {mapping.name!r}",
             hint="add `cursor: {column: NAME}` to the mapping, or run it without them",
         )
     if mapping.mode == "append":
         # Without a watermark the next load would read these rows once more.
-        raise PlanError(
+        raise RequestError(
             f"mapping {mapping.name!r} appends: --from and --to would leave no place to go on from",
             hint="use mode: merge, or a source_query with a condition",
         )
@@ -102,7 +102,8 @@ def check_asked(
     """The bounds (from, to) that somebody asked for, as values of the cursor column; None for one that is open.
 
     Raises:
-        PlanError: One is no value of the column's type, or no row can lie between them; or as `plan_window`.
+        RequestError: One is no value of the column's type, or no row can lie between them.
+        PlanError: As `plan_window`.
         SourceChangedError: The source has no such column.
     """
     column = _find_column(mapping, cursor, source_columns)
@@ -158,7 +159,7 @@ class _Planner:
                 hint="`synqx run NAME --full` reads everything once and takes a new watermark",
             )
         if self.mapping.mode == "append" and before is not None and (self.asked.full or self.asked.start is not None):
-            raise PlanError(
+            raise RequestError(
                 f"mapping {name!r} appends: rows that were loaded before would be there twice",
                 hint="use mode: merge for a mapping that may read rows again",
             )

@@ -10,6 +10,7 @@ transactions).
 | `config` | a connection with its secrets, and what an engine can do |
 | `reports` | what a connector says of a server and its tables |
 | `reading`, `writing` | the two kinds of sessions |
+| `privileges` | what a session's user may do |
 | `connector` | what opens them |
 | `threads` | how a thread that uses a session is waited for |
 """
@@ -29,7 +30,13 @@ from synqx_dagster.connectors.protocol.config import (
 )
 from synqx_dagster.connectors.protocol.connector import (
     Connector,
+    LockingConnector,
     SnapshotConnector,
+)
+from synqx_dagster.connectors.protocol.privileges import (
+    MissingPrivilege,
+    PrivilegedSession,
+    TableNeed,
 )
 from synqx_dagster.connectors.protocol.reading import (
     CopyReadSession,
@@ -49,6 +56,7 @@ from synqx_dagster.connectors.protocol.writing import (
     HistorySpec,
     InPlaceWriteSession,
     MergeSpec,
+    PublishedWriteSession,
     RoomKeepingWriteSession,
     RowChanges,
     SharedWriteSession,
@@ -67,7 +75,11 @@ __all__ = [
     "Encoded",
     "HistorySpec",
     "InPlaceWriteSession",
+    "LockingConnector",
     "MergeSpec",
+    "MissingPrivilege",
+    "PrivilegedSession",
+    "PublishedWriteSession",
     "ReadLimits",
     "ReadSession",
     "RoomKeepingWriteSession",
@@ -77,6 +89,7 @@ __all__ = [
     "SnapshotReadSession",
     "SshTunnelConfig",
     "TableDescription",
+    "TableNeed",
     "TlsConfig",
     "WriteSession",
     "carrier_type",

@@ -77,6 +77,15 @@ class Connector(Protocol):
 
 
 @runtime_checkable
+class LockingConnector(Protocol):
+    """A connector to a target that a read session of another connector may lock."""
+
+    def why_locked_by(self, source: Connector) -> tuple[str, str] | None:
+        """Why nothing can be committed here while `source` is read, and what to do about it; None where it can."""
+        ...
+
+
+@runtime_checkable
 class SnapshotConnector(Protocol):
     """A connector that can open sessions on a snapshot which another session has exported."""
 

@@ -258,6 +258,19 @@ class RoomKeepingWriteSession(Protocol):
 
 
 @runtime_checkable
+class PublishedWriteSession(Protocol):
+    """A write session of a database that lets nobody change rows of a published table unless they can be told apart."""
+
+    def identify_rows(self, table: TableName) -> None:
+        """Let the rows of a table without a key be changed and deleted, published or not; the table is this user's."""
+        ...
+
+    def is_unidentified(self, table: TableName) -> bool:
+        """Whether a table is published, and its rows can be neither changed nor deleted."""
+        ...
+
+
+@runtime_checkable
 class SharedWriteSession(Protocol):
     """A write session that can make staging tables which outlive its transaction, for several sessions to fill."""
 

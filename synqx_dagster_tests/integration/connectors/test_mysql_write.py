@@ -14,7 +14,7 @@ from synqx_dagster.connectors.mysql import MysqlConnector
 from synqx_dagster.errors import (
     BadRowsError,
     CommitUnknownError,
-    DatabaseError,
+    NotPermittedError,
     RetryableError,
     TargetMismatchError,
 )
@@ -274,7 +274,10 @@ def test_a_user_without_rights_is_told(mysql: MysqlDatabase) -> None:
     connector = MysqlConnector(replace(mysql.config(), username=user, password="pw"))
     report = connector.test()
     assert (report.ok, report.can_read, report.can_write) == (True, True, False)
-    with connector.write() as session, pytest.raises(DatabaseError, match="not permitted"):
+    with (
+        connector.write() as session,
+        pytest.raises(NotPermittedError, match=f"INSERT command denied to user '{user}'"),
+    ):
         session.execute("INSERT INTO t VALUES (1)")
     connector.close()
     mysql.execute(f"DROP USER '{user}'@'%'")
