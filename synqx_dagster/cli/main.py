@@ -1,7 +1,8 @@
 """The `synqx` command: finds commands without importing them, and turns every outcome into an exit code.
 
-Exit codes: 0 done, 1 the work failed, 2 the input is wrong, 3 the vault is sealed, 130 interrupted. Nothing heavier
-than click is imported before a command is chosen, so that `synqx --help` answers at once.
+Exit codes: 0 done, 1 the work failed or cannot be done as the databases are, 2 the input is wrong, 3 the vault is
+sealed, 130 interrupted. Nothing heavier than click is imported before a command is chosen, so that `synqx --help`
+answers at once.
 """
 
 from __future__ import annotations
