@@ -156,6 +156,7 @@ def test_mysql_names_account_object_and_grant_and_the_grants_are_enough(
                 break
             except NotPermittedError as still:
                 error, rounds = still, rounds + 1
+        assert target_database.execute("show tables") == [], "a plan changes nothing"
         assert load(source, target, mapping).rows_out == 2
         assert load(source, target, mapping, load_id="second").rows_in == 2
 
@@ -174,7 +175,7 @@ def test_mysql_knows_privileges_on_everything_on_patterns_and_on_tables(mysql: M
         assert plan_load(mapping, None, connector, connector).target_action == "create"
 
 
-def test_mysql_says_nothing_of_what_a_role_may_bring(mysql: MysqlDatabase, account: str) -> None:
+def test_mysql_knows_what_a_role_brings(mysql: MysqlDatabase, account: str) -> None:
     role: Any = f"r_{account[-8:]}"
     mysql.execute(f"create role {role}")
     mysql.execute(f"grant all on `{mysql.name}`.* to {role}")
@@ -187,3 +188,22 @@ def test_mysql_says_nothing_of_what_a_role_may_bring(mysql: MysqlDatabase, accou
     finally:
         connector.close()
         mysql.execute(f"drop role {role}")
+
+
+@pytest.mark.parametrize("grantee", ["'{account}'@'%'", "public"])
+def test_mysql_knows_what_reaches_an_account_by_another_name(mysql: MysqlDatabase, account: str, grantee: str) -> None:
+    """A grant on a database counts for every host that the client's matches, not for the account's alone."""
+    to = grantee.format(account=account)
+    if to == "public":
+        (version,) = mysql.execute("select version()")[0]
+        if tuple(int(part) for part in version.split("-")[0].split(".")[:2]) < (10, 11):
+            pytest.skip(f"MariaDB {version} has no PUBLIC")
+    mysql.execute(f"create user if not exists '{account}'@'localhost' identified by 'pw'")
+    mysql.execute(f"grant all on `{mysql.name}`.* to {to}")
+    connector = as_account(mysql, account)
+    try:
+        assert load(connector, connector, make_mapping(source_table="t", target_table="copy")).rows_out == 2
+    finally:
+        connector.close()
+        mysql.execute(f"revoke all on `{mysql.name}`.* from {to}")
+        mysql.execute(f"drop user '{account}'@'localhost'")
