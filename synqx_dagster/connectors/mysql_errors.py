@@ -41,7 +41,10 @@ _BUSY = {
     1041: "the server is out of memory",
     1037: "the server is out of memory",
 }
-_NOT_PERMITTED = frozenset({1142, 1143, 1044, 1227, 1370, 1290, 1792, 1836, 1698})
+#: What an account may not do; the message names privilege, account, database, table and column.
+_NOT_GRANTED = frozenset({1142, 1143, 1044, 1227, 1370, 1698})
+#: What nobody may do: a server or a transaction that only reads.
+_NOT_PERMITTED = frozenset({1290, 1792, 1836})
 
 #: A row that the table does not take: out of range, too long, wrong text, null, double key, foreign key, check.
 _REFUSED_ROW = {
@@ -188,7 +191,8 @@ def wrap_error(exc: pymysql.err.Error, doing: str, columns: Collection[str] = ()
             hint="choose the columns to load by column_mappings",
         )
     if code in _NOT_PERMITTED:
-        # What the server says of it names privileges, accounts, databases, tables and columns.
+        return DatabaseError(f"{doing}: not permitted (error {code})", hint="is the server, or the session, read-only?")
+    if code in _NOT_GRANTED:
         return NotPermittedError(f"{doing}: {message} (error {code})", hint="grant the user the rights it needs")
     if code in _NAMES_ONLY:
         return DatabaseError(f"{doing}: {message}")
