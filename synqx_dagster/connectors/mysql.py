@@ -23,7 +23,8 @@ from synqx_dagster.connectors.mysql_connect import (
     place_of,
 )
 from synqx_dagster.connectors.mysql_errors import wrap_error
-from synqx_dagster.connectors.mysql_session import MysqlReadSession, MysqlWriteSession, qualify, quote
+from synqx_dagster.connectors.mysql_names import qualify, quote
+from synqx_dagster.connectors.mysql_session import MysqlReadSession, MysqlWriteSession
 from synqx_dagster.connectors.mysql_tls import choose
 from synqx_dagster.connectors.mysql_types import DIALECT, holds, native_type
 from synqx_dagster.connectors.probing import look_within
@@ -61,6 +62,7 @@ class MysqlConnector:
         schema_is_database=True,
         max_identifier_bytes=64,
         secures_network=True,
+        shares_staging=True,
         moment_kind="timestamp",
         # MODIFY would forget what else is said of the column: its default, its comment.
         alters=frozenset({"add"}),
@@ -168,6 +170,7 @@ class MysqlConnector:
             try:
                 yield session
             finally:
+                session.close()
                 if session.is_broken or not _roll_back(connection):
                     pooled.invalidate()
 

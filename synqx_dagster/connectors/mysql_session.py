@@ -7,7 +7,6 @@ rows, not by renaming, because DDL would commit: views, grants, indexes and keys
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,8 +17,10 @@ from synqx_dagster.connectors.mysql_catalog import column_of_field, read_columns
 from synqx_dagster.connectors.mysql_checksum import MysqlChecksums
 from synqx_dagster.connectors.mysql_connect import Server
 from synqx_dagster.connectors.mysql_errors import LOST_CONNECTION, code_of, wrap_error
-from synqx_dagster.connectors.mysql_merge import find_collations, find_unique_keys, index_parts, spell_merge
+from synqx_dagster.connectors.mysql_merge import find_unique_keys, spell_merge
+from synqx_dagster.connectors.mysql_names import qualify, quote
 from synqx_dagster.connectors.mysql_privileges import find_missing
+from synqx_dagster.connectors.mysql_staging import StagingTables
 from synqx_dagster.connectors.mysql_types import GEOMETRIES, NativeType, key_type, native_type
 from synqx_dagster.connectors.mysql_values import fill_parameters, to_literals
 from synqx_dagster.connectors.protocol import (
@@ -35,9 +36,6 @@ from synqx_dagster.connectors.query_guard import limit_batches
 from synqx_dagster.errors import (
     BadRowsError,
     CommitUnknownError,
-    DatabaseError,
-    RetryableError,
-    TargetMismatchError,
 )
 from synqx_dagster.model.table import Column, TableName
 from synqx_dagster.model.types import DataType
@@ -49,28 +47,12 @@ if TYPE_CHECKING:
 #: One INSERT: many rows for one round trip, and far below any usual max_allowed_packet.
 STATEMENT_BYTES = 1024 * 1024
 
-#: How long the staging table of an earlier, perhaps still living attempt is waited for; then a later load drops it.
-_ORPHAN_WAIT_SECONDS = 2
-
 #: Codes of the protocol whose text is a number (for queries of the engine's own).
 _INTEGERS = (1, 2, 3, 8, 9, 13)
 _TYPED: dict[int, Callable[[str], object]] = {**dict.fromkeys(_INTEGERS, int), 4: float, 5: float}
 
 #: Warnings that speak of a value which is not stored as it was given.
 _LOSSY_WARNINGS = frozenset({1048, 1264, 1265, 1292, 1366, 1406})
-
-
-def quote(identifier: str) -> str:
-    """An identifier in backticks."""
-    if "\x00" in identifier:
-        raise DatabaseError("a name must not hold a NUL character")
-    return "`" + identifier.replace("`", "``") + "`"
-
-
-def qualify(table: TableName) -> str:
-    """A table's quoted name, with its database if it is not the connection's."""
-    name = quote(table.name)
-    return f"{quote(table.schema)}.{name}" if table.schema is not None else name
 
 
 class _Session:
@@ -244,16 +226,27 @@ def _break_off(cursor: Any) -> None:
     cursor.connection = None
 
 
-class MysqlWriteSession(_Session, MergesBySql):
+class MysqlWriteSession(_Session, StagingTables, MergesBySql):
     """A write session; see `synqx_dagster.connectors.protocol.WriteSession`.
 
-    DDL commits here, so staging tables are filled outside a transaction, each INSERT by itself; publishing is one.
+    DDL commits here. A staging table that is made in a transaction has therefore ended it, and each INSERT commits by
+    itself; the ranges of a table that was there before are transactions, and so is publishing.
     """
 
     def __init__(self, connection: pymysql.Connection[Any], server: Server, database: str, place: str) -> None:
         super().__init__(connection, server, database, place)
         #: The connection broke; it is of no use to anybody else.
         self.is_broken = False
+        self._held = {}
+
+    def close(self) -> None:
+        """Let go of what would outlive the session on its connection."""
+        import pymysql
+
+        try:
+            self.leave_writers()
+        except pymysql.err.Error:
+            self.is_broken = True
 
     def begin(self) -> None:
         """Start a transaction."""
@@ -322,69 +315,8 @@ class MysqlWriteSession(_Session, MergesBySql):
         """The server's clock."""
         return f"{self.fetch_all('SELECT CAST(UTC_TIMESTAMP(6) AS CHAR)')[0][0]}+00"
 
-    def create_staging(
-        self,
-        target: TableName,
-        columns: Sequence[Column],
-        *,
-        epoch: int,
-        replaces: bool = True,
-        key: Sequence[str] = (),
-    ) -> TableName:
-        """Create an empty table for this epoch with an index on the key, and drop those of earlier epochs."""
-        self._refuse_unsafe_engine(target)
-        prefix = _staging_prefix(target)
-        self._drop_earlier(target, prefix, epoch)
-        staging = TableName(f"{prefix}{epoch}", target.schema)
-        collations = find_collations(self.fetch_all, target.schema or self._database, target.name)
-        lines = [
-            f"{quote(column.name)} {spelt}{'' if spelt == 'json' else collations.get(column.name, '')}"
-            f" {'NULL' if column.nullable else 'NOT NULL'}"
-            for column in columns
-            for spelt in (native_type(column),)
-        ]
-        if key:
-            lines.append(f"INDEX ({', '.join(index_parts(columns, key, quote))})")
-        self.execute(f"CREATE TABLE {qualify(staging)} ({', '.join(lines)}) {self._table_options()}")
-        return staging
-
     def _table_options(self) -> str:
         return f"ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE {self._server.binary_collation}"
-
-    def _drop_earlier(self, target: TableName, prefix: str, epoch: int) -> None:
-        rows = self.fetch_all(
-            "SELECT table_name FROM information_schema.tables WHERE table_schema = ? AND LEFT(table_name, ?) = ?",
-            (target.schema or self._database, len(prefix), prefix),
-        )
-        self.execute(f"SET SESSION lock_wait_timeout = {_ORPHAN_WAIT_SECONDS}")
-        for (name,) in rows:
-            number = str(name).removeprefix(prefix)
-            if number.isdigit() and int(number) <= epoch:
-                try:
-                    self.drop_staging(TableName(str(name), target.schema))
-                except RetryableError:
-                    # Its attempt is paused in mid statement. That attempt is fenced off; a later load drops its table.
-                    if int(number) == epoch:
-                        raise
-        self.execute("SET SESSION lock_wait_timeout = 60")
-
-    def _refuse_unsafe_engine(self, target: TableName) -> None:
-        rows = self.fetch_all(
-            "SELECT engine FROM information_schema.tables WHERE table_schema = ? AND table_name = ?"
-            " AND engine NOT IN (SELECT engine FROM information_schema.engines WHERE transactions = 'YES')",
-            (target.schema or self._database, target.name),
-        )
-        if rows:
-            raise TargetMismatchError(
-                f"the table {target} is stored by {rows[0][0]}, which has no transactions: a load that fails would"
-                " leave it half replaced",
-                hint="ALTER TABLE ... ENGINE=InnoDB",
-                table=str(target),
-            )
-
-    def drop_staging(self, staging: TableName) -> None:
-        """Drop a staging table if it is there; commits."""
-        self.execute(f"DROP TABLE IF EXISTS {qualify(staging)}")
 
     def write_batches(
         self, table: TableName, columns: Sequence[Column], batches: Iterable[pa.RecordBatch]
@@ -490,9 +422,3 @@ class MysqlWriteSession(_Session, MergesBySql):
         except pymysql.err.Error:
             # The connection is gone, and its settings with it.
             self.is_broken = True
-
-
-def _staging_prefix(target: TableName) -> str:
-    """What the names of a target's staging tables begin with; 64 characters are left for any epoch."""
-    digest = hashlib.sha256(target.name.encode()).hexdigest()[:8]
-    return f"_synqx_staging_{target.name[:16]}_{digest}_"

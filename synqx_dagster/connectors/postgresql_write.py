@@ -322,6 +322,9 @@ class PostgresqlWriteSession:
                     self._cursor.execute(f"ALTER TABLE {qualify(staging)} SET UNLOGGED")
         return staging
 
+    def join_writers(self, staging: TableName) -> None:
+        """Nothing: the server's locks say which sessions use the table."""
+
     def evict_writers(self, staging: TableName) -> None:
         """End other sessions that hold a shared staging table."""
         with wrap_errors(self._action):

@@ -8,6 +8,7 @@ finds out which.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
 from synqx_dagster.connectors.protocol import ReadSession, RowChanges, WriteSession
@@ -32,7 +33,8 @@ from synqx_dagster.transfer.publish import (
 )
 from synqx_dagster.transfer.quarantine import BadRowSpool, Quarantine
 from synqx_dagster.transfer.range_book import RangeBook
-from synqx_dagster.transfer.ranged import Filled, RangedFill, RangedPlan, plan_ranges
+from synqx_dagster.transfer.range_plan import CutPlan, plan_ranges
+from synqx_dagster.transfer.ranged import Filled, RangedFill
 from synqx_dagster.transfer.result import (
     CheckOutcome,
     LoadRequest,
@@ -118,7 +120,9 @@ class _Load:
                         plan = preparation.narrow(plan, self._window)
                     logger.info("%s: lane %s: %s", self._mapping.name, plan.lane, plan.lane_reason)
                     self._estimate(plan, read)
-                    ranged = plan_ranges(request, plan, read, write, rows=self._meter.total_rows)
+                    ends = request.source, request.target
+                    rows = self._meter.total_rows
+                    ranged = plan_ranges(self._mapping, ends, read, write, plan.source_columns, rows=rows).make()
                     filled = None
                     if ranged is None:
                         RangeBook(request.target, write, target).discard(ledger, epoch)
@@ -149,7 +153,7 @@ class _Load:
         self,
         preparation: Preparation,
         plan: LoadPlan,
-        ranged: RangedPlan,
+        ranged: CutPlan,
         epoch: int,
         read: ReadSession,
         write: WriteSession,
@@ -170,6 +174,7 @@ class _Load:
         filled: Filled | None,
     ) -> LoadResult:
         target = self._request.target
+        commits_ddl = not target.capabilities.transactional_ddl
         quarantine = Quarantine(target, write, plan.target)
         if self._mapping.on_bad_row == "quarantine":
             quarantine.ensure_table()
@@ -180,6 +185,9 @@ class _Load:
             write.begin()
             try:
                 staging = self._stage(plan, epoch, write, staging)
+                if commits_ddl and filled is not None:
+                    # From here on all is one transaction, so that ranges are as they were if it fails.
+                    write.begin()
                 moved = self._move(plan, staging, read, write, spool) if filled is None else filled.moved
                 if filled is not None and filled.bad_rows is not None:
                     collected = Quarantine(target, write, plan.target, filled.bad_rows)
@@ -187,7 +195,7 @@ class _Load:
                     spool.counts.update(counts)
                 self._set_bad_rows_aside(plan, staging, moved, write, spool)
                 self._meter.rows = moved.rows_in - spool.total_rows
-                if not target.capabilities.transactional_ddl:
+                if commits_ddl and filled is None:
                     # The rows are staged; what readers see changes in one transaction of its own.
                     write.commit()
                     write.begin()
@@ -204,28 +212,34 @@ class _Load:
                     entry = replace(entry, watermark=filled.watermark)
                 checks, target_rows = self._check(plan, entry, moved, changes, spool, rows_before, read, write, filled)
                 self._commit(ledger, entry, write)
-            except BaseException:
+            except BaseException as error:
                 write.rollback()
-                if staging is not None:
-                    self._clear_away(staging, write)
+                if filled is None:
+                    self._clear_away([staging], write)
+                elif isinstance(error, BadRowsError):
+                    # Another attempt would find the same rows in the ranges, even if they were corrected.
+                    RangeBook(target, write, plan.target).discard(ledger, epoch)
                 raise
-            self._clear_away(staging, write)
+            self._clear_away([staging, None if filled is None else filled.bad_rows], write)
         return self._result(plan, entry, checks, target_rows)
 
-    def _clear_away(self, staging: TableName, write: WriteSession) -> None:
-        """Drop the staging table where the transaction has not; what became of the load is decided already."""
+    def _clear_away(self, tables: Sequence[TableName | None], write: WriteSession) -> None:
+        """Drop staging tables where the transaction has not; what became of the load is decided already."""
         target = self._request.target
         if target.capabilities.transactional_ddl:
             return
-        try:
+        for table in tables:
+            if table is None:
+                continue
             try:
-                write.drop_staging(staging)
-            except RetryableError:
-                # The connection may be the one whose reply to COMMIT was lost.
-                with target.write() as fresh:
-                    fresh.drop_staging(staging)
-        except (RetryableError, DatabaseError) as error:
-            logger.warning("%s: %s is left for the next load to drop: %s", self._mapping.name, staging, error)
+                try:
+                    write.drop_staging(table)
+                except RetryableError:
+                    # The connection may be the one whose reply to COMMIT was lost.
+                    with target.write() as fresh:
+                        fresh.drop_staging(table)
+            except (RetryableError, DatabaseError) as error:
+                logger.warning("%s: %s is left for the next load to drop: %s", self._mapping.name, table, error)
 
     # --- phases ---------------------------------------------------------------------------------------------
 
@@ -415,9 +429,10 @@ class _Load:
 
     def _report_earlier(self, plan: LoadPlan, epoch: int, entry: LedgerEntry, write: WriteSession) -> LoadResult:
         logger.info("%s: already committed by run %s", self._mapping.name, entry.run_id)
-        if not self._request.target.capabilities.transactional_ddl:
+        target = self._request.target
+        if not target.capabilities.transactional_ddl and RangeBook(target, write, plan.target).is_empty():
             # The attempt that committed may have died before it dropped its staging table; making one for the
-            # newer epoch drops those of all older ones.
+            # newer epoch drops those of all older ones. Another load's ranges may lie in one of them.
             write.drop_staging(write.create_staging(plan.target, plan.columns, epoch=epoch))
         target_rows = count_rows(write, self._request.target, plan.target)
         checks = [

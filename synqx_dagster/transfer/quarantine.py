@@ -249,13 +249,17 @@ class Quarantine:
         return sum(int(str(count)) for _, count in rows), counts
 
     def take_over(self, collected: TableName) -> int:
-        """Add the rows that were collected in another table, and drop it; within the open transaction."""
+        """Add the rows that were collected in another table, within the open transaction.
+
+        That table is dropped with it, unless a DROP would commit.
+        """
         names = ", ".join(self._connector.quote(column.name) for column in quarantine_columns(self._connector.dialect))
         rows = self._session.execute(
             f"INSERT INTO {self._connector.qualify(self.table)} ({names})"
             f" SELECT {names} FROM {self._connector.qualify(collected)}"
         )
-        self._session.drop_staging(collected)
+        if self._connector.capabilities.transactional_ddl:
+            self._session.drop_staging(collected)
         return rows
 
     def find_keys(self, *, limit: int) -> list[str]:

@@ -61,6 +61,7 @@ class RangeBook:
         self._session = session
         self._target = target
         self._dialect = connector.dialect
+        self._drops_roll_back = connector.capabilities.transactional_ddl
         self._name = TableName(RANGES_TABLE, target.schema)
         self._table = connector.qualify(self._name)
 
@@ -134,21 +135,36 @@ class RangeBook:
         Raises:
             FencedError: A newer attempt has taken over, and what is there may be its own.
         """
-        if not self._exists():
-            return
-        rows = self._session.fetch_all(
-            f"SELECT DISTINCT staging, bad_rows, load_id FROM {self._table} WHERE target_table = ?",
-            (self._target.name,),
-        )
+        rows = self._find_all()
         if not rows:
             return
+        names = {str(name) for row in rows for name in row[:2] if name is not None}
         with self._fenced(ledger, epoch):
-            for name in {str(name) for row in rows for name in row[:2] if name is not None}:
+            for name in names:
                 self._evict(self._beside(name))
-                self._session.drop_staging(self._beside(name))
+                if self._drops_roll_back:
+                    self._session.drop_staging(self._beside(name))
             for load_id in {str(row[2]) for row in rows}:
                 ledger.forget_ranges(load_id)
             self.forget()
+        if not self._drops_roll_back:
+            # A DROP would have ended the transaction, and with it the lock on the fence. Nobody goes on with these any
+            # more; what this attempt does not come to drop goes when the next staging table of the target is made.
+            for name in names:
+                self._session.drop_staging(self._beside(name))
+
+    def is_empty(self) -> bool:
+        """Whether no unfinished load of the target has staging tables."""
+        return not self._find_all()
+
+    def _find_all(self) -> list[tuple[object, ...]]:
+        """Staging tables and load of each unfinished load of the target."""
+        if not self._exists():
+            return []
+        return self._session.fetch_all(
+            f"SELECT DISTINCT staging, bad_rows, load_id FROM {self._table} WHERE target_table = ?",
+            (self._target.name,),
+        )
 
     @contextmanager
     def _fenced(self, ledger: Ledger, epoch: int) -> Iterator[None]:

@@ -21,9 +21,14 @@ from synqx_dagster.connectors.protocol import (
     SnapshotReadSession,
     WriteSession,
 )
-from synqx_dagster.errors import BadRowsError, CommitUnknownError, FatalError, PlanError, RetryableError
+from synqx_dagster.errors import (
+    BadRowsError,
+    CommitUnknownError,
+    DatabaseError,
+    FatalError,
+    RetryableError,
+)
 from synqx_dagster.model.mapping import KEYED_MODES
-from synqx_dagster.model.sessions import find_pool_shortage
 from synqx_dagster.model.table import TableName
 from synqx_dagster.transfer.failpoints import reach
 from synqx_dagster.transfer.ledger import Ledger, LedgerEntry
@@ -33,63 +38,11 @@ from synqx_dagster.transfer.plan import LoadPlan
 from synqx_dagster.transfer.prepare import Preparation
 from synqx_dagster.transfer.quarantine import BadRowSpool, Quarantine
 from synqx_dagster.transfer.range_book import RangeBook, StoredRanges
-from synqx_dagster.transfer.ranges import Ranges, cut_table
+from synqx_dagster.transfer.range_plan import CutPlan
 from synqx_dagster.transfer.result import LoadRequest, ProgressMeter
 from synqx_dagster.transfer.window import Window
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RangedPlan:
-    """How a load in ranges runs.
-
-    Attributes:
-        ranges: The condition of each range.
-        parallelism: How many of them are read at the same time.
-        description: The same in words.
-    """
-
-    ranges: Ranges
-    parallelism: int
-    description: str
-
-
-def plan_ranges(
-    request: LoadRequest, plan: LoadPlan, read: ReadSession, write: WriteSession, *, rows: int | None = None
-) -> RangedPlan | None:
-    """Decide whether and how a load runs in ranges; None for a load in one piece.
-
-    Args:
-        rows: The source's own guess of its rows, if it has been asked for already.
-
-    Raises:
-        PlanError: The connections' pools do not allow so many sessions.
-    """
-    if not isinstance(write, SharedWriteSession):
-        return None
-    ranges = cut_table(request.mapping, request.source, read, plan.source_columns, rows)
-    if ranges is None:
-        return None
-    can_share = isinstance(request.source, SnapshotConnector) and isinstance(read, SnapshotReadSession)
-    parallelism = min(request.mapping.parallelism, len(ranges.predicates)) if can_share else 1
-    if parallelism > 1:
-        _check_pools(request, parallelism)
-    elif ranges.by == "position":
-        return None
-    description = f"{len(ranges.predicates)} ranges by {ranges.by}, {parallelism} at a time"
-    if request.mapping.parallelism > 1 and not can_share:
-        description += f"; sessions of {request.source.db_type} cannot share a snapshot"
-    return RangedPlan(ranges, parallelism, description)
-
-
-def _check_pools(request: LoadRequest, parallelism: int) -> None:
-    ends = [(connector.config.name, connector.config.pool) for connector in (request.source, request.target)]
-    shortage = find_pool_shortage(ends, parallelism)
-    if shortage is not None:
-        raise PlanError(
-            f"mapping {request.mapping.name!r}: {shortage.describe(request.mapping.parallelism)}", hint=shortage.hint
-        )
 
 
 @dataclass(frozen=True)
@@ -134,7 +87,7 @@ class RangedFill:
         request: LoadRequest,
         preparation: Preparation,
         plan: LoadPlan,
-        ranged: RangedPlan,
+        ranged: CutPlan,
         epoch: int,
         meter: ProgressMeter,
     ) -> None:
@@ -179,9 +132,7 @@ class RangedFill:
         except BadRowsError:
             book.discard(ledger, self._epoch)
             raise
-        if not isinstance(write, SharedWriteSession):
-            raise FatalError("the target's session cannot share a staging table")
-        write.adopt_staging(stored.staging)
+        _sharing(write).adopt_staging(stored.staging)
         return Filled(
             staging=stored.staging,
             moved=Moved(self._totals.rows_in, self._totals.bytes, None),
@@ -224,22 +175,25 @@ class RangedFill:
     def _begin(self, book: RangeBook, ledger: Ledger, write: WriteSession, window: Window | None) -> StoredRanges:
         """Make the staging tables and write the ranges down, in one transaction."""
         plan, mapping = self._plan, self._request.mapping
-        if not isinstance(write, SharedWriteSession):
-            raise FatalError("the target's session cannot share a staging table")
+        commits_ddl = not self._request.target.capabilities.transactional_ddl
+        made: list[TableName] = []
+        shared = _sharing(write)
         write.begin()
         try:
             if plan.target_action == "create":
                 write.ensure_schema(plan.target)
-            staging = write.create_shared_staging(
+            staging = shared.create_shared_staging(
                 plan.target,
                 plan.staged_columns,
                 epoch=self._epoch,
                 replaces=plan.mode == "replace",
                 key=plan.primary_key if plan.mode in KEYED_MODES else (),
             )
+            made.append(staging)
             bad_rows = None
             if mapping.on_bad_row == "quarantine":
                 bad_rows = TableName(f"{staging.name}_bad", plan.target.schema)
+                made.append(bad_rows)
                 Quarantine(self._request.target, write, plan.target, bad_rows).create_table()
             stored = StoredRanges(
                 self._ranged.ranges.predicates,
@@ -247,13 +201,26 @@ class RangedFill:
                 bad_rows,
                 None if window is None or window.after is None else window.after.to_json(),
             )
-            book.write(self._request.load_id, stored)
+            if commits_ddl:
+                # Making a table has ended the transaction.
+                write.begin()
             ledger.check_fence(self._epoch)
+            book.write(self._request.load_id, stored)
             write.commit()
         except BaseException:
             write.rollback()
+            if commits_ddl:
+                self._drop(made, write)
             raise
         return stored
+
+    def _drop(self, tables: list[TableName], write: WriteSession) -> None:
+        """Drop tables of an attempt that has failed already; the next load of the target drops what is left."""
+        try:
+            for table in tables:
+                write.drop_staging(table)
+        except (RetryableError, DatabaseError) as error:
+            logger.warning("%s: staging tables are left: %s", self._request.mapping.name, error)
 
     # --- ranges ---------------------------------------------------------------------------------------------
 
@@ -282,6 +249,7 @@ class RangedFill:
     ) -> None:
         """Load one range and commit it."""
         request = self._request
+        _sharing(write).join_writers(stored.staging)
         with BadRowSpool() as spool:
             write.begin()
             try:
@@ -337,6 +305,12 @@ class RangedFill:
             bytes=moved.bytes,
             checksum=moved.checksum,
         )
+
+
+def _sharing(write: WriteSession) -> SharedWriteSession:
+    if not isinstance(write, SharedWriteSession):
+        raise FatalError("the target's session cannot share a staging table")
+    return write
 
 
 class _Workers:

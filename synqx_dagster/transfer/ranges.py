@@ -8,7 +8,7 @@ needs no key and reads fastest, and holds for one snapshot only, because an upda
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,34 +49,70 @@ class Ranges:
     by: Literal["key", "position"]
 
 
-def cut_table(
-    mapping: Mapping, source: Connector, read: ReadSession, source_columns: Sequence[Column], rows: int | None = None
-) -> Ranges | None:
-    """Cut the source table of a mapping; None where one range is enough, or the table cannot be cut.
+@dataclass(frozen=True)
+class Cut:
+    """A way to cut a table that has been chosen, and not gone yet.
 
-    Asks the source for the bounds; the rows of the session's snapshot are in exactly one range each.
+    Attributes:
+        most: How many ranges there will be; fewer where a sample has fewer values.
+        by: As in `Ranges`, as far as a sample gives bounds at all.
+        make: Asks the source for the bounds; None where there are none.
+    """
+
+    most: int
+    by: Literal["key", "position"]
+    make: Callable[[], Ranges | None]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A table that is not cut, and why."""
+
+    reason: str
+
+
+def choose_cut(
+    mapping: Mapping,
+    source: Connector,
+    read: ReadSession,
+    source_columns: Sequence[Column],
+    rows: int | None = None,
+    *,
+    may_count: bool = True,
+) -> Cut | Whole:
+    """Choose how the source table of a mapping is cut.
+
+    Takes a few look-ups in catalogs and indexes; `Cut.make` may take longer. The rows of the session's snapshot are in
+    exactly one range each.
 
     Args:
         rows: What the source guesses of its rows, if it has been asked already.
+        may_count: Rows may be counted where the source has no guess.
     """
     if mapping.source is None:
-        return None
+        return Whole("a source query is read as a whole")
     cutter = _Cutter(mapping.source, source, read, source_columns)
     if rows is None:
         rows = cutter.estimate_rows()
+    range_rows = mapping.range_rows or DEFAULT_RANGE_ROWS
     if rows is None and mapping.range_rows is not None:
         # Somebody asks for ranges, and the database keeps no statistics. The span of a key says nothing of its rows.
+        if not may_count:
+            return Whole(
+                "the source keeps no count of its rows;"
+                f" the load counts them, and reads more than {range_rows:,} in ranges"
+            )
         rows = cutter.count_rows()
-    range_rows = mapping.range_rows or DEFAULT_RANGE_ROWS
     wants_to_resume = rows is not None and rows > range_rows
     parts = mapping.parallelism
     if rows is not None and wants_to_resume:
         parts = max(parts, min(-(-rows // range_rows), MAX_RANGES))
     if parts == 1:
-        return None
+        has = "nobody knows how many rows it has" if rows is None else f"it has about {rows:,} rows"
+        return Whole(f"{has}, and range_rows is {range_rows:,}")
     if not wants_to_resume and (by_position := cutter.by_position(parts)) is not None:
         return by_position
-    return cutter.by_key(parts, rows) or cutter.by_position(parts)
+    return cutter.by_key(parts, rows) or cutter.by_position(parts) or Whole(cutter.why_whole())
 
 
 class _Cutter:
@@ -97,7 +133,15 @@ class _Cutter:
         """How many rows the table has."""
         return int(str(self._fetch(f"SELECT count(*) FROM {self.qualified}")))
 
-    def by_position(self, parts: int) -> Ranges | None:
+    def why_whole(self) -> str:
+        """Why neither the key nor the pages can be cut."""
+        if self.key is None:
+            return "it has no primary key to cut it by"
+        if self.key.data_type.kind in _NUMBERS:
+            return f"the values of its key {self.key.name!r} are too few to cut it by"
+        return f"its key begins with {self.key.name!r}, and a {self.key.data_type} of {self.source.db_type} is no bound"
+
+    def by_position(self, parts: int) -> Cut | None:
         """Ranges of pages; None where the server cannot read them apart."""
         if not self.is_postgres:
             return None
@@ -111,9 +155,10 @@ class _Cutter:
             return None
         count = int(str(pages))
         bounds = [f"'({count * number // parts},0)'::tid" for number in range(1, parts)]
-        return Ranges(_between(f"{SOURCE_ALIAS}.ctid", bounds), "position")
+        ranges = Ranges(_between(f"{SOURCE_ALIAS}.ctid", bounds), "position")
+        return Cut(parts, "position", lambda: ranges)
 
-    def by_key(self, parts: int, rows: int | None) -> Ranges | None:
+    def by_key(self, parts: int, rows: int | None) -> Cut | None:
         """Ranges of the primary key's first column; None where its values cannot be cut."""
         if self.key is None:
             return None
@@ -125,13 +170,23 @@ class _Cutter:
             width = (most - least + parts) // parts
             numbers = [least + width * number for number in range(1, parts)]
             bounds = [str(number) for number in numbers if number <= most]
-        elif self.is_postgres and self.key.data_type.kind in _SAMPLED:
-            bounds = self._sampled_bounds(self.key, parts, rows or 0)
-        else:
-            return None
+            ranges = self._by_bounds(self.key, bounds)
+            return None if ranges is None else Cut(len(ranges.predicates), "key", lambda: ranges)
+        if self.is_postgres and self.key.data_type.kind in _SAMPLED:
+            key = self.key
+            return Cut(parts, "key", lambda: self._by_sample(key, parts, rows or 0))
+        return None
+
+    def _by_bounds(self, key: Column, bounds: Sequence[str]) -> Ranges | None:
         if not bounds:
             return None
-        return Ranges(_between(f"{SOURCE_ALIAS}.{self.source.quote(self.key.name)}", bounds), "key")
+        return Ranges(_between(f"{SOURCE_ALIAS}.{self.source.quote(key.name)}", bounds), "key")
+
+    def _by_sample(self, key: Column, parts: int, rows: int) -> Ranges | None:
+        ranges = self._by_bounds(key, self._sampled_bounds(key, parts, rows))
+        if ranges is None and (by_position := self.by_position(parts)) is not None:
+            return by_position.make()
+        return ranges
 
     def _number_bounds(self) -> tuple[int, int] | None:
         if self.key is None or self.key.data_type.kind not in _NUMBERS:

@@ -272,7 +272,10 @@ class PublishedWriteSession(Protocol):
 
 @runtime_checkable
 class SharedWriteSession(Protocol):
-    """A write session that can make staging tables which outlive its transaction, for several sessions to fill."""
+    """A write session that can make staging tables which outlive its transaction, for other sessions to fill.
+
+    Several at a time, where a connector's ``concurrent_writers`` says so; else one after another.
+    """
 
     def create_shared_staging(
         self,
@@ -286,16 +289,26 @@ class SharedWriteSession(Protocol):
         """As `WriteSession.create_staging`, within the open transaction; it stays when that commits."""
         ...
 
+    def join_writers(self, staging: TableName) -> None:
+        """Let `evict_writers` of other sessions find this one, as long as it lasts.
+
+        Must be called outside a transaction, and before the session writes to the table. May be called again.
+        """
+        ...
+
     def evict_writers(self, staging: TableName) -> None:
         """End other sessions of this user that hold a shared staging table: those of attempts that were overtaken.
 
         Nothing happens if the table is gone. Must be called before this attempt's own sessions use it.
+
+        Raises:
+            RetryableError: The server takes long to end them.
         """
         ...
 
     def adopt_staging(self, staging: TableName) -> None:
         """Take over a shared staging table for its publication, once all of its rows are committed.
 
-        Must be called outside a transaction.
+        Other sessions' `evict_writers` finds this one from then on. Must be called outside a transaction.
         """
         ...

@@ -8,7 +8,7 @@ import pytest
 
 from synqx_dagster.connectors.mysql import MysqlConnector, _rights
 from synqx_dagster.connectors.mysql_errors import wrap_error
-from synqx_dagster.connectors.mysql_session import _staging_prefix
+from synqx_dagster.connectors.mysql_staging import staging_prefix
 from synqx_dagster.connectors.mysql_types import NativeType, holds, native_type
 from synqx_dagster.connectors.mysql_values import fill_parameters
 from synqx_dagster.connectors.protocol import ConnectionConfig
@@ -158,5 +158,5 @@ def test_rights_count_for_the_whole_database_only() -> None:
 
 def test_staging_names_fit_and_tell_targets_apart() -> None:
     long = "x" * 64
-    assert len(_staging_prefix(TableName(long)) + str(2**63)) <= 64
-    assert _staging_prefix(TableName(long)) != _staging_prefix(TableName(long[:-1] + "y"))
+    assert len(staging_prefix(TableName(long)) + str(2**63) + "_bad") <= 64
+    assert staging_prefix(TableName(long)) != staging_prefix(TableName(long[:-1] + "y"))
