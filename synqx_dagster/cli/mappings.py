@@ -153,8 +153,8 @@ def _cell(value: str | None, *, bad: bool) -> Text:
 def plan(output: Output, mapping_name: str, *, whole_sql: bool) -> None:
     """Explain how a mapping would be loaded; change nothing.
 
-    Asks both databases for their columns and shows the lane and why it was chosen, the statements, how the rows
-    become visible, what is guaranteed, and where the target differs.
+    Asks both databases for their columns and shows the lane and why it was chosen, in how many ranges the source is
+    read, the statements, how the rows become visible, what is guaranteed, and where the target differs.
     """
     from synqx_dagster.transfer.prepare import plan_load
 
@@ -177,6 +177,7 @@ def _draw_plan(output: Output, mapping: Mapping, found: dict[str, Any], *, whole
             ("mode", f"{found['mode']}; bad rows: {mapping.on_bad_row}"),
             ("lane", f"{found['lane']}: {printable(found['lane_reason'])}"),
             *([("reads", printable(found["window"]))] if found["window"] is not None else []),
+            ("ranges", printable(found["ranges"]["description"])),
             ("strategy", printable(found["strategy"])),
             ("guarantee", found["guarantee"]),
             ("key", printable(", ".join(found["primary_key"])) or "none"),

@@ -21,6 +21,7 @@ from synqx_dagster.transfer.evolve import apply_to
 from synqx_dagster.transfer.facts import SOURCE_ALIAS, Facts, describe_source, relation_sql
 from synqx_dagster.transfer.keys import choose_key, history_columns, is_unique, refuse_incomparable
 from synqx_dagster.transfer.limits import length_predicate, most_characters
+from synqx_dagster.transfer.range_plan import RangePlan
 from synqx_dagster.transfer.result import Lane
 from synqx_dagster.transfer.target import fit_target, plan_schema_changes, spell
 
@@ -68,6 +69,7 @@ class LoadPlan:
         deleted_flag: The staging table's extra column that says which rows the source has marked as deleted.
         history_columns: The target's columns that hold validity, in the order of `HistoryColumns.names`.
         unique_key: The target's own indexes keep it from having two rows of a key.
+        ranges: How the source is read, in how many pieces; only in a plan that is made to be shown.
     """
 
     mapping_name: str
@@ -97,6 +99,7 @@ class LoadPlan:
     history_columns: tuple[Column, ...] = ()
     unique_key: bool = False
     relation_sql: str | None = None
+    ranges: RangePlan | None = field(default=None, compare=False)
 
     @property
     def staged_columns(self) -> tuple[Column, ...]:
@@ -130,6 +133,7 @@ class LoadPlan:
             ],
             "primary_key": list(self.primary_key),
             "window": self.window,
+            "ranges": None if self.ranges is None else self.ranges.to_dict(),
             "read_sql": self.read_sql,
             "transform_sql": self.transform_sql,
             "bad_rows_sql": self.bad_rows.sql if self.bad_rows else None,

@@ -21,6 +21,7 @@ from synqx_dagster.transfer.facts import gather_facts
 from synqx_dagster.transfer.ledger import Ledger
 from synqx_dagster.transfer.plan import LoadPlan, make_plan
 from synqx_dagster.transfer.privileges import require_privileges
+from synqx_dagster.transfer.range_plan import plan_ranges
 from synqx_dagster.transfer.result import ReadWindow
 from synqx_dagster.transfer.retry import plan_retry
 from synqx_dagster.transfer.watermark import Watermark
@@ -51,7 +52,9 @@ def plan_load(
         preparation = Preparation(mapping, schema, source, target, read, write)
         plan = preparation.plan()
         window = preparation.find_window(plan, asked or ReadWindow())
-        return preparation.narrow(plan, window)
+        plan = preparation.narrow(plan, window)
+        ranges = plan_ranges(mapping, (source, target), read, write, plan.source_columns, may_count=False)
+        return replace(plan, ranges=ranges)
 
 
 def refuse_locked(mapping: Mapping, source: Connector, target: Connector) -> None:

@@ -223,7 +223,11 @@ def test_plan_explains_and_changes_nothing(shop: Project, postgresql: Postgresql
     assert "arrow: sqlite to postgresql" in outcome.stdout
     assert "effectively once" in outcome.stdout
     assert "is created" in outcome.stdout
-    assert shop("plan", "mapping:customers", "--json").document["lane"] == "arrow"
+    assert "ranges" in outcome.stdout
+    document = shop("plan", "mapping:customers", "--json").document
+    assert document["lane"] == "arrow"
+    assert (document["ranges"]["count"], document["ranges"]["by"], document["ranges"]["parallelism"]) == (1, None, 1)
+    assert document["ranges"]["description"].startswith("in one piece: ")
     assert postgresql.execute("select count(*) from pg_namespace where nspname = 'analytics'") == [(0,)]
 
 
