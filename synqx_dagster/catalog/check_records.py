@@ -116,7 +116,7 @@ def check_pools(union: RecordUnion, mapping: Mapping) -> Iterator[Problem]:
     reader, writer = _find_connector(source), _find_connector(target)
     if reader is None or writer is None or not issubclass(reader, SnapshotConnector):
         return
-    if not writer.capabilities.shares_staging:
+    if not (writer.capabilities.shares_staging and writer.capabilities.concurrent_writers):
         return
     shortage = find_pool_shortage([(end.name, end.pool) for end in (source, target)], mapping.parallelism)
     if shortage is None:

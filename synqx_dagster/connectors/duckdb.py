@@ -57,6 +57,7 @@ class DuckdbConnector:
     dialect: ClassVar[str] = DIALECT
     capabilities: ClassVar[Capabilities] = Capabilities(
         concurrent_writers=False,
+        shares_staging=True,
         default_schema=DEFAULT_SCHEMA,
         folds_case=True,
         alters=frozenset({"add", "retype", "allow_null"}),

@@ -7,6 +7,7 @@ a statement that failed makes the commit fail, although DuckDB itself would answ
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -345,6 +346,38 @@ class DuckdbWriteSession(FileTables, MergesBySql):
         if self.fetch_all(repeated):
             raise repeated_key(self._path, "writing to")
         self.execute(f"ALTER TABLE {qualify(table)} ADD PRIMARY KEY ({names})")
+
+    # --- ranges: sessions of one process, one after another ---------------------------------------------------
+
+    def create_shared_staging(
+        self,
+        target: TableName,
+        columns: Sequence[Column],
+        *,
+        epoch: int,
+        replaces: bool = True,
+        key: Sequence[str] = (),
+    ) -> TableName:
+        """Create an empty table under a name that no load in one piece gives."""
+        staging = TableName(f"_synqx_staging_{epoch}_{uuid.uuid4().hex[:12]}", target.schema)
+        self.create_table(staging, columns, ())
+        return staging
+
+    def join_writers(self, staging: TableName) -> None:
+        """Nothing: a process that has the file open keeps all others from it."""
+
+    def evict_writers(self, staging: TableName) -> None:
+        """Nothing: an attempt that died has let go of the file, and one that lives keeps this one from opening it."""
+
+    def adopt_staging(self, staging: TableName) -> None:
+        """Nothing: what is committed is there for every session."""
+
+    def become_table(self, staging: TableName, target: TableName) -> bool:
+        """Give it the target's name: copying the rows would take their room once more, and build the key row by row."""
+        self.execute(f"ALTER TABLE {qualify(staging)} RENAME TO {quote(target.name)}")
+        return True
+
+    # --- publishing -------------------------------------------------------------------------------------------
 
     def create_current_index(self, table: TableName, key: Sequence[str], is_current: str) -> None:
         """Nothing: a scan of one column is quick, and an index over some of the rows is not known."""

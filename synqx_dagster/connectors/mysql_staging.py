@@ -190,6 +190,10 @@ class StagingTables(ABC):
                 )
             time.sleep(_LOOK_AGAIN_SECONDS)
 
+    def become_table(self, staging: TableName, target: TableName) -> bool:
+        """No: a RENAME would commit."""
+        return False
+
     def adopt_staging(self, staging: TableName) -> None:
         """Be found as one that uses the table: a paused publication would keep a newer attempt from its own."""
         self.join_writers(staging)

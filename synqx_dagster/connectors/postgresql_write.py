@@ -330,6 +330,10 @@ class PostgresqlWriteSession:
         with wrap_errors(self._action):
             evict_writers(self._cursor, staging)
 
+    def become_table(self, staging: TableName, target: TableName) -> bool:
+        """No: `publish_replace` lets it take the target's place, where no reader would find it empty."""
+        return False
+
     def adopt_staging(self, staging: TableName) -> None:
         """Take over a shared staging table once all of its rows are committed."""
         with wrap_errors(self._action):

@@ -24,6 +24,7 @@ from synqx_dagster.transfer.move import Moved, move_rows
 from synqx_dagster.transfer.plan import LoadPlan
 from synqx_dagster.transfer.prepare import Preparation, refuse_locked
 from synqx_dagster.transfer.publish import (
+    become_target,
     begin_publication,
     create_in_place,
     create_staging,
@@ -246,8 +247,11 @@ class _Load:
     def _stage(self, plan: LoadPlan, epoch: int, write: WriteSession, staging: TableName | None) -> TableName:
         """Create what is missing: the target, and a staging table unless one is filled, or a new target takes rows."""
         with self._stopwatch.phase("stage"):
-            if staging is None and fills_in_place(plan, self._mapping, write, self._request.target):
-                return create_in_place(plan, write)
+            if fills_in_place(plan, self._mapping, write, self._request.target):
+                if staging is None:
+                    return create_in_place(plan, write)
+                if become_target(plan, staging, write):
+                    return plan.target
             create_target(plan, self._mapping, write)
             return staging or create_staging(plan, write, epoch)
 

@@ -16,6 +16,7 @@ from synqx_dagster.connectors.protocol import (
     MergeSpec,
     RoomKeepingWriteSession,
     RowChanges,
+    SharedWriteSession,
     WriteSession,
 )
 from synqx_dagster.errors import TargetMismatchError
@@ -51,6 +52,11 @@ def create_in_place(plan: LoadPlan, write: WriteSession) -> TableName:
     write.create_table(plan.target, columns, ())
     _keep_room(plan, write)
     return plan.target
+
+
+def become_target(plan: LoadPlan, staging: TableName, write: WriteSession) -> bool:
+    """Let a filled staging table be the target that the load creates; its key is added at the publication."""
+    return isinstance(write, SharedWriteSession) and write.become_table(staging, plan.target)
 
 
 def create_target(plan: LoadPlan, mapping: Mapping, write: WriteSession) -> None:

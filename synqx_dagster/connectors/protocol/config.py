@@ -73,7 +73,8 @@ class Capabilities:
         limit_clause: A query may end with ``LIMIT n``.
         merges: Takes the load modes that match rows by a key (`WriteSession.publish_merge` and `publish_history`).
         has_objects: Tables may have views, indexes and defaults; elsewhere a table is its rows alone.
-        shares_staging: Several write sessions may fill one staging table (`SharedWriteSession`).
+        shares_staging: Several write sessions may fill one staging table (`SharedWriteSession`); at the same time where
+            there are `concurrent_writers`.
         alters: Changes of a column that a table with rows may undergo; see `transfer.alter`.
     """
 

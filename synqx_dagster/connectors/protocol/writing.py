@@ -306,6 +306,13 @@ class SharedWriteSession(Protocol):
         """
         ...
 
+    def become_table(self, staging: TableName, target: TableName) -> bool:
+        """Make a shared staging table the target that the load creates, without its key, within the open transaction.
+
+        False, and nothing has happened, where the publication brings the rows into a table that is there.
+        """
+        ...
+
     def adopt_staging(self, staging: TableName) -> None:
         """Take over a shared staging table for its publication, once all of its rows are committed.
 

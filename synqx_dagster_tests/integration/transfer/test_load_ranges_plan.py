@@ -125,6 +125,16 @@ def test_a_source_without_statistics_is_not_counted_for_a_plan(connectors: Conne
     assert load(source, connectors[1], reading(range_rows=1_000)).rows_out == 3_000
 
 
+def test_ranges_go_into_a_file_one_after_another(source: Connector, tmp_path: Path) -> None:
+    target = connect(ConnectionConfig(name="target", db_type="duckdb", database=str(tmp_path / "target.duckdb")))
+    expected = "4 ranges by key, one after another"
+    assert describe((source, target), reading(range_rows=5_000)) == expected
+    found = describe((source, target), reading(range_rows=5_000, parallelism=2))
+    assert found == f"{expected}; duckdb has one writer at a time"
+    assert describe((source, target), reading(parallelism=2)) == "in one piece: duckdb has one writer at a time"
+    assert not (tmp_path / "target.duckdb").exists()
+
+
 def test_what_kind_of_target_is_loaded_as_a_whole(source: Connector, tmp_path: Path) -> None:
     target = connect(ConnectionConfig(name="target", db_type="sqlite", database=str(tmp_path / "target.sqlite")))
     assert describe((source, target), reading(range_rows=5_000)) == (

@@ -37,6 +37,9 @@ SCHEMA = make_schema(id="bigint", code={"data_type": "string", "nullable": False
 
 MYSQL = pytest.param("mysql", marks=pytest.mark.mysql)
 
+#: Of these several processes may write, so that attempts can meet.
+on_a_server = pytest.mark.parametrize("target", [MYSQL], indirect=True)
+
 
 @pytest.fixture
 def source(postgresql: PostgresqlDatabase) -> PostgresqlDatabase:
@@ -44,7 +47,7 @@ def source(postgresql: PostgresqlDatabase) -> PostgresqlDatabase:
     return postgresql
 
 
-@pytest.fixture(params=[MYSQL])
+@pytest.fixture(params=["duckdb", MYSQL])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
     """An empty database of each kind."""
     return make_target(request.param, request, tmp_path)
@@ -251,7 +254,7 @@ def test_a_retry_of_what_is_committed_leaves_the_ranges_of_another_load_alone(
 # --- several sessions and several attempts -------------------------------------------------------------------------
 
 
-@pytest.mark.mysql
+@on_a_server
 @pytest.mark.parametrize("parallelism", [1, 2])
 @pytest.mark.parametrize("load_id", ["load-1", "load-2"])
 @pytest.mark.parametrize("place", ["before_range", "after_publish"])
@@ -274,7 +277,7 @@ def test_an_orphan_cannot_add_a_range_and_is_told_why(
     assert_exact(source, target)
 
 
-@pytest.mark.mysql
+@on_a_server
 def test_two_attempts_at_once_leave_one_whole(source: PostgresqlDatabase, target: Target) -> None:
     """Whichever is the newer one commits; of one load, or of two."""
     ends = source.config("source"), target.config
@@ -291,7 +294,7 @@ def test_two_attempts_at_once_leave_one_whole(source: PostgresqlDatabase, target
         assert_exact(source, target)
 
 
-@pytest.mark.mysql
+@on_a_server
 @pytest.mark.parametrize("parallelism", [1, 2])
 def test_a_lost_connection_is_a_passing_fault_for_the_newest_attempt(
     source: PostgresqlDatabase, target: Target, mysql: MysqlDatabase, parallelism: int
@@ -368,7 +371,7 @@ def test_all_threads_see_one_snapshot(source: PostgresqlDatabase, target: Target
         mover.join()
 
 
-@pytest.mark.mysql
+@on_a_server
 def test_more_threads_than_the_pool_has_are_refused(source: PostgresqlDatabase, target: Target) -> None:
     small = replace(target.config, pool=PoolSettings(size=2, max_overflow=1))
     connectors = connect(source.config("source")), connect(small)

@@ -242,11 +242,13 @@ def havoc(postgresql: PostgresqlDatabase, request: pytest.FixtureRequest, tmp_pa
     print(f"{SEED_VARIABLE}={seed}")
     rng = random.Random(seed)
     target = make_target("postgresql", request, tmp_path)
+    duckdb = make_target("duckdb", request, tmp_path)
     mysql = make_target("mysql", request, tmp_path)
     cases = [
         *make_cases(target, "copied"),
         *make_cases(target, "ranged", parallelism=2, range_rows=RANGE_ROWS),
-        *make_cases(make_target("duckdb", request, tmp_path), "duckdb"),
+        *make_cases(duckdb, "duckdb"),
+        *make_cases(duckdb, "duckdb_ranged", range_rows=RANGE_ROWS),
         *make_cases(mysql, "mysql"),
         *make_cases(mysql, "mysql_ranged", parallelism=2, range_rows=RANGE_ROWS),
     ]

@@ -152,6 +152,13 @@ def test_each_parallel_range_takes_a_session_of_both_pools(parallelism: int, cou
         assert "parallelism 10 takes 11 sessions of 'shop', and its pool allows 10" in problems[0]
 
 
+def test_ranges_of_postgresql_are_written_to_mysql_at_the_same_time() -> None:
+    values: dict[str, Any] = {"host": "localhost", "database": "db", "username": "me"}
+    ends = postgresql("shop", host="localhost", pool={"size": 20}), connection("warehouse", db_type="mysql", **values)
+    (problem,) = problems_of(*ends, mapping(parallelism=10))
+    assert "parallelism 10 takes 11 sessions of 'warehouse', and its pool allows 10" in problem
+
+
 def test_a_pool_is_of_no_concern_where_ranges_are_read_one_after_another() -> None:
     server = postgresql("server", host="localhost")
     many: dict[str, Any] = {"parallelism": 64}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
 import duckdb
 import pymysql
 import pytest
 
 from synqx_dagster.connectors.mysql import MysqlConnector, _rights
 from synqx_dagster.connectors.mysql_errors import wrap_error
-from synqx_dagster.connectors.mysql_staging import staging_prefix
+from synqx_dagster.connectors.mysql_staging import StagingTables, staging_prefix
 from synqx_dagster.connectors.mysql_types import NativeType, holds, native_type
 from synqx_dagster.connectors.mysql_values import fill_parameters
 from synqx_dagster.connectors.protocol import ConnectionConfig
@@ -160,3 +163,37 @@ def test_staging_names_fit_and_tell_targets_apart() -> None:
     long = "x" * 64
     assert len(staging_prefix(TableName(long)) + str(2**63) + "_bad") <= 64
     assert staging_prefix(TableName(long)) != staging_prefix(TableName(long[:-1] + "y"))
+
+
+class _Refusing(StagingTables):
+    """A session of a cluster that forbids locks by name."""
+
+    _database, _place = "shop", "cluster:3306"
+
+    def __init__(self) -> None:
+        self._held = {}
+        self.asked: list[str] = []
+
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> int:
+        raise AssertionError(sql)
+
+    def fetch_all(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
+        self.asked.append(sql)
+        raise DatabaseError("error 1105")
+
+    def _run(self, sql: str) -> int:
+        raise AssertionError(sql)
+
+    def _errors(self, doing: str, columns: Sequence[str] = ()) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def _table_options(self) -> str:
+        return ""
+
+
+def test_a_cluster_that_forbids_locks_by_name_is_loaded_without_them() -> None:
+    session, staging = _Refusing(), TableName("staging")
+    session.join_writers(staging)
+    session.evict_writers(staging)
+    session.leave_writers()
+    assert [sql.partition("(")[0] for sql in session.asked] == ["SELECT GET_LOCK", "SELECT CONNECTION_ID"]
