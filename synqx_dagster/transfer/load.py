@@ -187,7 +187,7 @@ class _Load:
             try:
                 staging = self._stage(plan, epoch, write, staging)
                 if commits_ddl and filled is not None:
-                    # From here on all is one transaction, so that ranges are as they were if it fails.
+                    # Rows that share a key leave the ranges in one transaction with the publication, or stay.
                     write.begin()
                 moved = self._move(plan, staging, read, write, spool) if filled is None else filled.moved
                 if filled is not None and filled.bad_rows is not None:
@@ -196,7 +196,7 @@ class _Load:
                     spool.counts.update(counts)
                 self._set_bad_rows_aside(plan, staging, moved, write, spool)
                 self._meter.rows = moved.rows_in - spool.total_rows
-                if commits_ddl and filled is None:
+                if commits_ddl and (filled is None or self._mapping.on_bad_row == "fail"):
                     # The rows are staged; what readers see changes in one transaction of its own.
                     write.commit()
                     write.begin()
