@@ -60,6 +60,7 @@ class DuckdbConnector:
         shares_staging=True,
         default_schema=DEFAULT_SCHEMA,
         folds_case=True,
+        direct_kinds=frozenset({"date", "decimal"}),
         alters=frozenset({"add", "retype", "allow_null"}),
     )
 

@@ -41,6 +41,12 @@ class Handle:
         """Whether rows are being read."""
         return self._busy
 
+    @property
+    def has_busy_neighbour(self) -> bool:
+        """Whether another session of this process reads rows of the same file."""
+        with _LOCK:
+            return any(handle.is_busy for handle in self._opened.handles if handle is not self)
+
     def set_busy(self, busy: bool) -> None:
         """Say whether rows are being read; the file is not opened anew in the meantime."""
         with _LOCK:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,11 @@ from synqx_dagster.connectors.duckdb_checksum import DuckdbChecksums
 from synqx_dagster.connectors.duckdb_errors import repeated_key, was_interrupted, wrap_error
 from synqx_dagster.connectors.duckdb_file import Handle, open_reader, open_writer
 from synqx_dagster.connectors.duckdb_incoming import Incoming
+from synqx_dagster.connectors.duckdb_lean import lean
 from synqx_dagster.connectors.duckdb_merge import find_unique_keys, spell_merge
 from synqx_dagster.connectors.duckdb_types import (
     DIALECT,
-    from_canonical,
+    from_arriving,
     has_way_back,
     native_type,
     parse_native,
@@ -320,14 +321,17 @@ class DuckdbWriteSession(FileTables, MergesBySql):
         names = ", ".join(quote(column.name) for column in columns)
         # Text is made DuckDB's in a query of its own: only of a bare column does a failing cast tell the name.
         texts = ", ".join(
-            f"{from_canonical(alias, column.data_type)} AS {alias}"
-            for alias, column in zip(aliases, columns, strict=True)
+            f"{from_arriving(field, column.data_type)} AS {field.name}"
+            for field, column in zip(stream.schema, columns, strict=True)
         )
         values = ", ".join(_cast(alias, native_type(column)) for alias, column in zip(aliases, columns, strict=True))
         connection = self._connection
         connection.register(_STAGED_ROWS, stream.reader())
         try:
-            with self._errors("writing to", dict(zip(aliases, (column.name for column in columns), strict=True))):
+            with (
+                self._errors("writing to", dict(zip(aliases, (column.name for column in columns), strict=True))),
+                self._lean(len(columns)),
+            ):
                 connection.execute(
                     f"INSERT INTO {qualify(table)} ({names}) SELECT {values} FROM (SELECT {texts} FROM {_STAGED_ROWS})"
                 )
@@ -338,6 +342,13 @@ class DuckdbWriteSession(FileTables, MergesBySql):
             raise
         connection.unregister(_STAGED_ROWS)
         return stream.rows, stream.bytes
+
+    def _lean(self, columns: int) -> AbstractContextManager[None]:
+        assert self._handle is not None
+        if self._handle.has_busy_neighbour:
+            # The rows may come from this very file, by a query that needs what its connection was promised.
+            return nullcontext()
+        return lean(self._connection, columns, self._settings["memory_limit"], self._settings.get("threads"))
 
     def add_primary_key(self, table: TableName, key: Sequence[str]) -> None:
         """Give a table its primary key; DuckDB itself would look for rows that share one at COMMIT."""

@@ -7,10 +7,15 @@ canonical text at its end (``0044-03-15 12:00:00 BC``).
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
+from synqx_dagster.connectors.protocol import direct_type
 from synqx_dagster.errors import PlanError
 from synqx_dagster.model.table import Column
 from synqx_dagster.model.types import DataType, TypeKind
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 DIALECT = "duckdb"
 
@@ -151,6 +156,12 @@ def to_canonical(expression: str, data_type: DataType) -> str:
         # Without a digit before the point DuckDB prints .5, and not 0.5.
         return f"regexp_replace({text}, '^(-?)\\.', '\\10.')"
     return text
+
+
+def from_arriving(field: pa.Field, data_type: DataType) -> str:
+    """A column of arriving batches, whose name needs no quoting, as what DuckDB casts to its type."""
+    # In its direct form it is DuckDB's already.
+    return field.name if field.type == direct_type(data_type) else from_canonical(field.name, data_type)
 
 
 def from_canonical(expression: str, data_type: DataType) -> str:

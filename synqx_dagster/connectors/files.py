@@ -45,6 +45,7 @@ class FilesConnector:
         folds_case=True,
         max_identifier_bytes=_NAME_BYTES,
         has_objects=False,
+        direct_kinds=frozenset({"date", "decimal"}),
         alters=frozenset({"add", "retype", "allow_null"}),
     )
 

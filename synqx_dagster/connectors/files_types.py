@@ -7,9 +7,12 @@ tells the type stays text.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from synqx_dagster.connectors.duckdb_types import (
     DIALECT,
     MAXIMUM_DIGITS,
+    from_arriving,
     from_canonical,
     has_way_back,
     parse_native,
@@ -22,6 +25,9 @@ from synqx_dagster.connectors.protocol import Encoded, carrier_type, untrusted_t
 from synqx_dagster.errors import PlanError
 from synqx_dagster.model.table import Column
 from synqx_dagster.model.types import DataType, TypeKind
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 #: What a value is cast to so that Arrow has exactly the carrier.
 _CARRIER_CASTS: dict[TypeKind, str] = {
@@ -141,10 +147,10 @@ def encode(expression: str, data_type: DataType, native: str | None) -> Encoded:
     return Encoded(sql, carrier_type(data_type))
 
 
-def from_carrier(alias: str, column: Column) -> str:
-    """A carrier as a value of its column's type in DuckDB; a cast that fails names `alias`."""
+def from_carrier(field: pa.Field, column: Column) -> str:
+    """A column of arriving batches as its column's type in DuckDB; a cast that fails tells the field's name."""
     native = column.native_type or "VARCHAR"
-    return alias if native == "VARCHAR" else f"CAST({from_canonical(alias, column.data_type)} AS {native})"
+    return str(field.name) if native == "VARCHAR" else f"CAST({from_arriving(field, column.data_type)} AS {native})"
 
 
 def from_text(value: str, column: Column) -> str:

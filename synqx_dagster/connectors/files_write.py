@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from synqx_dagster.connectors.duckdb_incoming import Incoming
+from synqx_dagster.connectors.duckdb_lean import lean
 from synqx_dagster.connectors.duckdb_merge import spell_merge
 from synqx_dagster.connectors.file_database import quote
 from synqx_dagster.connectors.files_database import OWN_PREFIX, KnownTable, qualify
@@ -75,12 +76,15 @@ class FilesWriteSession(FilesStatements, MergesBySql):
         connection.register(_INCOMING, stream.reader())
         try:
             names = {f"c{position}": column.name for position, column in enumerate(columns)}
-            with self._database.errors("writing to", names):
+            with (
+                self._database.errors("writing to", names),
+                lean(connection, len(columns), self._options.memory_limit, self._options.threads),
+            ):
                 staging = self._stagings.get(table)
                 if staging is not None:
-                    self._write_staging(transaction, table, staging, columns)
+                    self._write_staging(transaction, table, staging, columns, stream.schema)
                 else:
-                    self._insert(transaction, table, columns)
+                    self._insert(transaction, table, columns, stream.schema)
         except SynqxError:
             transaction.has_failed = True
             if stream.failure is not None:
@@ -92,13 +96,18 @@ class FilesWriteSession(FilesStatements, MergesBySql):
         return stream.rows, stream.bytes
 
     def _write_staging(
-        self, transaction: Transaction, table: TableName, staging: Staging, columns: Sequence[Column]
+        self,
+        transaction: Transaction,
+        table: TableName,
+        staging: Staging,
+        columns: Sequence[Column],
+        arriving: pa.Schema,
     ) -> None:
         position = {column.name: at for at, column in enumerate(columns)}
         items = []
         for column in staging.columns:
             if column.name in position:
-                value = from_carrier(f"c{position[column.name]}", column)
+                value = from_carrier(arriving.field(position[column.name]), column)
                 if not column.nullable:
                     alias = f"c{position[column.name]}"
                     value = f"CASE WHEN {alias} IS NULL THEN error('synqx null {alias}') ELSE {value} END"
@@ -123,7 +132,9 @@ class FilesWriteSession(FilesStatements, MergesBySql):
         if known.sql:
             connection.execute(f"CREATE OR REPLACE VIEW {qualify(table)} AS {known.sql}")
 
-    def _insert(self, transaction: Transaction, table: TableName, columns: Sequence[Column]) -> None:
+    def _insert(
+        self, transaction: Transaction, table: TableName, columns: Sequence[Column], arriving: pa.Schema
+    ) -> None:
         """Insert batches into a table that is not a staging table."""
         transaction.enter(table.schema or "")
         known = self._database.find(table)
@@ -131,7 +142,7 @@ class FilesWriteSession(FilesStatements, MergesBySql):
             raise DatabaseError(f"there is no table {table}")
         by_name = {column.name: column for column in known.columns}
         values = ", ".join(
-            from_carrier(f"c{position}", by_name[column.name]) for position, column in enumerate(columns)
+            from_carrier(field, by_name[column.name]) for field, column in zip(arriving, columns, strict=True)
         )
         # A table of its own, so that the statement may run again.
         rows = f"{OWN_PREFIX}rows_{transaction.count_rows_table()}"

@@ -15,6 +15,7 @@ from synqx_dagster.connectors import postgresql_types
 from synqx_dagster.connectors.postgresql_checksum import PostgresqlChecksums
 from synqx_dagster.connectors.postgresql_columns import describe_cursor, find_columns
 from synqx_dagster.connectors.postgresql_connect import open_adbc, settings_sql
+from synqx_dagster.connectors.postgresql_dates import exact_dates
 from synqx_dagster.connectors.postgresql_errors import wrap_errors
 from synqx_dagster.connectors.postgresql_privileges import find_missing
 from synqx_dagster.connectors.protocol import ConnectionConfig, Encoded, MissingPrivilege, ReadLimits, TableNeed
@@ -104,6 +105,10 @@ class PostgresqlReadSession(PostgresqlChecksums):
         """Wrap an expression so that its value arrives exactly."""
         return postgresql_types.encode(expression, data_type, native_type)
 
+    def encode_direct(self, expression: str, data_type: DataType, native_type: str | None = None) -> Encoded | None:
+        """Wrap an expression of a type that ADBC reads quicker than its text."""
+        return postgresql_types.encode_direct(expression, data_type, native_type)
+
     def fetch_value(self, sql: str) -> object:
         """The first column of the first row of a query; None without a row."""
         with self._open_cursor(sql):
@@ -165,7 +170,8 @@ class PostgresqlReadSession(PostgresqlChecksums):
                     for batch in self._received(reader, watch):
                         for start in range(0, batch.num_rows, batch_rows):
                             part = batch.slice(start, batch_rows)
-                            yield pa.RecordBatch.from_arrays(part.columns, schema=schema)
+                            columns = [exact_dates(one) if one.type == pa.date32() else one for one in part.columns]
+                            yield pa.RecordBatch.from_arrays(columns, schema=schema)
                     finished = True
                 finally:
                     if not finished:

@@ -133,6 +133,21 @@ def encode(expression: str, data_type: DataType, native_type: str | None) -> Enc
     return Encoded(sql, _arrow_type(data_type))
 
 
+def encode_direct(expression: str, data_type: DataType, native_type: str | None) -> Encoded | None:
+    """The protocol's `DirectReadSession.encode_direct`.
+
+    A date as text costs the server, ADBC and DuckDB more than the four bytes that it is; a char(n) passes all of them
+    as it is, blanks included. A numeric is best as text: ADBC takes 0.6 microseconds to make it from the binary form.
+    """
+    import pyarrow as pa
+
+    if data_type.kind == "date":
+        return Encoded(f"CAST(({expression}) AS date)", pa.date32())
+    if data_type.kind == "string" and native_type is not None and _is_blank_padded(native_type):
+        return Encoded(f"CAST(({expression}) AS bpchar)", _arrow_type(data_type))
+    return None
+
+
 def _is_blank_padded(native_type: str) -> bool:
     base = native_type.partition("(")[0]
     return base in ("character", "bpchar", "char") and not native_type.endswith("]")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from synqx_dagster.connectors.protocol import DELETED_FLAG, carrier_type
+from synqx_dagster.connectors.protocol import DELETED_FLAG, carrier_type, direct_type
 from synqx_dagster.errors import PlanError, QueryRefusedError, SourceChangedError
 from synqx_dagster.mapping.casts import check_cast
 from synqx_dagster.mapping.constants import make_constant, type_of_constant
@@ -163,7 +163,10 @@ class CompiledMapping:
             operation = planned.operation
             if planned.needs_null_check or not isinstance(operation, Take) or not planned.is_identity:
                 return True
-            if arrow_types[operation.column.name] != carrier_type(operation.data_type):
+            if arrow_types[operation.column.name] not in (
+                carrier_type(operation.data_type),
+                direct_type(operation.data_type),
+            ):
                 return True
         return False
 
@@ -187,12 +190,14 @@ class CompiledMapping:
 
         Args:
             arrow_types: Type of each column of the relation, by name. The relation has `used_columns` and then the
-                aliases of `source_expressions`, in this order; it is read by position.
+                aliases of `source_expressions`, in this order; it is read by position. A column in its direct form
+                belongs to fields that take it unchanged.
             holds: DuckDB predicates over ``{value}`` (the carrier) by target field; where one is false the row is bad.
 
         Returns:
-            The target fields in order in their carriers, then ``_synqx_errors`` (a list of structs of ``column`` and
-            ``reason``) and ``_synqx_row`` (the arriving row as JSON text), both NULL for a good row.
+            The target fields in order in their carriers, or in the direct form in which they arrived, then
+            ``_synqx_errors`` (a list of structs of ``column`` and ``reason``) and ``_synqx_row`` (the arriving row as
+            JSON text), both NULL for a good row.
         """
         return render_select(self._planned, self._arriving, arrow_types, holds)
 

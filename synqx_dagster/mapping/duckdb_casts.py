@@ -319,6 +319,11 @@ def _float_text(digits: str, widest: int) -> str:
 # --- dates and times ----------------------------------------------------------------------------------------
 
 
+def text_of_date(value: str) -> str:
+    """A date of DuckDB's own as canonical text."""
+    return f"replace(CAST({value} AS VARCHAR), ' (BC)', ' BC')"
+
+
 def _is_endless(text: str) -> str:
     return _is_one_of(text, ("infinity", "-infinity"))
 

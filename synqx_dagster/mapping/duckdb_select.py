@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from synqx_dagster.connectors.protocol import carrier_type
+from synqx_dagster.connectors.protocol import carrier_type, direct_type
 from synqx_dagster.mapping.casts import NUMBER_KINDS
 from synqx_dagster.mapping.constants import constant_sql
 from synqx_dagster.mapping.contract import (
@@ -22,7 +22,7 @@ from synqx_dagster.mapping.contract import (
     cast_reason,
     not_a_value,
 )
-from synqx_dagster.mapping.duckdb_casts import Cast, from_text, make_cast
+from synqx_dagster.mapping.duckdb_casts import Cast, from_text, make_cast, text_of_date
 from synqx_dagster.mapping.operations import (
     TEXT,
     Computed,
@@ -161,7 +161,7 @@ class _Select:
             flaws.append((f"CASE {spoiled}ELSE {is_null} END" if spoiled else is_null, IS_NULL))
         limit = self.holds.get(field.column.name)
         if limit is not None:
-            fits = limit.replace("{value}", value.sql)
+            fits = limit.replace("{value}", self._as_carrier(field.operation, value.sql))
             flaws.append(
                 (f"CASE WHEN {value.sql} IS NULL THEN false ELSE NOT coalesce({fits}, true) END", DOES_NOT_FIT)
             )
@@ -251,13 +251,20 @@ class _Select:
 
     def _read_input(self, name: str) -> _Value:
         data_type, raw = self.types[name], self.raw[name]
-        if self.arrow_types[name] == carrier_type(data_type):
+        if self.arrow_types[name] == carrier_type(data_type) or self._is_direct(name):
             return _Value(raw, data_type)
         if data_type.kind == "binary":
             return _Value(self.pile.add(_READ, f"CAST({raw} AS BLOB)"), data_type)
         text = raw if _is_text(self.arrow_types[name]) else f"CAST({raw} AS VARCHAR)"
         sql, flaw = self.pile.cast(_READ, text, from_text(data_type))
         return _Value(sql, data_type, ((flaw, not_a_value(data_type)),) if flaw else ())
+
+    def _is_direct(self, name: str) -> bool:
+        return bool(self.arrow_types[name] == direct_type(self.types[name]))
+
+    def _as_carrier(self, operation: Operation, sql: str) -> str:
+        """An operation's value in its carrier, in which predicates look at it."""
+        return text_of_date(sql) if isinstance(operation, Take) and self._is_direct(operation.column.name) else sql
 
     def _text(self, name: str) -> _Value:
         """The canonical text of a column."""
@@ -272,7 +279,9 @@ class _Select:
         pairs = []
         for column in self.arriving:
             raw = self.raw[column.name]
-            if self.arrow_types[column.name] != carrier_type(column.data_type):
+            if self._is_direct(column.name):
+                sql = text_of_date(raw)
+            elif self.arrow_types[column.name] != carrier_type(column.data_type):
                 sql = f"CAST({raw} AS VARCHAR)"
             elif column.data_type.kind == "binary":
                 sql = f"'\\x' || lower(hex({raw}))"

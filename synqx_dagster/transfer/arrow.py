@@ -124,9 +124,13 @@ class Transform:
         self._failure: BaseException | None = None
 
     def __enter__(self) -> Transform:
+        return self
+
+    def _open(self) -> Any:
+        """DuckDB; a load whose batches need no transform is spared the memory."""
         import duckdb
 
-        self._connection = duckdb.connect(
+        return duckdb.connect(
             ":memory:",
             config={
                 "autoinstall_known_extensions": "false",
@@ -136,20 +140,22 @@ class Transform:
                 "threads": "2",
             },
         )
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._connection.close()
+        if self._connection is not None:
+            self._connection.close()
         # Whoever still holds this object, in a traceback, does not hold DuckDB's.
         self._connection = None
 
     def run(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """The query's rows, batch by batch, as the source delivers them."""
+        """The query's rows, batch by batch, as the source delivers them; may be called again when they are through."""
         import duckdb
         import pyarrow as pa
 
+        if self._connection is None:
+            self._connection = self._open()
         reader = pa.RecordBatchReader.from_batches(self._source_schema, self._remember_failure(batches))
         self._connection.register("source", reader)
         try:

@@ -12,6 +12,7 @@ from synqx_dagster.connectors.protocol import CopyReadSession, CopyWriteSession,
 from synqx_dagster.errors import FatalError
 from synqx_dagster.model.table import TableName
 from synqx_dagster.transfer.arrow import BATCH_ROWS, Prefetch, Transform, row_as_json, split_bad_rows
+from synqx_dagster.transfer.direct import sift, take_fields
 from synqx_dagster.transfer.failpoints import reach
 from synqx_dagster.transfer.passthrough import copy_table
 from synqx_dagster.transfer.plan import BadRowsRead, LoadPlan
@@ -78,13 +79,17 @@ def _stream(
     start = time.perf_counter()
     with ExitStack() as stack:
         prefetch = stack.enter_context(Prefetch(batches, read.cancel))
+        arriving = _Timed(iter(prefetch))
+        names = [column.name for column in plan.staged_columns]
         if plan.transform_sql is None:
-            arriving = _Timed(iter(prefetch))
-            good = _Timed(_renamed(arriving, plan))
+            good = _Timed(take_fields(batch, plan.compiled, names) for batch in arriving)
         else:
             transform = stack.enter_context(Transform(plan.transform_sql, plan.read_schema))
-            arriving = _Timed(iter(prefetch))
-            good = _Timed(split_bad_rows(transform.run(arriving), spool, plan.key_columns))
+            if plan.common_tests is None:
+                rows_out = split_bad_rows(transform.run(arriving), spool, plan.key_columns)
+            else:
+                rows_out = sift(arriving, plan.common_tests, plan.compiled, names, transform, spool, plan.key_columns)
+            good = _Timed(rows_out)
         rows, size_bytes = write.write_batches(staging, plan.staged_columns, _metered(good, meter))
         rows_in = prefetch.rows
     reach("mid_copy")
@@ -114,14 +119,6 @@ class _Timed:
             return next(self._batches)
         finally:
             self.seconds += time.perf_counter() - start
-
-
-def _renamed(batches: Iterator[pa.RecordBatch], plan: LoadPlan) -> Iterator[pa.RecordBatch]:
-    """The source's columns under the names and in the order of the target's fields."""
-    sources = [compiled_field.source_columns[0] for compiled_field in plan.compiled.fields]
-    names = [column.name for column in plan.staged_columns]
-    for batch in batches:
-        yield batch.select(sources).rename_columns(names)
 
 
 def _metered(batches: Iterator[pa.RecordBatch], meter: ProgressMeter) -> Iterator[pa.RecordBatch]:

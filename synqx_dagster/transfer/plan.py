@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from synqx_dagster.connectors.protocol import Connector, CopyReadSession, ReadSession
+from synqx_dagster.connectors.protocol import Connector, CopyReadSession, DirectReadSession, ReadSession
 from synqx_dagster.mapping.compile import CompiledField, CompiledMapping, Pushdown, Violation, compile_mapping
 from synqx_dagster.mapping.contract import DOES_NOT_FIT
 from synqx_dagster.model.mapping import KEYED_MODES, LoadMode, Mapping
@@ -17,6 +17,7 @@ from synqx_dagster.model.schema import Schema
 from synqx_dagster.model.table import Column, TableName, primary_key_of
 from synqx_dagster.transfer.alter import ColumnChange
 from synqx_dagster.transfer.compatibility import is_plain_text, same_bytes
+from synqx_dagster.transfer.direct import CommonTest, find_common_tests, find_direct
 from synqx_dagster.transfer.evolve import apply_to
 from synqx_dagster.transfer.facts import SOURCE_ALIAS, Facts, describe_source, relation_sql
 from synqx_dagster.transfer.keys import choose_key, history_columns, is_unique, refuse_incomparable
@@ -58,6 +59,7 @@ class LoadPlan:
         relation_sql: In passthrough, what `read_sql` reads as a relation for other queries: whoever puts conditions
             on its rows may have them looked at before those that leave out the bad rows. Else None.
         transform_sql: DuckDB's query over the batches; None where they may go to the target as they arrive.
+        common_tests: Batches that pass them go to the target as they arrive all the same; None: none does.
         columns: The target's columns that are filled, in the order of the mapping.
         strategy: How the rows become visible, in one sentence.
         differences: How the target differs from the mapping's output without keeping it from running.
@@ -100,6 +102,7 @@ class LoadPlan:
     unique_key: bool = False
     relation_sql: str | None = None
     ranges: RangePlan | None = field(default=None, compare=False)
+    common_tests: tuple[CommonTest, ...] | None = None
 
     @property
     def staged_columns(self) -> tuple[Column, ...]:
@@ -215,7 +218,8 @@ def make_plan(
             transform_sql=None,
             bad_rows=_bad_rows_read(pushdown, compiled, facts.source_columns, relation, source, read),
         )
-    read_sql, read_schema = _read_carriers(compiled, facts.source_columns, relation, source, read)
+    direct = find_direct(compiled, staged, read, target)
+    read_sql, read_schema = _read_carriers(compiled, facts.source_columns, relation, source, read, direct=direct)
     holds = {
         column.name: predicate
         for column in columns
@@ -229,6 +233,9 @@ def make_plan(
         read_schema=read_schema,
         transform_sql=compiled.duckdb(arrow_types, holds=holds) if needs_transform else None,
         bad_rows=None,
+        common_tests=find_common_tests(compiled, staged, read_schema, frozenset(holds), target)
+        if needs_transform
+        else None,
     )
 
 
@@ -392,6 +399,8 @@ def _read_carriers(
     source: Connector,
     read: ReadSession,
     extra: tuple[str, ...] = (),
+    *,
+    direct: frozenset[str] = frozenset(),
 ) -> tuple[str, pa.Schema]:
     import pyarrow as pa
 
@@ -400,7 +409,11 @@ def _read_carriers(
     fields: list[pa.Field] = []
     for name in compiled.used_columns:
         column = by_name[name]
-        encoded = read.encode(f"{SOURCE_ALIAS}.{source.quote(name)}", column.data_type, column.native_type)
+        value = (f"{SOURCE_ALIAS}.{source.quote(name)}", column.data_type, column.native_type)
+        encoded = read.encode(*value)
+        quicker = read.encode_direct(*value) if isinstance(read, DirectReadSession) else None
+        if quicker is not None and (name in direct or quicker.arrow_type == encoded.arrow_type):
+            encoded = quicker
         expressions.append(f"{encoded.sql} AS {source.quote(name)}")
         fields.append(pa.field(name, encoded.arrow_type))
     for computed in compiled.source_expressions:

@@ -19,7 +19,9 @@ from __future__ import annotations
 
 from synqx_dagster.connectors.protocol.carriers import (
     CARRIER_TYPES,
+    ENDLESS_DAYS,
     carrier_type,
+    direct_type,
     untrusted_text,
 )
 from synqx_dagster.connectors.protocol.config import (
@@ -40,6 +42,7 @@ from synqx_dagster.connectors.protocol.privileges import (
 )
 from synqx_dagster.connectors.protocol.reading import (
     CopyReadSession,
+    DirectReadSession,
     Encoded,
     ReadLimits,
     ReadSession,
@@ -66,12 +69,14 @@ from synqx_dagster.connectors.protocol.writing import (
 __all__ = [
     "CARRIER_TYPES",
     "DELETED_FLAG",
+    "ENDLESS_DAYS",
     "Capabilities",
     "ConnectionConfig",
     "ConnectionReport",
     "Connector",
     "CopyReadSession",
     "CopyWriteSession",
+    "DirectReadSession",
     "Encoded",
     "HistorySpec",
     "InPlaceWriteSession",
@@ -93,6 +98,7 @@ __all__ = [
     "TlsConfig",
     "WriteSession",
     "carrier_type",
+    "direct_type",
     "untrusted_text",
     "wait_for",
 ]

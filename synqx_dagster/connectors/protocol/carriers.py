@@ -8,6 +8,10 @@ plain decimal digits, ``NaN``, lower-case UUIDs, and JSON as it was stored. A co
 text all the same (`Encoded.arrow_type`); the transform then casts it, and a value that does not cast is a bad row.
 Text of which the source cannot promise that it is a value of the column's type (SQLite's dates, MySQL's zero dates)
 arrives as `untrusted_text`, never as the carrier, so that even an unchanged field is cast and not passed through.
+
+A value that nobody looks at on its way may travel in its *direct* form (`direct_type`) instead, where the source can
+send it (`DirectReadSession`) and the target takes it (`Capabilities.direct_kinds`): a date as Arrow's days, of which
+`ENDLESS_DAYS` stands for ``infinity`` and its negative for ``-infinity``, as in DuckDB.
 """
 
 from __future__ import annotations
@@ -40,6 +44,10 @@ CARRIER_TYPES: dict[TypeKind, Literal["string", "int16", "int32", "int64", "floa
 }
 
 
+#: PostgreSQL's ``infinity`` as a date in its direct form; ``-infinity`` is its negative.
+ENDLESS_DAYS = 2**31 - 1
+
+
 def carrier_type(data_type: DataType) -> pa.DataType:
     """The Arrow type in which values of a logical type travel."""
     import pyarrow as pa
@@ -56,3 +64,10 @@ def untrusted_text() -> pa.DataType:
     import pyarrow as pa
 
     return pa.large_string()
+
+
+def direct_type(data_type: DataType) -> pa.DataType | None:
+    """The Arrow type of a logical type's direct form; None if it has none beside its carrier."""
+    import pyarrow as pa
+
+    return pa.date32() if data_type.kind == "date" else None

@@ -8,6 +8,7 @@ from typing import Literal
 
 from synqx_dagster.model.connection import OptionValue, PoolSettings, TlsMode
 from synqx_dagster.model.host_policy import HostPolicy
+from synqx_dagster.model.types import TypeKind
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,9 @@ class Capabilities:
         has_objects: Tables may have views, indexes and defaults; elsewhere a table is its rows alone.
         shares_staging: Several write sessions may fill one staging table (`SharedWriteSession`); at the same time where
             there are `concurrent_writers`.
+        direct_kinds: Kinds of values of which the target stores every common one exactly, whatever its `holds` says of
+            the others, and which it takes in their direct form too (see `carriers`). Common are dates of the years 1
+            to 9999 and decimals in digits; a decimal's column has a precision of up to 38 and a scale within it.
         alters: Changes of a column that a table with rows may undergo; see `transfer.alter`.
     """
 
@@ -94,4 +98,5 @@ class Capabilities:
     merges: bool = True
     has_objects: bool = True
     shares_staging: bool = False
+    direct_kinds: frozenset[TypeKind] = frozenset()
     alters: frozenset[Literal["add", "retype", "allow_null"]] = frozenset()

@@ -84,6 +84,19 @@ class CopyReadSession(Protocol):
 
 
 @runtime_checkable
+class DirectReadSession(Protocol):
+    """A read session that can send some values with less work than `ReadSession.encode` asks for."""
+
+    def encode_direct(self, expression: str, data_type: DataType, native_type: str | None = None) -> Encoded | None:
+        """Wrap an expression so that its value arrives exactly, in its direct form or its carrier.
+
+        The SQL is for the items of `ReadSession.iter_batches` alone: unlike that of `ReadSession.encode` its type is
+        not the carrier's. None: nothing is quicker than `ReadSession.encode`.
+        """
+        ...
+
+
+@runtime_checkable
 class SnapshotReadSession(Protocol):
     """A read session whose snapshot other sessions can share."""
 
