@@ -152,7 +152,7 @@ def _are_common_days(column: pa.Array) -> bool:
 def _are_digits(column: pa.Array) -> bool:
     """Whether canonical decimals are all numbers: ``NaN`` and ``Infinity`` have a letter that no number has."""
     _, offsets, data = column.buffers()
-    if data is None:
+    if data is None or not len(column):
         return True
     bounds = memoryview(offsets).cast("i")
     # Looked for in the bytes of all values at once, which is a hundred times as fast as value by value.

@@ -68,7 +68,7 @@ def find_tests(
 
 def batch(ids: list[int], money: list[str | None], days: list[int | None]) -> pa.RecordBatch:
     day = pa.array(days, pa.int32()).view(pa.date32())
-    return pa.record_batch([pa.array(ids, pa.int32()), pa.array(money), day], schema=ARRIVING)
+    return pa.record_batch([pa.array(ids, pa.int32()), pa.array(money, pa.string()), day], schema=ARRIVING)
 
 
 COMMON = ([1, 2], ["1.50", None], [0, None])
@@ -132,6 +132,10 @@ def test_only_the_part_of_a_batch_that_is_meant_is_looked_at() -> None:
     whole = batch([1, 2, 3], ["NaN", "2.00", "NaN"], [ENDLESS_DAYS, 2, ENDLESS_DAYS])
     rows, bad, calls = run([whole.slice(1, 1)])
     assert ([row["id"] for row in rows], bad, calls) == ([2], [], 0)
+
+
+def test_an_empty_batch_is_a_common_one() -> None:
+    assert run([batch([], [], []), batch(*COMMON).slice(1, 0)]) == ([], [], 0)
 
 
 def test_many_uncommon_batches_make_one_stream() -> None:
