@@ -114,7 +114,7 @@ _CHILD = textwrap.dedent(
 _QUERY = """
 select i as id, i * 7919 as part, cast((i % 1000000) / 100.0 as numeric(15,2)) as price,
     cast(i % 11 as numeric(15,2)) as discount, date '1992-01-01' + (i % 2500)::int as shipped, md5(i::text) as comment,
-    md5((i * 3)::text) as instructions, i * 1.5e0 as weight, md5((i * 5)::text) as mode
+    md5((i * 3)::text) as instructions, cast(i as float8) as weight, md5((i * 5)::text) as mode
 from generate_series(1::bigint, ROWS) as i
 """
 
@@ -122,7 +122,7 @@ from generate_series(1::bigint, ROWS) as i
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["duckdb", "parquet"])
 def test_memory_does_not_grow_with_the_table(postgresql: PostgresqlDatabase, tmp_path: Path, kind: str) -> None:
-    """The second load has as many rows again as DuckDB would keep of the first."""
+    """The second load must not take much more than the first, which has ten rows."""
     config, _, _ = target(kind, tmp_path)
     ends = [
         {**{name: getattr(one, name) for name in one.__dataclass_fields__}, "pool": one.pool.model_dump()}
@@ -139,5 +139,6 @@ def test_memory_does_not_grow_with_the_table(postgresql: PostgresqlDatabase, tmp
     with reaped(process):
         output, _ = process.communicate(json.dumps(asked), timeout=300)
     assert process.returncode == 0
-    small, large = json.loads(output)
+    # DuckDB takes a process without a script for somebody's terminal, and shows progress.
+    small, large = json.loads(output.splitlines()[-1])
     assert (large - small) / 1e6 < 150
