@@ -18,6 +18,7 @@ import yaml
 from synqx_dagster.errors import Problem, SourceLocation
 
 MAX_DEPTH = 32
+_TOO_DEEP = f"the document is nested more than {MAX_DEPTH} levels deep"
 #: Each value costs some 200 bytes of memory with its place; a file of the largest size needs fewer.
 MAX_VALUES = 1_000_000
 #: Longer numbers are text, or a mistake.
@@ -107,7 +108,10 @@ def parse_documents(text: str, file: str) -> tuple[list[Document], list[Problem]
         # Only the parser's own words: its snippet of the text may hold a password.
         reason = " ".join(part for part in (exc.context, exc.problem) if part) or "syntax error"
         line = mark.line + 1 if mark else None
-        problems.append(Problem(f"this is not YAML: {reason}", SourceLocation(file, line)))
+        # Newer versions of libyaml have a bound of their own, which they may come to before a node is made.
+        too_deep = "nesting depth" in reason
+        what = _TOO_DEEP if too_deep else f"this is not YAML: {reason}"
+        problems.append(Problem(what, SourceLocation(file, line)))
     except yaml.reader.ReaderError as exc:
         line = text.count("\n", 0, exc.position) + 1 if isinstance(exc.position, int) else None
         problems.append(Problem("the file holds a control character", SourceLocation(file, line)))
@@ -172,7 +176,7 @@ def _start_value(
         # `implicit[0]`: written without quotes. The two parsers of PyYAML spell the style differently.
         return resolve_plain(event.value) if event.implicit[0] else event.value
     if len(stack) >= MAX_DEPTH:
-        raise _refused(f"the document is nested more than {MAX_DEPTH} levels deep", file, line)
+        raise _refused(_TOO_DEEP, file, line)
     values: list[Any] | dict[str, Any] = {} if isinstance(event, yaml.MappingStartEvent) else []
     stack.append(_Collection(path, values))
     return values
