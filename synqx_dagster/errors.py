@@ -212,6 +212,14 @@ class FencedError(FatalError):
     """A newer attempt has taken over this load; this one was refused at its commit."""
 
 
+class OperatorFailedError(FatalError):
+    """The code of a pipeline's node failed, or did not give what it must."""
+
+
+class NodeTimeoutError(FatalError):
+    """A node of a pipeline did not end in its time."""
+
+
 class DriverMissingError(FatalError):
     """The driver for this connection is not installed."""
 

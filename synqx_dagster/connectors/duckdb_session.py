@@ -181,12 +181,12 @@ class DuckdbReadSession(DuckdbChecksums):
         try:
             with self._errors("reading"), _arrow_errors(self._path):
                 reader = self._handle.connection.sql(sql).to_arrow_reader(batch_rows)
-                yield from limit_batches(_iter_carriers(reader, schema), self._limits)
+                yield from limit_batches(iter_carriers(reader, schema), self._limits)
         finally:
             self._handle.set_busy(False)
 
 
-def _iter_carriers(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def iter_carriers(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """The same rows under exactly this schema."""
     import pyarrow as pa
 

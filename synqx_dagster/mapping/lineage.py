@@ -92,6 +92,23 @@ def trace_lineage(
     return Lineage(source.tables, columns)
 
 
+def trace_query(
+    sql: str, dialect: str, known: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, tuple[Origin, ...]]:
+    """The columns of tables that each column of a query is made of; empty where the query does not tell its columns.
+
+    Args:
+        known: Columns of tables by the table's name; they resolve names that no table qualifies.
+    """
+    source = _query_source(sql, dialect, {TableName(name): columns for name, columns in (known or {}).items()})
+    return {name: tuple(dict.fromkeys(source.trace(name))) for name in source.outputs() or ()}
+
+
+def tables_of(sql: str, dialect: str) -> tuple[TableName, ...]:
+    """The tables that a query reads, each once; empty for a query that cannot be read."""
+    return _query_source(sql, dialect, {}).tables
+
+
 def _read_by_trace(column_mapping: ColumnMapping) -> tuple[object, ...]:
     """What `_source_names` looks at; a salt, a constant or a delimiter is not among it."""
     if isinstance(column_mapping, ExpressionMapping):

@@ -2,9 +2,10 @@
 
 from synqx_dagster.model.base import RECORD_KINDS, Record, RecordKind, Value, dagster_name
 from synqx_dagster.model.connection import Connection, PoolSettings, SshTunnel, TlsSettings
+from synqx_dagster.model.dataset import Dataset
 from synqx_dagster.model.host_policy import HostPolicy
 from synqx_dagster.model.mapping import ColumnMapping, Mapping
-from synqx_dagster.model.pipeline import Pipeline
+from synqx_dagster.model.pipeline import Pipeline, PipelineNode
 from synqx_dagster.model.schedule import Schedule
 from synqx_dagster.model.schema import Schema, SchemaColumn
 from synqx_dagster.model.secret import EnvSecret, FileSecret, LiteralSecret, SealedSecret, Secret
@@ -12,7 +13,7 @@ from synqx_dagster.model.table import Column, TableName, primary_key_of
 from synqx_dagster.model.types import DataType
 
 RECORD_TYPES: dict[RecordKind, type[Record]] = {
-    record_type.kind: record_type for record_type in (Connection, Schema, Mapping, Pipeline, Schedule)
+    record_type.kind: record_type for record_type in (Connection, Schema, Dataset, Mapping, Pipeline, Schedule)
 }
 
 __all__ = [
@@ -22,12 +23,14 @@ __all__ = [
     "ColumnMapping",
     "Connection",
     "DataType",
+    "Dataset",
     "EnvSecret",
     "FileSecret",
     "HostPolicy",
     "LiteralSecret",
     "Mapping",
     "Pipeline",
+    "PipelineNode",
     "PoolSettings",
     "Record",
     "RecordKind",

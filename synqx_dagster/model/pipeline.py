@@ -1,59 +1,145 @@
-"""Pipelines: a directed acyclic graph of nodes that runs as one job."""
+"""Pipelines: a directed acyclic graph of extract, transform, validate and load nodes that runs as one job."""
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
-from synqx_dagster.model.base import Name, Record, RecordKind, Value
+from synqx_dagster.model.base import Label, Name, Record, RecordKind, Value, dagster_name
 
+OperatorType = Literal["extract", "transform", "validate", "load"]
 
-class MappingNodeConfig(Value):
-    """Which mapping the node runs."""
+#: The load node that runs a mapping of the catalog, whole.
+MAPPING_OPERATOR = "mapping"
 
-    mapping: Name
+#: More nodes are more than anybody draws; each step costs its share of a run's start.
+MAX_NODES = 1000
+
+_MEMORY = re.compile(r"\d{1,6}(\.\d+)?\s*(KB|MB|GB|TB|KiB|MiB|GiB|TiB)")
 
 
 class PipelineNode(Value):
-    """One step of a pipeline: the load that a mapping declares."""
+    """One piece of work of a pipeline.
+
+    Attributes:
+        operator_class: Which operator of its type: ``table`` or ``query`` for an extract, ``sql`` or ``pandas`` for a
+            transform, and so on; those of packages too. The kind of the asset's connection (``postgresql``) stands for
+            ``table``.
+        source_asset: What an extract reads: a record of ``kind: asset``.
+        destination_asset: What a load fills.
+        config: The operator's own fields; docs/pipelines.md lists them.
+        order_index: Where the node stands in a drawing; says nothing of the order in which nodes run.
+        retries: How often the step of this node runs again after a retryable failure.
+        timeout_seconds: A node that has not ended by then fails, and its step with it.
+        stored: End the step after this node, and keep its rows until the run has succeeded: a run that failed later
+            goes on from here.
+    """
 
     node_id: Name
-    name: Name | None = None
-    operator_type: Literal["load"] = "load"
-    operator_class: Literal["mapping"] = "mapping"
-    config: MappingNodeConfig
+    name: Label | None = None
+    operator_type: OperatorType = "load"
+    operator_class: Label = MAPPING_OPERATOR
+    source_asset: Name | None = None
+    destination_asset: Name | None = None
+    config: dict[str, JsonValue] = Field(default_factory=dict)
+    order_index: int = 0
+    retries: int = Field(default=0, ge=0, le=20)
+    timeout_seconds: int | None = Field(default=None, ge=1, le=31_536_000)
+    stored: bool = False
+
+    @model_validator(mode="after")
+    def _check_assets(self) -> PipelineNode:
+        if self.source_asset is not None and self.operator_type != "extract":
+            raise ValueError(f"source_asset is for extract nodes; this one is of type {self.operator_type}")
+        if self.destination_asset is not None and self.operator_type != "load":
+            raise ValueError(f"destination_asset is for load nodes; this one is of type {self.operator_type}")
+        if self.runs_mapping and not isinstance(self.config.get("mapping"), str):
+            raise ValueError("config.mapping: name the mapping that the node runs")
+        return self
+
+    @property
+    def runs_mapping(self) -> bool:
+        """Whether the node is the load that a mapping of the catalog declares."""
+        return (
+            self.operator_type == "load" and self.operator_class == MAPPING_OPERATOR and self.destination_asset is None
+        )
+
+    @property
+    def mapping_name(self) -> str | None:
+        """The mapping that the node runs; None for any other node."""
+        return str(self.config["mapping"]) if self.runs_mapping else None
+
+    @property
+    def gives_rows(self) -> bool:
+        """Whether other nodes can read what this one makes."""
+        return self.operator_type != "load"
+
+    @property
+    def takes_rows(self) -> bool:
+        """Whether the node reads what other nodes make."""
+        return self.operator_type != "extract" and not self.runs_mapping
 
 
 class PipelineEdge(Value):
-    """The second node runs after the first has succeeded."""
+    """Rows flow from the first node to the second; where one has none to give or to take, the second just waits."""
 
     from_node_id: Name
     to_node_id: Name
 
 
 class Pipeline(Record):
-    """Mappings that run together, in the order that edges give."""
+    """Nodes that run together as one job, in the order that edges give.
+
+    Attributes:
+        executor: How the job's steps run: ``in_process``, ``multiprocess``, ``celery``, ``k8s``, or the
+            ``module:attribute`` of an executor; left out: the setting ``SYNQX_EXECUTOR``.
+        max_concurrent_runs: How many runs of this pipeline may go on at the same time; None for no limit.
+        memory_limit: What the nodes of one step may hold in memory; joins and sorts spill to disk beyond it.
+    """
 
     kind: ClassVar[RecordKind] = "pipeline"
 
-    nodes: tuple[PipelineNode, ...] = Field(min_length=1, max_length=1000)
-    edges: tuple[PipelineEdge, ...] = ()
+    nodes: tuple[PipelineNode, ...] = Field(min_length=1, max_length=MAX_NODES)
+    edges: tuple[PipelineEdge, ...] = Field(default=(), max_length=10 * MAX_NODES)
+    executor: Label | None = None
+    max_concurrent_runs: int | None = Field(default=1, ge=1, le=1000)
+    memory_limit: str = "512MB"
+    owners: tuple[Label, ...] = ()
+    tags: dict[Label, str] = Field(default_factory=dict)
+
+    @field_validator("memory_limit")
+    @classmethod
+    def _check_memory(cls, text: str) -> str:
+        if not _MEMORY.fullmatch(text):
+            raise ValueError("write a size such as 512MB or 4GB")
+        return text
 
     @model_validator(mode="after")
     def _check_graph(self) -> Pipeline:
-        node_ids = [node.node_id for node in self.nodes]
-        for node_id in node_ids:
-            if node_ids.count(node_id) > 1:
-                raise ValueError(f"node {node_id!r} is listed twice")
-        mappings = [node.config.mapping for node in self.nodes]
-        for mapping in mappings:
-            if mappings.count(mapping) > 1:
-                raise ValueError(f"two nodes run the mapping {mapping!r}")
+        seen: dict[str, str] = {}
+        for node in self.nodes:
+            # Steps are named after their nodes.
+            other = seen.setdefault(dagster_name(node.node_id), node.node_id)
+            if other != node.node_id:
+                raise ValueError(f"the nodes {other!r} and {node.node_id!r} are one name in Dagster")
+        node_ids = {node.node_id for node in self.nodes}
+        if len(node_ids) != len(self.nodes):
+            listed = [node.node_id for node in self.nodes]
+            raise ValueError(f"node {next(name for name in listed if listed.count(name) > 1)!r} is listed twice")
+        mappings = self.mapping_names
+        if len(set(mappings)) != len(mappings):
+            raise ValueError(f"two nodes run the mapping {next(n for n in mappings if mappings.count(n) > 1)!r}")
+        pairs: set[tuple[str, str]] = set()
         for edge in self.edges:
             for end in (edge.from_node_id, edge.to_node_id):
                 if end not in node_ids:
                     raise ValueError(f"an edge names the node {end!r}, which is not listed")
+            pair = (edge.from_node_id, edge.to_node_id)
+            if pair in pairs:
+                raise ValueError(f"the edge from {pair[0]!r} to {pair[1]!r} is listed twice")
+            pairs.add(pair)
         cycle = find_cycle({node_id: [] for node_id in node_ids} | _successors(self.edges))
         if cycle:
             raise ValueError(f"the edges form a cycle: {' -> '.join(cycle)}")
@@ -61,14 +147,26 @@ class Pipeline(Record):
 
     @property
     def mapping_names(self) -> tuple[str, ...]:
-        """The mappings that the pipeline runs, in the order of its nodes."""
-        return tuple(node.config.mapping for node in self.nodes)
+        """The mappings that nodes run, in the order of the nodes."""
+        return tuple(node.mapping_name for node in self.nodes if node.mapping_name is not None)
+
+    @property
+    def asset_names(self) -> tuple[str, ...]:
+        """The datasets that nodes read and load, each once."""
+        names = (name for node in self.nodes for name in (node.source_asset, node.destination_asset))
+        return tuple(dict.fromkeys(name for name in names if name is not None))
+
+    @property
+    def runs_mappings_only(self) -> bool:
+        """Whether every node is the load of a mapping."""
+        return all(node.runs_mapping for node in self.nodes)
 
     @property
     def mapping_edges(self) -> tuple[tuple[str, str], ...]:
-        """Pairs of mapping names: the second runs after the first."""
-        by_node = {node.node_id: node.config.mapping for node in self.nodes}
-        return tuple((by_node[edge.from_node_id], by_node[edge.to_node_id]) for edge in self.edges)
+        """Pairs of mapping names: the second runs after the first, as edges between their nodes say."""
+        by_node = {node.node_id: node.mapping_name for node in self.nodes}
+        pairs = ((by_node[edge.from_node_id], by_node[edge.to_node_id]) for edge in self.edges)
+        return tuple((first, second) for first, second in pairs if first is not None and second is not None)
 
 
 def _successors(edges: tuple[PipelineEdge, ...]) -> dict[str, list[str]]:

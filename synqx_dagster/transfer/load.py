@@ -113,6 +113,8 @@ class _Load:
                     earlier = ledger.find_entry(request.load_id)
                     if earlier is not None:
                         return self._report_earlier(plan, epoch, earlier, write)
+                    if request.upstream is not None:
+                        request.upstream.begin(None if plan.target_action == "create" else ledger.find_watermark())
                     with self._stopwatch.phase("plan"):
                         plan = preparation.alter_target(plan, ledger, epoch)
                         self._schema_changes = tuple(map(str, plan.schema_changes))
@@ -190,6 +192,7 @@ class _Load:
                     # Rows that share a key leave the ranges in one transaction with the publication, or stay.
                     write.begin()
                 moved = self._move(plan, staging, read, write, spool) if filled is None else filled.moved
+                moved = self._take_bad_rows(moved, spool)
                 if filled is not None and filled.bad_rows is not None:
                     collected = Quarantine(target, write, plan.target, filled.bad_rows)
                     spool.collected_rows, counts = collected.count_breaches()
@@ -265,6 +268,14 @@ class _Load:
             self._stopwatch.split("copy", moved.phase_seconds)
         reach("after_copy")
         return moved
+
+    def _take_bad_rows(self, moved: Moved, spool: BadRowSpool) -> Moved:
+        """Keep what was set aside before the rows came here."""
+        if self._request.upstream is None:
+            return moved
+        before = spool.rows
+        self._request.upstream.give_bad_rows(spool)
+        return replace(moved, rows_in=moved.rows_in + spool.rows - before)
 
     def _set_bad_rows_aside(
         self, plan: LoadPlan, staging: TableName, moved: Moved, write: WriteSession, spool: BadRowSpool
@@ -428,8 +439,13 @@ class _Load:
             rows_updated=changes.updated,
             rows_deleted=changes.deleted,
             checksum=moved.checksum,
-            watermark=None if self._window is None or self._window.after is None else self._window.after.to_json(),
+            watermark=self._watermark(),
         )
+
+    def _watermark(self) -> str | None:
+        if self._request.upstream is not None:
+            return self._request.upstream.watermark
+        return None if self._window is None or self._window.after is None else self._window.after.to_json()
 
     def _report_earlier(self, plan: LoadPlan, epoch: int, entry: LedgerEntry, write: WriteSession) -> LoadResult:
         logger.info("%s: already committed by run %s", self._mapping.name, entry.run_id)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +15,7 @@ from synqx_dagster.mapping.contract import DOES_NOT_FIT
 from synqx_dagster.model.mapping import KEYED_MODES, LoadMode, Mapping
 from synqx_dagster.model.schema import Schema
 from synqx_dagster.model.table import Column, TableName, primary_key_of
+from synqx_dagster.model.types import DataType
 from synqx_dagster.transfer.alter import ColumnChange
 from synqx_dagster.transfer.compatibility import is_plain_text, same_bytes
 from synqx_dagster.transfer.direct import CommonTest, find_common_tests, find_direct
@@ -249,8 +250,20 @@ class PreviewPlan:
     columns: tuple[Column, ...]
 
 
-def plan_preview(mapping: Mapping, schema: Schema | None, source: Connector, read: ReadSession) -> PreviewPlan:
-    """Plan a preview; asks the source for its columns.
+def plan_preview(
+    mapping: Mapping,
+    schema: Schema | None,
+    source: Connector,
+    read: ReadSession,
+    *,
+    holds: Callable[[DataType], str | None] | None = None,
+    predicates: tuple[str, ...] = (),
+) -> PreviewPlan:
+    """Plan to read and transform rows that go to no target; asks the source for its columns.
+
+    Args:
+        holds: What whoever takes the rows can hold, as `Connector.holds`; left out: everything.
+        predicates: Conditions in the source's SQL that narrow what is read.
 
     Raises:
         PlanError, SourceChangedError, QueryRefusedError: As for a load.
@@ -258,12 +271,16 @@ def plan_preview(mapping: Mapping, schema: Schema | None, source: Connector, rea
     source_columns = describe_source(mapping, source, read)
     mapping = mapping.model_copy(update={"soft_delete_column": None})
     compiled = _compile(mapping, schema, source, read, source_columns)
-    sql, arrow_schema = _read_carriers(compiled, source_columns, relation_sql(mapping, source), source, read)
+    relation = relation_sql(mapping, source, predicates)
+    sql, arrow_schema = _read_carriers(compiled, source_columns, relation, source, read)
+    columns = tuple(compiled_field.column for compiled_field in compiled.fields)
+    found = {column.name: holds(column.data_type) for column in columns} if holds is not None else {}
+    bounds = {name: predicate for name, predicate in found.items() if predicate is not None}
     return PreviewPlan(
         sql,
         arrow_schema,
-        compiled.duckdb({item.name: item.type for item in arrow_schema}, holds={}),
-        tuple(compiled_field.column for compiled_field in compiled.fields),
+        compiled.duckdb({item.name: item.type for item in arrow_schema}, holds=bounds),
+        columns,
     )
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, cast
@@ -105,7 +105,15 @@ class BadRowSpool:
         self.counts.update(bad_row.breaches)
         self._pending.append(bad_row)
         if len(self._pending) >= BATCH_ROWS:
-            self._flush_or_explain()
+            self._flush()
+
+    def absorb(self, batches: Iterable[pa.RecordBatch], counts: Counter[Breach]) -> None:
+        """Keep what another spool gave (`iter_batches`), whose breaches are these."""
+        self._flush()
+        for batch in batches:
+            self._write(batch)
+            self.rows += batch.num_rows
+        self.counts.update(counts)
 
     def describe(self) -> str:
         """What is wrong with how many rows, most frequent first, such as ``email: is null (12 rows)``."""
@@ -121,7 +129,7 @@ class BadRowSpool:
         """The rows as record batches of `spool_schema`; ends the spool's writing."""
         import pyarrow as pa
 
-        self._flush_or_explain()
+        self._flush()
         if self._writer is None:
             return
         self._writer.close()
@@ -129,25 +137,12 @@ class BadRowSpool:
         with pa.ipc.open_stream(self._file) as reader:
             yield from reader
 
-    def _flush_or_explain(self) -> None:
-        try:
-            self._flush()
-        except OSError as error:
-            raise RetryableError(
-                f"{self.rows:,} bad rows have no room in a temporary file in {tempfile.gettempdir()}:"
-                f" {os.strerror(error.errno or 0)}",
-                hint="make room there, or set TMPDIR to a directory that has more",
-            ) from error
-
     def _flush(self) -> None:
         import pyarrow as pa
 
         if not self._pending:
             return
-        schema = spool_schema()
-        if self._writer is None:
-            self._writer = pa.ipc.new_stream(self._file, schema)
-        self._writer.write_batch(
+        self._write(
             pa.record_batch(
                 [
                     pa.array([bad.breaches[0].column for bad in self._pending], pa.string()),
@@ -155,10 +150,24 @@ class BadRowSpool:
                     pa.array([bad.source_key for bad in self._pending], pa.string()),
                     pa.array([bad.row for bad in self._pending], pa.string()),
                 ],
-                schema=schema,
+                schema=spool_schema(),
             )
         )
         self._pending.clear()
+
+    def _write(self, batch: pa.RecordBatch) -> None:
+        import pyarrow as pa
+
+        try:
+            if self._writer is None:
+                self._writer = pa.ipc.new_stream(self._file, spool_schema())
+            self._writer.write_batch(batch)
+        except OSError as error:
+            raise RetryableError(
+                f"{self.rows:,} bad rows have no room in a temporary file in {tempfile.gettempdir()}:"
+                f" {os.strerror(error.errno or 0)}",
+                hint="make room there, or set TMPDIR to a directory that has more",
+            ) from error
 
 
 def spool_schema() -> pa.Schema:

@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from synqx_dagster.connectors.protocol import Connector
 from synqx_dagster.mapping.lineage import Lineage
 from synqx_dagster.model.mapping import Mapping
 from synqx_dagster.model.schema import Schema
 from synqx_dagster.model.table import Column
+
+if TYPE_CHECKING:
+    from synqx_dagster.transfer.quarantine import BadRowSpool
 
 _PEAK = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
 
@@ -69,6 +72,27 @@ class ReadWindow:
     quarantined: bool = False
 
 
+class Upstream(Protocol):
+    """Where a load's rows come from when nobody can ask for them again: the nodes of a pipeline."""
+
+    def begin(self, watermark: str | None) -> None:
+        """Told the target's watermark, as its ledger has it, once no earlier attempt can move it any more.
+
+        Raises:
+            SynqxError: The rows were chosen by another watermark.
+        """
+        ...
+
+    def give_bad_rows(self, spool: BadRowSpool) -> None:
+        """Put the rows that were set aside on the way into a spool; called once, when all others have passed."""
+        ...
+
+    @property
+    def watermark(self) -> str | None:
+        """What is committed with the rows."""
+        ...
+
+
 @dataclass(frozen=True)
 class LoadRequest:
     """One attempt at one load.
@@ -78,6 +102,7 @@ class LoadRequest:
         load_id: The same for every attempt at one load: an attempt that finds it in the ledger does nothing.
         progress: Called about twice a second from the thread that loads; must be quick and must not raise.
         window: For a mapping with a cursor; the default reads from the watermark on.
+        upstream: For the load of a pipeline; None where the source is a database.
     """
 
     mapping: Mapping
@@ -88,6 +113,7 @@ class LoadRequest:
     load_id: str
     progress: Callable[[Progress], None] | None = None
     window: ReadWindow = ReadWindow()
+    upstream: Upstream | None = None
 
 
 @dataclass(frozen=True)

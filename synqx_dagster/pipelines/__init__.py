@@ -1,0 +1,1 @@
+"""Pipelines: a graph of nodes planned into steps, and steps that stream rows from extracts to one load."""

@@ -1,0 +1,168 @@
+"""The DuckDB of one stage of a step: in memory, bounded, spilling to a directory of its own, and cut off from the rest.
+
+Guarantee: SQL in it reaches no file and no network, cannot change its bounds, and what it says about a failure holds
+no value of a row.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synqx_dagster.errors import BadRowsError, FatalError, OperatorFailedError, PlanError, SynqxError
+from synqx_dagster.model.table import Column
+from synqx_dagster.pipelines.carriage import arriving_sql, leaving_sql, make_column
+from synqx_dagster.pipelines.operators.checks import quoted
+from synqx_dagster.pipelines.operators.columns import FAILURE_MARK
+from synqx_dagster.transfer.arrow import DUCKDB_INTERRUPTED
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_CONFIG = {
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    # Rows leave in the order in which they came: a sort before a load means something.
+    "preserve_insertion_order": "true",
+    "threads": "2",
+}
+_FAILURE = re.compile(re.escape(FAILURE_MARK) + r"([0-9a-fA-F]*) ([^\n\"]+)")
+
+
+class StageDatabase:
+    """One DuckDB; use as a context manager.
+
+    Args:
+        nodes: The nodes that run in it, for messages.
+        memory_bytes: What it may hold before it spills.
+        spill: A directory for what it spills, on a disk with room; a fresh one is made in it and removed again.
+    """
+
+    def __init__(self, nodes: Sequence[str], memory_bytes: int, spill: Path) -> None:
+        import duckdb
+
+        self.nodes = tuple(nodes)
+        self._memory_bytes = memory_bytes
+        spill.mkdir(parents=True, exist_ok=True)
+        self._spill = Path(tempfile.mkdtemp(prefix="spill-", dir=spill))
+        self.connection: Any = duckdb.connect(
+            ":memory:",
+            config={**_CONFIG, "memory_limit": f"{memory_bytes}B", "temp_directory": str(self._spill)},
+        )
+        self.connection.execute("SET TimeZone = 'UTC'")
+        # Only now: with external access off DuckDB refuses to be told where to spill.
+        self.connection.execute("SET enable_external_access = false")
+        self.connection.execute("SET lock_configuration = true")
+        self._failure: BaseException | None = None
+
+    def close(self) -> None:
+        """Let go of memory and disk."""
+        self.connection.close()
+        shutil.rmtree(self._spill, ignore_errors=True)
+
+    def interrupt(self) -> None:
+        """End what runs, from any thread."""
+        self.connection.interrupt()
+
+    def arrive(self, name: str, columns: Sequence[Column], schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> str:
+        """Take a stream of travelling rows as a relation, once; gives its quoted name."""
+        incoming = f"incoming {name}"
+        self.register(incoming, schema, batches)
+        return self.view(name, arriving_sql(columns, quoted(incoming)))
+
+    def register(self, name: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
+        """Take a stream of batches under a name, as they are."""
+        import pyarrow as pa
+
+        self.connection.register(name, pa.RecordBatchReader.from_batches(schema, self._remember(batches)))
+
+    def view(self, name: str, sql: str) -> str:
+        """Call a SELECT by a name; gives it quoted.
+
+        Raises:
+            PlanError: DuckDB does not take the SELECT.
+        """
+        import duckdb
+
+        try:
+            self.connection.execute(f"CREATE TEMP VIEW {quoted(name)} AS {sql}")
+        except (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException) as exc:
+            # Speaks of names and types, not of rows; what follows the first line quotes the statement.
+            message = str(exc).splitlines()[0]
+            raise PlanError(f"node {name!r}: {message}", hint="see the columns and types of its inputs") from None
+        except duckdb.Error as exc:
+            raise PlanError(f"node {name!r}: DuckDB does not take it: {type(exc).__name__}") from None
+        return quoted(name)
+
+    def describe(self, relation: str) -> tuple[Column, ...]:
+        """The columns of a relation; nothing is read."""
+        rows = self.connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
+        return tuple(make_column(row[0], row[1]) for row in rows)
+
+    def leave(self, relation: str, columns: Sequence[Column], batch_rows: int) -> Iterator[pa.RecordBatch]:
+        """The rows of a relation as they travel; to be asked for once.
+
+        Raises:
+            SynqxError: What the source of a registered stream raised, or a failure of this stage.
+        """
+        yield from self.stream(leaving_sql(columns, relation), batch_rows)
+
+    def stream(self, sql: str, batch_rows: int) -> Iterator[pa.RecordBatch]:
+        """The rows of a query; as `leave`."""
+        import duckdb
+        import pyarrow as pa
+
+        try:
+            yield from self.connection.sql(sql).to_arrow_reader(batch_rows)
+        except (duckdb.Error, pa.ArrowException, OSError) as exc:
+            raise self.explain(exc) from None
+        except RuntimeError as exc:
+            if str(exc) == DUCKDB_INTERRUPTED:
+                raise KeyboardInterrupt from None
+            raise
+
+    def _remember(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from batches
+        except BaseException as error:
+            self._failure = error
+            raise
+
+    @property
+    def _name(self) -> str:
+        return f"node{'s' if len(self.nodes) > 1 else ''} {', '.join(map(repr, self.nodes))}"
+
+    def explain(self, exc: BaseException) -> BaseException:
+        """The error to raise for one of DuckDB's, or for one that DuckDB made of somebody else's."""
+        import duckdb
+
+        if self._failure is not None:
+            return self._failure
+        if isinstance(exc, SynqxError):
+            return exc
+        message = str(exc)
+        if match := _FAILURE.search(message):
+            column = bytes.fromhex(match[1]).decode("utf-8", "replace")
+            return BadRowsError(
+                f"{self._name}: a value in column {column!r} {match[2].strip()}",
+                hint="nothing was loaded; correct it at the source, or validate and quarantine before",
+                column=column,
+            )
+        if isinstance(exc, duckdb.OutOfMemoryException) or "Out of Memory" in message:
+            return FatalError(
+                f"{self._name}: more than {self._memory_bytes:,} bytes of memory would be needed, or the disk for"
+                " spilling is full",
+                hint="raise the pipeline's memory_limit, or make room where SYNQX_HOME lies",
+            )
+        kind = type(exc).__name__
+        if "INTERRUPT" in message.upper():
+            return FatalError(f"{self._name}: interrupted")
+        # DuckDB's message may quote a value of the row it failed on.
+        return OperatorFailedError(
+            f"{self._name}: failed in DuckDB: {kind}",
+            hint="an expression failed on a value; guard it (TRY_CAST, NULLIF, CASE)",
+        )

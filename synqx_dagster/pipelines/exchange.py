@@ -1,0 +1,229 @@
+"""Rows between steps: Arrow files in a directory of the machine, or in an object store that all machines reach.
+
+One dataset is a folder: ``rows.arrow``, a file of bad rows for each validate node that set some aside, and
+``dataset.json``, which is written last. Guarantee: a dataset without its ``dataset.json`` does not exist, and one that has it is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from synqx_dagster.errors import ConfigurationError, NotFoundError, RetryableError
+from synqx_dagster.model.table import Column
+from synqx_dagster.pipelines.carriage import arrow_schema, make_column, native_of
+from synqx_dagster.pipelines.stream import StepStream, StoredRows
+from synqx_dagster.transfer.quarantine import BadRowSpool, Breach, spool_schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyarrow.fs import FileSystem
+
+ROWS, DATASET = "rows.arrow", "dataset.json"
+
+
+@dataclass(frozen=True)
+class Watermarks:
+    """What an incremental extract went on from, and what is to be committed with its rows; as ledgers have it."""
+
+    before: str | None
+    after: str | None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a step stored. ``bad_rows`` counts them by breach, for each validate node."""
+
+    columns: tuple[Column, ...]
+    rows: int
+    bytes: int
+    bad_rows: dict[str, Counter[Breach]] = field(default_factory=dict)
+    watermarks: Watermarks | None = None
+
+
+class Exchange:
+    """Where steps leave rows for each other.
+
+    Args:
+        location: A directory, or a URI such as ``s3://bucket/prefix?region=eu-central-1``, as Arrow's filesystems
+            take it; credentials come from the environment of the process.
+    """
+
+    def __init__(self, location: str) -> None:
+        from pyarrow.fs import FileSystem
+
+        self.location = location
+        try:
+            self._files, self._base = FileSystem.from_uri(location)
+        except Exception as exc:
+            raise ConfigurationError(
+                f"{location!r} is no place for the rows between steps: {type(exc).__name__}",
+                hint="give an absolute directory, or a URI such as s3://bucket/prefix",
+            ) from exc
+
+    def write(self, path: Sequence[str], stream: StepStream, watermarks: Watermarks | None) -> Dataset:
+        """Store the rows of a step; replaces what an earlier attempt left there.
+
+        Raises:
+            RetryableError: There is no room, or the store does not answer.
+            SynqxError: What a node of the step raised.
+        """
+        import pyarrow as pa
+
+        folder = self._folder(path)
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        rows = size = 0
+        with _explained(self.location):
+            self._clear(folder)
+            self._files.create_dir(folder, recursive=True)
+            sink = self._files.open_output_stream(posixpath.join(folder, ROWS))
+        with sink, pa.ipc.new_stream(sink, arrow_schema(stream.columns), options=options) as writer:
+            for batch in stream.iter_batches():
+                rows += batch.num_rows
+                size += batch.nbytes
+                with _explained(self.location):
+                    writer.write_batch(batch)
+        bad_rows: dict[str, Counter[Breach]] = {}
+        for node_id, spool in stream.spools.items():
+            if spool.rows:
+                bad_rows[node_id] = spool.counts
+                self._write_bad_rows(posixpath.join(folder, _bad_rows_file(node_id)), spool)
+        dataset = Dataset(stream.columns, rows, size, bad_rows, watermarks)
+        with _explained(self.location), self._files.open_output_stream(posixpath.join(folder, DATASET)) as out:
+            out.write(json.dumps(_to_json(dataset)).encode())
+        return dataset
+
+    def _write_bad_rows(self, file: str, spool: BadRowSpool) -> None:
+        import pyarrow as pa
+
+        with (
+            _explained(self.location),
+            self._files.open_output_stream(file) as sink,
+            pa.ipc.new_stream(sink, spool_schema()) as writer,
+        ):
+            for batch in spool.iter_batches():
+                writer.write_batch(batch)
+
+    def find(self, path: Sequence[str]) -> Dataset | None:
+        """What is stored at a path; None if there is nothing, or nothing complete."""
+        try:
+            with _explained(self.location), self._files.open_input_stream(self._file(path, DATASET)) as source:
+                return _from_json(json.loads(source.read()))
+        except NotFoundError:
+            return None
+
+    def read(self, path: Sequence[str], dataset: Dataset) -> StoredRows:
+        """A dataset as an input of a step."""
+        return StoredRows(dataset.columns, dataset.rows, lambda: self._iter_file(self._file(path, ROWS)))
+
+    def give_bad_rows(self, path: Sequence[str], dataset: Dataset, node_id: str, spool: BadRowSpool) -> None:
+        """Put the rows that a validate node has set aside into a spool."""
+        if node_id in dataset.bad_rows:
+            spool.absorb(self._iter_file(self._file(path, _bad_rows_file(node_id))), dataset.bad_rows[node_id])
+
+    def remove(self, path: Sequence[str]) -> None:
+        """Remove a dataset, or all below a path; nothing if there is none."""
+        with _explained(self.location):
+            self._clear(self._folder(path))
+
+    def list(self, path: Sequence[str]) -> list[tuple[str, float]]:
+        """Names of the folders below a path, each with the time of its last change in seconds since 1970."""
+        from pyarrow.fs import FileSelector, FileType
+
+        with _explained(self.location):
+            found = self._files.get_file_info(FileSelector(self._folder(path), allow_not_found=True))
+        return sorted(
+            (one.base_name, one.mtime.timestamp() if one.mtime else 0.0) for one in found if one.type == FileType.Directory
+        )
+
+    def _iter_file(self, file: str) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        with _explained(self.location):
+            source = self._files.open_input_stream(file)
+        with source, pa.ipc.open_stream(source) as reader:
+            while True:
+                with _explained(self.location):
+                    try:
+                        batch = reader.read_next_batch()
+                    except StopIteration:
+                        return
+                yield batch
+
+    def _clear(self, folder: str) -> None:
+        # The marker first: a reader must not find it beside rows that are half gone.
+        for delete in (lambda: self._files.delete_file(posixpath.join(folder, DATASET)), lambda: self._files.delete_dir(folder)):
+            try:
+                delete()
+            except FileNotFoundError:
+                continue
+
+    def _folder(self, path: Sequence[str]) -> str:
+        return posixpath.join(self._base, *(_safe(part) for part in path))
+
+    def _file(self, path: Sequence[str], name: str) -> str:
+        return posixpath.join(self._folder(path), name)
+
+
+def _bad_rows_file(node_id: str) -> str:
+    return f"bad_rows.{_safe(node_id)}.arrow"
+
+
+def _safe(part: str) -> str:
+    from urllib.parse import quote
+
+    quoted = quote(part, safe=" ")
+    return f"%2E{quoted[1:]}" if quoted.startswith(".") else quoted
+
+
+class _explained:
+    """Raise SynqX's errors in place of a filesystem's."""
+
+    def __init__(self, location: str) -> None:
+        self._location = location
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        import pyarrow as pa
+
+        if isinstance(error, FileNotFoundError):
+            raise NotFoundError(f"there are no stored rows in {self._location}") from error
+        if isinstance(error, OSError | pa.ArrowException):
+            raise RetryableError(
+                f"the rows between steps cannot be kept in {self._location}: {type(error).__name__}",
+                hint="is there room, and may this user write there? SYNQX_EXCHANGE says where it is",
+            ) from error
+
+
+def _to_json(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "columns": [[column.name, native_of(column)] for column in dataset.columns],
+        "rows": dataset.rows,
+        "bytes": dataset.bytes,
+        "bad_rows": {
+            node_id: [[breach.column, breach.reason, count] for breach, count in counts.items()]
+            for node_id, counts in dataset.bad_rows.items()
+        },
+        "watermarks": None if dataset.watermarks is None else [dataset.watermarks.before, dataset.watermarks.after],
+    }
+
+
+def _from_json(values: dict[str, Any]) -> Dataset:
+    watermarks = values["watermarks"]
+    return Dataset(
+        tuple(make_column(name, native) for name, native in values["columns"]),
+        values["rows"],
+        values["bytes"],
+        {
+            node_id: Counter({Breach(column, reason): count for column, reason, count in found})
+            for node_id, found in values["bad_rows"].items()
+        },
+        None if watermarks is None else Watermarks(*watermarks),
+    )

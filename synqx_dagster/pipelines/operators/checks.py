@@ -1,0 +1,97 @@
+"""What the checks of several operators share: columns that are not there, and expressions that cannot be read."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+
+from synqx_dagster.errors import ConfigurationError
+from synqx_dagster.mapping.expressions import parse_expression, resolve_names
+from synqx_dagster.mapping.quoting import quote_name
+from synqx_dagster.pipelines.operators.protocol import Input, NodeColumns, OperatorProblem, Origins
+
+#: The dialect of every expression in a pipeline.
+DIALECT = "duckdb"
+
+Path = tuple[str | int, ...]
+
+
+def quoted(name: str) -> str:
+    """A column's name as SQL."""
+    return quote_name(name, DIALECT)
+
+
+def find_column(name: str, columns: Sequence[str]) -> str | None:
+    """The column as it is stored; DuckDB does not tell upper case from lower."""
+    if name in columns:
+        return name
+    return next((column for column in columns if column.casefold() == name.casefold()), None)
+
+
+def missing(given: Input, names: Sequence[str], path: Path) -> Iterator[OperatorProblem]:
+    """Columns that an input does not have; nothing where its columns are not known."""
+    if given.columns is None:
+        return
+    for name in names:
+        if find_column(name, given.columns) is None:
+            yield OperatorProblem(path, f"{given.node_id!r} gives no column {name!r}", suggest(name, given.columns))
+
+
+def suggest(name: str, known: Sequence[str]) -> str:
+    """The nearest name, or all of them."""
+    near = difflib.get_close_matches(name.casefold(), [item.casefold() for item in known], n=1)
+    if near:
+        return f"did you mean {next(item for item in known if item.casefold() == near[0])!r}?"
+    shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+    return f"it gives {shown}"
+
+
+def repeated(names: Sequence[str], path: Path) -> Iterator[OperatorProblem]:
+    """Names that stand twice in one output."""
+    seen: set[str] = set()
+    for name in names:
+        if name.casefold() in seen:
+            yield OperatorProblem(path, f"the column {name!r} would be there twice", "DuckDB ignores case in names")
+        seen.add(name.casefold())
+
+
+def check_expression(text: str, given: Sequence[Input], path: Path) -> Iterator[OperatorProblem]:
+    """Whether a text is one scalar expression over columns that are there."""
+    try:
+        parsed = parse_expression(text, DIALECT)
+    except ConfigurationError as exc:
+        yield OperatorProblem(path, exc.message, exc.hint)
+        return
+    known = known_columns(given)
+    if known is not None:
+        for name in resolve_names(parsed, known, DIALECT)[1]:
+            yield OperatorProblem(path, f"the expression reads {name!r}, which no input gives", suggest(name, known))
+
+
+def known_columns(given: Sequence[Input]) -> list[str] | None:
+    """The columns of all inputs together; None where one of them is not known."""
+    columns: list[str] = []
+    for one in given:
+        if one.columns is None:
+            return None
+        columns.extend(one.columns)
+    return columns
+
+
+def expression_sql(text: str) -> str:
+    """An expression that has been checked, as it may be put into brackets."""
+    return parse_expression(text, DIALECT).text
+
+
+def expression_origins(text: str, given: Input) -> tuple[tuple[str, str], ...]:
+    """The columns that an expression reads."""
+    parsed = parse_expression(text, DIALECT)
+    if given.columns is None:
+        return tuple((given.node_id, name) for name, _ in parsed.names)
+    found = resolve_names(parsed, list(given.columns), DIALECT)[0]
+    return tuple((given.node_id, name) for name in dict.fromkeys(found.values()))
+
+
+def direct_origins(given: Input, names: NodeColumns) -> Origins:
+    """Every column comes from the one of its own name."""
+    return None if names is None else {name: ((given.node_id, name),) for name in names}

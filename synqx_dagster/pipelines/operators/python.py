@@ -1,0 +1,246 @@
+"""Transforms in Python: a function over pandas frames or Arrow batches, named by ``module:function``.
+
+Guarantee: the function gets a copy of the rows, so what it does to them in place reaches nobody else; what it gives
+must have exactly the columns that the node declares, and every value must fit its type without loss. What it raises
+is told with its type and its own words cut out: they may hold values of rows.
+"""
+
+from __future__ import annotations
+
+import importlib
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, JsonValue, field_validator
+
+from synqx_dagster.connectors.duckdb_types import native_type
+from synqx_dagster.errors import OperatorFailedError, PlanError
+from synqx_dagster.model.base import Value
+from synqx_dagster.model.pipeline import OperatorType
+from synqx_dagster.model.table import Column
+from synqx_dagster.model.types import DataType
+from synqx_dagster.pipelines.operators.protocol import (
+    BatchOperator,
+    Input,
+    NodeColumns,
+    OperatorProblem,
+    Relation,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: Rows of the batches that a function gives, at most.
+_OUTPUT_ROWS = 65_536
+
+
+class FunctionConfig(Value):
+    """Which function runs, and what it gives.
+
+    Attributes:
+        function: ``module:function``; the module lies in the project's directory or is installed.
+        columns: What it gives: types by column, in order. Left out: the input's columns and types.
+        parameters: Keyword arguments for the function.
+    """
+
+    function: str = Field(min_length=3, max_length=512)
+    columns: dict[str, DataType] | None = None
+    parameters: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @field_validator("function")
+    @classmethod
+    def _check_function(cls, text: str) -> str:
+        module, separator, function = text.partition(":")
+        if not separator or not all(part.isidentifier() for part in (*module.split("."), function)):
+            raise ValueError("write module:function, such as transforms.orders:add_margin")
+        return text
+
+
+class PandasConfig(FunctionConfig):
+    """How a function gets its frame.
+
+    Attributes:
+        per: ``frame`` hands all rows over at once, as far as the pipeline's ``memory_limit`` allows; ``batch`` calls
+            the function for a few ten thousand rows at a time, whose bounds it must not rely on.
+        dtypes: ``arrow`` keeps every value (integers beside NULLs, decimals, dates); ``numpy`` gives pandas' classic
+            types, in which integers beside NULLs are floats.
+    """
+
+    per: Literal["frame", "batch"] = "frame"
+    dtypes: Literal["arrow", "numpy"] = "arrow"
+
+
+class _FunctionOperator(BatchOperator):
+    operator_type: ClassVar[OperatorType] = "transform"
+    runs_foreign_code = True
+
+    def check(self, config: FunctionConfig, inputs: Sequence[Input]) -> Iterator[OperatorProblem]:
+        """Types that DuckDB does not have."""
+        for name, data_type in (config.columns or {}).items():
+            try:
+                native_type(Column(name, data_type))
+            except PlanError as exc:
+                yield OperatorProblem(("columns", name), exc.message, "give a precision of up to 38 digits")
+
+    def columns(self, config: FunctionConfig, inputs: Sequence[Input]) -> NodeColumns:
+        """Those that are declared."""
+        return inputs[0].columns if config.columns is None else tuple(config.columns)
+
+    def output(self, config: FunctionConfig, inputs: Sequence[Relation]) -> tuple[Column, ...]:
+        """What is declared, else the input's."""
+        if config.columns is None:
+            return inputs[0].columns
+        return tuple(Column(name, data_type) for name, data_type in config.columns.items())
+
+
+class Pandas(_FunctionOperator):
+    """A function from a pandas frame to a pandas frame."""
+
+    operator_class = "pandas"
+    config_type = PandasConfig
+
+    def run(
+        self, config: PandasConfig, batches: Iterator[pa.RecordBatch], schema: pa.Schema, memory_bytes: int
+    ) -> Iterator[pa.RecordBatch]:
+        """Call the function for all rows, or batch by batch; without rows it is called once, with none."""
+        import pyarrow as pa
+
+        try:
+            import pandas as pd
+        except ImportError as exc:
+            raise OperatorFailedError("pandas is not installed", hint="pip install 'synqx-dagster[pandas]'") from exc
+        function = load_function(config.function)
+        mapper = pd.ArrowDtype if config.dtypes == "arrow" else None
+        for table in _gather(batches, whole=config.per == "frame", memory_bytes=memory_bytes):
+            frame = call(config, function, table.to_pandas(types_mapper=mapper))
+            if not isinstance(frame, pd.DataFrame):
+                raise _wrong(config, f"gave {type(frame).__name__}, not a DataFrame")
+            _check_names(config, list(map(str, frame.columns)), schema.names)
+            arrays = []
+            for field in schema:
+                try:
+                    arrays.append(pa.array(frame[field.name], type=field.type, from_pandas=True))
+                except (pa.ArrowException, TypeError, ValueError, OverflowError):
+                    raise _wrong(config, f"gave values in {field.name!r} that are no {field.type}") from None
+            yield from pa.Table.from_arrays(
+                [array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array]) for array in arrays],
+                schema=schema,
+            ).to_batches(_OUTPUT_ROWS)
+
+
+class Arrow(_FunctionOperator):
+    """A function from an Arrow record batch to an Arrow record batch or table."""
+
+    operator_class = "arrow"
+    config_type = FunctionConfig
+
+    def run(
+        self, config: FunctionConfig, batches: Iterator[pa.RecordBatch], schema: pa.Schema, memory_bytes: int
+    ) -> Iterator[pa.RecordBatch]:
+        """Call the function for every batch."""
+        import pyarrow as pa
+
+        function = load_function(config.function)
+        for batch in batches:
+            given = call(config, function, batch)
+            if not isinstance(given, pa.RecordBatch | pa.Table):
+                raise _wrong(config, f"gave {type(given).__name__}, not a RecordBatch or a Table")
+            _check_names(config, given.schema.names, schema.names)
+            for part in given.to_batches() if isinstance(given, pa.Table) else [given]:
+                yield _fitted(config, part, schema)
+
+
+def _fitted(config: FunctionConfig, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    arrays = []
+    for field in schema:
+        try:
+            arrays.append(batch.column(field.name).cast(field.type))
+        except pa.ArrowException:
+            kind = batch.schema.field(field.name).type
+            raise _wrong(config, f"gave {field.name!r} as {kind}, which is no {field.type} without loss") from None
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def load_function(text: str) -> Callable[..., Any]:
+    """The function of ``module:function``.
+
+    Raises:
+        OperatorFailedError: It cannot be imported.
+    """
+    module_name, _, name = text.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except Exception as exc:
+        raise OperatorFailedError(
+            f"the function {text} cannot be imported: {type(exc).__name__}: {exc}",
+            hint="its module must lie in the project's directory or be installed where the run is",
+        ) from exc
+    if not callable(found):
+        raise OperatorFailedError(f"{text} is not a function")
+    return found  # type: ignore[no-any-return]  # callable() narrows to an unknown callable
+
+
+def call(config: FunctionConfig, function: Callable[..., Any], rows: Any) -> Any:
+    """Call the user's function.
+
+    Raises:
+        OperatorFailedError: It raised; says what and on which line of the user's file, never its message.
+    """
+    try:
+        return function(rows, **config.parameters)
+    except Exception as exc:
+        where = ""
+        module = Path(getattr(getattr(function, "__code__", None), "co_filename", ""))
+        for frame in reversed(traceback.extract_tb(exc.__traceback__)):
+            if Path(frame.filename) == module:
+                where = f" at {module.name}:{frame.lineno}"
+                break
+        # A message such as pandas' own quotes values of rows, and it would go into the log.
+        raise OperatorFailedError(
+            f"the function {config.function} raised {type(exc).__name__}{where}",
+            hint="call it by hand on the rows that `synqx preview` shows",
+        ) from None
+
+
+def _gather(batches: Iterator[pa.RecordBatch], *, whole: bool, memory_bytes: int) -> Iterator[pa.Table]:
+    import pyarrow as pa
+
+    if not whole:
+        for batch in batches:
+            yield pa.Table.from_batches([batch])
+        return
+    collected: list[pa.RecordBatch] = []
+    size, schema = 0, None
+    for batch in batches:
+        schema = batch.schema
+        collected.append(batch)
+        size += batch.nbytes
+        if size > memory_bytes:
+            raise OperatorFailedError(
+                f"the frame is larger than the pipeline's memory limit of {memory_bytes:,} bytes",
+                hint="set per: batch, or raise memory_limit",
+            )
+    if schema is not None:
+        yield pa.Table.from_batches(collected, schema)
+
+
+def _check_names(config: FunctionConfig, given: Sequence[str], wanted: Sequence[str]) -> None:
+    lacking = [name for name in wanted if name not in given]
+    extra = [name for name in given if name not in wanted]
+    if lacking or extra:
+        parts = [f"lacks {', '.join(map(repr, lacking[:5]))}"] if lacking else []
+        parts += [f"has {', '.join(map(repr, extra[:5]))} too much"] if extra else []
+        raise _wrong(config, f"gave other columns than the node declares: it {' and '.join(parts)}")
+    if len(set(given)) != len(given):
+        raise _wrong(config, "gave a column twice")
+
+
+def _wrong(config: FunctionConfig, what: str) -> OperatorFailedError:
+    return OperatorFailedError(f"the function {config.function} {what}", hint="declare what it gives in config.columns")
+
+
+OPERATORS: tuple[Any, ...] = (Pandas(), Arrow())

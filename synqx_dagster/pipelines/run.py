@@ -1,0 +1,230 @@
+"""Running one step: a load by the transfer engine, or rows stored for other steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from synqx_dagster.connectors.protocol import Connector
+from synqx_dagster.errors import ConfigurationError, FatalError, RetryableError
+from synqx_dagster.model.mapping import Mapping as MappingRecord
+from synqx_dagster.model.schema import Schema
+from synqx_dagster.pipelines.exchange import Dataset, Exchange, Watermarks
+from synqx_dagster.pipelines.extract import ReadSoFar
+from synqx_dagster.pipelines.graph import Graph, Node, Step, loads_after, quarantine_of
+from synqx_dagster.pipelines.operators.ends import IncrementalConfig, LoadConfig
+from synqx_dagster.pipelines.report import NodeReport
+from synqx_dagster.pipelines.source import ROWS_QUERY, StreamConnector
+from synqx_dagster.pipelines.stream import StepContext, StepStream
+from synqx_dagster.transfer.ledger import Ledger
+from synqx_dagster.transfer.load import run_load
+from synqx_dagster.transfer.plan import LoadPlan
+from synqx_dagster.transfer.prepare import plan_load
+from synqx_dagster.transfer.quarantine import BadRowSpool
+from synqx_dagster.transfer.result import LoadRequest, LoadResult, Progress, ReadWindow
+
+
+@dataclass(frozen=True)
+class StoredInput:
+    """A dataset that a step reads, and where it lies in the exchange."""
+
+    path: tuple[str, ...]
+    dataset: Dataset
+
+
+@dataclass(frozen=True)
+class StepRequest:
+    """One attempt at one step.
+
+    Attributes:
+        connectors: The connections of the pipeline's extracts and loads, by name.
+        schemas: The schema records that its loads keep to, by name.
+        inputs: What the step reads and carries of other steps, by node.
+        run_id, load_id: As in `LoadRequest`.
+        window: For incremental extracts.
+    """
+
+    graph: Graph
+    step: Step
+    connectors: Mapping[str, Connector]
+    schemas: Mapping[str, Schema]
+    exchange: Exchange
+    inputs: Mapping[str, StoredInput]
+    run_id: str
+    load_id: str
+    memory_bytes: int
+    spill: Path
+    window: ReadWindow = ReadWindow()
+    progress: Callable[[Progress], None] | None = None
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step with a load did."""
+
+    load: LoadResult
+    nodes: tuple[NodeReport, ...] = field(default=())
+
+
+class StepFailedError(Exception):
+    """Carries what the nodes had done when one failed; the error itself is the cause."""
+
+    def __init__(self, nodes: tuple[NodeReport, ...]) -> None:
+        super().__init__("a node failed")
+        self.nodes = nodes
+
+
+def load_mapping(graph: Graph, node: Node) -> MappingRecord:
+    """A load node as the transfer engine knows it. The ledger knows it by pipeline and node."""
+    config = node.config
+    assert isinstance(config, LoadConfig)
+    if node.connection is None or node.table is None:
+        raise ConfigurationError(f"node {node.node_id!r} does not say what it loads")
+    shared = config.model_dump(exclude={"connection", "table", "target_schema"}, exclude_none=True)
+    return MappingRecord.model_validate(
+        {
+            **shared,
+            "name": f"{graph.pipeline.name} {node.node_id}"[:128],
+            "source_connection": node.connection,
+            "source_query": ROWS_QUERY,
+            "target_connection": node.connection,
+            "target_table": str(node.table),
+            "target_schema": node.target_schema,
+            "max_retries": max((graph.nodes[name].record.retries for name in graph.step_of(node.node_id).nodes)),
+        }
+    )
+
+
+def run_load_step(request: StepRequest) -> StepResult:
+    """Run a step that ends in a load; effectively once for a ``load_id``, as `run_load` is.
+
+    Raises:
+        SynqxError: As `run_load`; the error of a node names it.
+    """
+    load = _LoadStep(request)
+    result = run_load(load.request)
+    return StepResult(result, load.reports(result))
+
+
+def plan_load_step(request: StepRequest) -> tuple[LoadPlan, tuple[NodeReport, ...]]:
+    """Plan a step that ends in a load; opens its sources and reads no rows."""
+    load = _LoadStep(request)
+    plan = plan_load(load.request.mapping, load.request.schema, load.request.source, load.request.target)
+    return plan, load.reports(None)
+
+
+@contextmanager
+def open_stored_step(request: StepRequest) -> Iterator[tuple[StepStream, Watermarks | None]]:
+    """Open a step whose rows are stored; `Exchange.write` makes them flow."""
+    so_far = _read_so_far(request)
+    with StepStream(request.graph, request.step, _context(request, so_far)) as stream:
+        yield stream, _watermarks(stream, so_far)
+
+
+class _LoadStep:
+    """A load whose rows come from the nodes of its step; the engine's `Upstream`."""
+
+    def __init__(self, request: StepRequest) -> None:
+        self._request = request
+        node = request.graph.nodes[request.step.name]
+        mapping = load_mapping(request.graph, node)
+        self._source = StreamConnector(mapping.name, self._open)
+        self._own: Watermarks | None = None
+        self.request = LoadRequest(
+            mapping=mapping,
+            schema=None if node.target_schema is None else request.schemas[node.target_schema],
+            source=self._source,
+            target=request.connectors[str(node.connection)],
+            run_id=request.run_id,
+            load_id=request.load_id,
+            progress=request.progress,
+            upstream=self,
+        )
+
+    @contextmanager
+    def _open(self) -> Iterator[StepStream]:
+        so_far = _read_so_far(self._request)
+        with StepStream(self._request.graph, self._request.step, _context(self._request, so_far)) as stream:
+            self._own = _watermarks(stream, so_far)
+            yield stream
+
+    def _carried(self) -> Watermarks | None:
+        found = (given.dataset.watermarks for given in self._request.inputs.values())
+        return self._own or next((one for one in found if one is not None), None)
+
+    def begin(self, watermark: str | None) -> None:
+        """Refuse rows that were chosen by a watermark which is not the target's any more."""
+        chosen = self._carried()
+        if chosen is None or chosen.before == watermark:
+            return
+        message = f"another load of {self.request.mapping.target_table} has moved its watermark meanwhile"
+        if self._own is not None:
+            raise RetryableError(message)
+        raise FatalError(message, hint="run the whole pipeline again: its extract has read by the old one")
+
+    def give_bad_rows(self, spool: BadRowSpool) -> None:
+        """Bad rows of validate nodes that this load keeps, of this step and of others."""
+        nodes, stream, load = self._request.graph.nodes, self._source.stream, self._request.step.name
+        for name, own in (stream.spools if stream is not None else {}).items():
+            if quarantine_of(nodes[name], nodes) == load:
+                spool.absorb(own.iter_batches(), own.counts)
+        for given in self._request.inputs.values():
+            for name in given.dataset.bad_rows:
+                if quarantine_of(nodes[name], nodes) == load:
+                    self._request.exchange.give_bad_rows(given.path, given.dataset, name, spool)
+
+    @property
+    def watermark(self) -> str | None:
+        """Of the one incremental extract whose rows come here."""
+        carried = self._carried()
+        return None if carried is None else carried.after
+
+    def reports(self, result: LoadResult | None) -> tuple[NodeReport, ...]:
+        """What the nodes did, the load included."""
+        stream = self._source.stream
+        if stream is None:
+            return ()
+        if result is not None:
+            own = stream.reports[self._request.step.name]
+            own.rows_in, own.rows_out = result.rows_in, result.rows_out
+            own.rows_quarantined = result.rows_quarantined
+            phases = result.phase_seconds
+            # What it waited for its rows is their nodes' time.
+            own.seconds = result.seconds - phases.get("read", 0.0)
+        return tuple(stream.reports.values())
+
+
+def _context(request: StepRequest, so_far: Mapping[str, ReadSoFar]) -> StepContext:
+    stored = {
+        name: request.exchange.read(given.path, given.dataset)
+        for name, given in request.inputs.items()
+        if name in request.step.inputs
+    }
+    return StepContext(request.connectors, stored, so_far, request.memory_bytes, request.spill)
+
+
+def _read_so_far(request: StepRequest) -> dict[str, ReadSoFar]:
+    """What the incremental extracts of a step go on from: the watermark in the ledger of the load that they reach."""
+    found = {}
+    for name in request.step.nodes:
+        if not isinstance(request.graph.nodes[name].config, IncrementalConfig):
+            continue
+        load = request.graph.nodes[loads_after(name, request.graph.nodes)[0]]
+        assert isinstance(load.config, LoadConfig)
+        assert load.table is not None
+        target = request.connectors[str(load.connection)]
+        with target.write() as write:
+            exists = write.find_columns(load.table) is not None
+            watermark = Ledger(target, write, load.table).find_watermark() if exists else None
+        found[name] = ReadSoFar(load.config.mode, watermark, request.window)
+    return found
+
+
+def _watermarks(stream: StepStream, so_far: Mapping[str, ReadSoFar]) -> Watermarks | None:
+    for name, before in so_far.items():
+        window = stream.extracts[name].window
+        after = None if window is None or window.after is None else window.after.to_json()
+        return Watermarks(before.watermark, after)
+    return None

@@ -1,0 +1,442 @@
+"""A step while it runs: rows stream from its extracts and stored inputs through its stages to its end.
+
+Every stage runs in a thread of its own and hands batches on through a short queue, so that memory is bounded by the
+batches in flight, by what the stages' DuckDBs may hold before they spill, and by what functions in Python keep.
+Guarantee: the rows that leave are those of one run of every node over one snapshot of each source; an error of any
+node ends the stream with that error, never with fewer rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synqx_dagster.connectors.protocol import Connector
+from synqx_dagster.errors import BadRowsError, FatalError, NodeTimeoutError, SynqxError
+from synqx_dagster.model.table import Column
+from synqx_dagster.pipelines.carriage import arrow_schema, leaving_sql
+from synqx_dagster.pipelines.database import StageDatabase
+from synqx_dagster.pipelines.extract import Extract, ReadSoFar, open_extract
+from synqx_dagster.pipelines.graph import Graph, Node, Step, extracts_of
+from synqx_dagster.pipelines.operators.checks import quoted
+from synqx_dagster.pipelines.operators.protocol import BatchOperator, Relation, SqlOperator
+from synqx_dagster.pipelines.operators.validate import ERRORS_COLUMN, ROW_COLUMN, Validate, ValidateConfig
+from synqx_dagster.pipelines.report import Counter, NodeReport
+from synqx_dagster.pipelines.segments import Stage, plan_stages
+from synqx_dagster.transfer.arrow import BATCH_ROWS, Prefetch, split_bad_rows
+from synqx_dagster.transfer.quarantine import BadRowSpool
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: What a stage of row-wise expressions needs; it holds no rows but those in flight.
+_STREAMING_BYTES = 192 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """Rows that another step has stored: their columns, how many, and how to read them (each time anew)."""
+
+    columns: tuple[Column, ...]
+    rows: int
+    iter_batches: Callable[[], Iterator[pa.RecordBatch]]
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What a step needs from outside.
+
+    Attributes:
+        connectors: The connections of its extracts and of its load, by name.
+        stored: What other steps have stored, by node.
+        so_far: What its incremental extracts go on from, by node.
+        memory_bytes: What all its nodes may hold together.
+        spill: A directory with room.
+    """
+
+    connectors: Mapping[str, Connector]
+    stored: Mapping[str, StoredRows] = field(default_factory=dict)
+    so_far: Mapping[str, ReadSoFar] = field(default_factory=dict)
+    memory_bytes: int = 512 * 1000 * 1000
+    spill: Path = Path()
+
+
+@dataclass(frozen=True)
+class _Flow:
+    """What leaves a stage: the columns, and the rows as they travel."""
+
+    columns: tuple[Column, ...]
+    schema: pa.Schema
+    batches: Iterator[pa.RecordBatch]
+
+
+@dataclass(frozen=True)
+class StreamEnd:
+    """The rows at the end of a step as a relation of a DuckDB, for a load to read."""
+
+    database: StageDatabase
+    sql_name: str
+    #: The last stage, where its rows are read straight from its DuckDB.
+    stage: Stage | None
+    own: Counter
+    waited: Counter
+
+
+class StepStream:
+    """One run of a step's nodes up to, and without, its load. Use as a context manager; leaving it ends everything.
+
+    Attributes:
+        columns: The columns of the rows at the end.
+        end: For a step with a load, what the load reads.
+        reports: What each node did, in order; complete when the rows have passed.
+        spools: Bad rows of validate nodes, by node; complete when the rows have passed.
+        extracts: The step's extracts, by node.
+    """
+
+    def __init__(self, graph: Graph, step: Step, context: StepContext) -> None:
+        self._graph = graph
+        self._step = step
+        self._context = context
+        self._stack = ExitStack()
+        self._stages = plan_stages(step, graph.nodes)
+        self._databases: list[StageDatabase] = []
+        self._flows: dict[str, _Flow] = {}
+        self._timers: list[threading.Timer] = []
+        self._timed_out: str | None = None
+        self._finishing: list[Callable[[], None]] = []
+        self.end: StreamEnd | None = None
+        self.columns: tuple[Column, ...] = ()
+        self.extracts: dict[str, Extract] = {}
+        self.spools: dict[str, BadRowSpool] = {}
+        self.reports: dict[str, NodeReport] = {
+            name: NodeReport(name, _operator_name(graph.nodes[name])) for name in step.nodes
+        }
+
+    def __enter__(self) -> StepStream:
+        try:
+            self._open()
+        except BaseException as exc:
+            self._stack.close()
+            self._attribute(exc)
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        self.cancel()
+        self._stack.close()
+
+    def cancel(self) -> None:
+        """Have everything end that works on the rows; from any thread."""
+        for extract in self.extracts.values():
+            with contextlib.suppress(SynqxError):
+                extract.cancel()
+        for database in self._databases:
+            with contextlib.suppress(Exception):
+                database.interrupt()
+
+    # --- opening -----------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        for node in extracts_of(self._step, self._graph.nodes):
+            self.extracts[node.node_id] = self._open_extract(node)
+        heavy = sum(1 for stage in self._stages if self._holds_rows(stage))
+        for stage in self._stages:
+            memory = self._context.memory_bytes // max(heavy, 1) if self._holds_rows(stage) else _STREAMING_BYTES
+            flow = self._open_stage(stage, memory)
+            if flow is not None:
+                self._flows[stage.end] = flow
+                self.columns = flow.columns
+        if self._step.is_load and self.end is None:
+            self.end = self._open_end()
+
+    def _open_extract(self, node: Node) -> Extract:
+        source = self._context.connectors[str(node.connection)]
+        read = self._stack.enter_context(source.read())
+        return open_extract(node, source, read, self._context.so_far.get(node.node_id))
+
+    def _holds_rows(self, stage: Stage) -> bool:
+        return stage.is_python or any(
+            not self._graph.nodes[name].operator.keeps_rows or self._graph.nodes[name].operator.operator_class == "sort"
+            for name in stage.nodes
+            if self._graph.nodes[name].operator.operator_type != "extract"
+        )
+
+    def _open_stage(self, stage: Stage, memory_bytes: int) -> _Flow | None:
+        for name in stage.nodes:
+            self.reports[name].fused_with = tuple(other for other in stage.nodes if other != name)
+        return self._open_python(stage, memory_bytes) if stage.is_python else self._open_sql(stage, memory_bytes)
+
+    def _open_database(self, nodes: Sequence[str], memory_bytes: int) -> StageDatabase:
+        database = StageDatabase(nodes, memory_bytes, self._context.spill)
+        self._stack.callback(database.close)
+        self._databases.append(database)
+        return database
+
+    def _open_sql(self, stage: Stage, memory_bytes: int) -> _Flow | None:
+        """A stage of SQL; no flow where it is the last before a load, which reads its relation."""
+        database = self._open_database(stage.nodes, memory_bytes)
+        own, waited = Counter(), Counter()
+        relations: dict[str, Relation] = {}
+        for name in stage.inputs:
+            columns, schema, batches = self._incoming(name)
+            sql_name = database.arrive(name, columns, schema, _timed(batches, waited))
+            relations[name] = Relation(sql_name, name, columns)
+        for name in stage.nodes:
+            relations[name] = self._open_node(database, name, relations, waited)
+        end, relation = self._graph.nodes[stage.end], relations[stage.end]
+        if isinstance(end.operator, Validate):
+            columns = relation.columns[:-2]
+            batches = self._judged(database, end, relation)
+        elif self._step.is_load and stage is self._stages[-1]:
+            self.columns = relation.columns
+            self.end = StreamEnd(database, relation.sql_name, stage, own, waited)
+            return None
+        else:
+            columns = relation.columns
+            batches = database.leave(relation.sql_name, columns, BATCH_ROWS)
+        return self._hand_on(stage, columns, batches, own, waited)
+
+    def _open_end(self) -> StreamEnd:
+        """A DuckDB for what arrives at the load, from a stage that is none, or from another step."""
+        (name,) = self._graph.nodes[self._step.name].inputs
+        database = self._open_database([name], _STREAMING_BYTES)
+        columns, schema, batches = self._incoming(name)
+        self.columns = columns
+        waited = Counter()
+        sql_name = database.arrive(name, columns, schema, _timed(batches, waited))
+        return StreamEnd(database, sql_name, None, Counter(), waited)
+
+    def _open_node(
+        self, database: StageDatabase, name: str, relations: Mapping[str, Relation], waited: Counter
+    ) -> Relation:
+        node = self._graph.nodes[name]
+        if name in self.extracts:
+            extract = self.extracts[name]
+            counter = Counter()
+            prefetch = self._stack.enter_context(Prefetch(extract.iter_batches(), extract.cancel))
+            database.register("source " + name, extract.schema, _timed(_counted(iter(prefetch), counter), waited))
+            # The compiler calls what it reads `source`.
+            sql = f"WITH source AS (SELECT * FROM {quoted('source ' + name)}) {extract.sql()}"
+
+            def count() -> None:
+                self.reports[name].rows_out = counter.rows
+
+            self._finishing.append(count)
+            return Relation(database.view(name, sql), name, extract.columns)
+        operator = node.operator
+        if not isinstance(operator, SqlOperator):
+            raise FatalError(f"node {name!r} is no operator that DuckDB runs")
+        inputs = [relations[one] for one in node.inputs]
+        sql_name = database.view(name, operator.sql(node.config, inputs))
+        return Relation(sql_name, name, database.describe(sql_name))
+
+    def _open_python(self, stage: Stage, memory_bytes: int) -> _Flow:
+        node = self._graph.nodes[stage.end]
+        operator = node.operator
+        assert isinstance(operator, BatchOperator)
+        (name,) = stage.inputs
+        given, _, batches = self._incoming(name)
+        columns = operator.output(node.config, [Relation(quoted(name), name, given)])
+        waited = Counter()
+        rows = self._run_python(node, operator, _timed(batches, waited), arrow_schema(columns), memory_bytes)
+        return self._hand_on(stage, columns, rows, Counter(), waited)
+
+    def _run_python(
+        self,
+        node: Node,
+        operator: BatchOperator,
+        batches: Iterator[pa.RecordBatch],
+        schema: pa.Schema,
+        memory_bytes: int,
+    ) -> Iterator[pa.RecordBatch]:
+        if node.record.timeout_seconds is not None and operator.runs_foreign_code:
+            from synqx_dagster.pipelines.foreign import run_in_process
+
+            yield from run_in_process(node, batches, schema, memory_bytes)
+        else:
+            yield from operator.run(node.config, batches, schema, memory_bytes)
+
+    def _incoming(self, name: str) -> tuple[tuple[Column, ...], pa.Schema, Iterator[pa.RecordBatch]]:
+        if name in self._flows:
+            flow = self._flows[name]
+            return flow.columns, flow.schema, flow.batches
+        stored = self._context.stored[name]
+        return stored.columns, arrow_schema(stored.columns), stored.iter_batches()
+
+    def _hand_on(
+        self,
+        stage: Stage,
+        columns: tuple[Column, ...],
+        batches: Iterator[pa.RecordBatch],
+        own: Counter,
+        waited: Counter,
+    ) -> _Flow:
+        """What leaves a stage, which runs in a thread of its own unless it is the last one."""
+        rows = self.run_stage(stage, batches, own, waited)
+        if stage is not self._stages[-1] or self._step.is_load:
+            rows = self._ahead(Prefetch(rows, self.cancel))
+        return _Flow(columns, arrow_schema(columns), rows)
+
+    def _ahead(self, prefetch: Prefetch) -> Iterator[pa.RecordBatch]:
+        # Not before somebody asks: a plan opens everything and reads nothing.
+        yield from self._stack.enter_context(prefetch)
+
+    def run_stage(
+        self, stage: Stage, batches: Iterator[pa.RecordBatch], own: Counter, waited: Counter
+    ) -> Iterator[pa.RecordBatch]:
+        """Pass a stage's rows on: counted, timed, within its time; what it raises says which node it is of."""
+
+        def finish() -> None:
+            for name in stage.nodes:
+                # What comes from a stage that runs ahead takes no time of this one.
+                self.reports[name].seconds = max(own.seconds - waited.seconds, 0.0)
+            self.reports[stage.end].rows_out = own.rows
+
+        self._finishing.append(finish)
+        self._start_timer(stage)
+        try:
+            yield from _timed(_counted(batches, own), own)
+        except BaseException as exc:
+            raise self._translate(stage, exc) from exc.__cause__
+
+    # --- the end -----------------------------------------------------------------------------------------------
+
+    def iter_batches(self) -> Iterator[pa.RecordBatch]:
+        """The rows at the end of a step that stores them, as they travel (`carriage`); once."""
+        yield from self.noting(self._flows[self._step.name].batches)
+
+    def noting(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Pass the last rows on, and complete the reports when all have passed or something has failed."""
+        try:
+            yield from batches
+        except BaseException as exc:
+            self._attribute(exc)
+            raise
+        finally:
+            for callback in self._finishing:
+                callback()
+            self._derive_rows()
+
+    def _derive_rows(self) -> None:
+        """Rows of nodes that nobody counted, from those of their inputs, and the other way round."""
+        out = {name: report.rows_out for name, report in self.reports.items()}
+        out.update({name: stored.rows for name, stored in self._context.stored.items()})
+        for name in self._step.nodes:
+            node, report = self._graph.nodes[name], self.reports[name]
+            given = [out.get(one) for one in node.inputs]
+            if node.inputs and None not in given:
+                report.rows_in = sum(rows for rows in given if rows is not None)
+            elif not node.inputs:
+                report.rows_in = report.rows_out
+            if report.rows_out is None and node.operator.keeps_rows:
+                report.rows_out = report.rows_in
+            out[name] = report.rows_out
+            if name in self.spools:
+                report.rows_quarantined = self.spools[name].rows
+
+    # --- bad rows ----------------------------------------------------------------------------------------------
+
+    def _judged(self, database: StageDatabase, node: Node, relation: Relation) -> Iterator[pa.RecordBatch]:
+        """The good rows of a validate node; the bad ones go to its spool, or end the stream."""
+        config = node.config
+        assert isinstance(config, ValidateConfig)
+        spool = self.spools[node.node_id] = self._stack.enter_context(BadRowSpool())
+        columns = relation.columns[:-2]
+        # What is wrong with a row travels as it is.
+        names = f", {ERRORS_COLUMN}, {ROW_COLUMN}"
+        sql = leaving_sql(columns, relation.sql_name).replace(" FROM ", f"{names} FROM ", 1)
+        rows = 0
+        judged = split_bad_rows(database.stream(sql, BATCH_ROWS), spool, config.key)
+        for batch in judged:
+            rows += batch.num_rows
+            yield batch
+        if not spool.rows:
+            return
+        total = rows + spool.rows
+        if config.on_bad_row == "fail":
+            raise BadRowsError(
+                f"node {node.node_id!r}: {spool.rows:,} of {total:,} rows break its rules: {spool.describe()}",
+                hint="nothing was loaded; correct them at the source, or set on_bad_row: quarantine",
+                rows=spool.rows,
+            )
+        if config.max_bad_rows is not None and not config.max_bad_rows.allows(spool.rows, total):
+            raise BadRowsError(
+                f"node {node.node_id!r}: {spool.rows:,} of {total:,} rows break its rules, and max_bad_rows allows"
+                f" {config.max_bad_rows}: {spool.describe()}",
+                hint="nothing was loaded, nor quarantined; correct them at the source, or raise max_bad_rows",
+                rows=spool.rows,
+            )
+
+    # --- time and failure ----------------------------------------------------------------------------------------
+
+    def _start_timer(self, stage: Stage) -> None:
+        limits = {
+            name: seconds
+            for name in stage.nodes
+            if (seconds := self._graph.nodes[name].record.timeout_seconds) is not None
+        }
+        if not limits:
+            return
+        name = min(limits, key=lambda one: limits[one])
+
+        def time_out() -> None:
+            self._timed_out = name
+            self.cancel()
+
+        timer = threading.Timer(limits[name], time_out)
+        timer.daemon = True
+        self._timers.append(timer)
+        timer.start()
+
+    def _translate(self, stage: Stage, exc: BaseException) -> BaseException:
+        if self._timed_out is not None and self._timed_out in stage.nodes:
+            seconds = self._graph.nodes[self._timed_out].record.timeout_seconds
+            return NodeTimeoutError(
+                f"node {self._timed_out!r} did not end within its {seconds} s",
+                hint="raise its timeout_seconds, or find out what keeps it",
+            )
+        if isinstance(exc, SynqxError) and len(stage.nodes) == 1 and repr(stage.end) not in exc.message:
+            exc.message = f"node {stage.end!r}: {exc.message}"
+            exc.args = (exc.message,)
+        return exc
+
+    def _attribute(self, exc: BaseException) -> None:
+        """Note an error on the reports of the nodes that it names."""
+        if not isinstance(exc, SynqxError):
+            return
+        for name, report in self.reports.items():
+            if repr(name) in exc.message and report.error is None:
+                report.error = exc.message
+
+
+def _operator_name(node: Node) -> str:
+    return f"{node.record.operator_type}.{node.operator.operator_class}"
+
+
+def _counted(batches: Iterator[pa.RecordBatch], counter: Counter) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        counter.rows += batch.num_rows
+        yield batch
+
+
+def _timed(batches: Iterator[pa.RecordBatch], counter: Counter) -> Iterator[pa.RecordBatch]:
+    """Adds up the time that each batch took to come."""
+    iterator = iter(batches)
+    while True:
+        start = time.perf_counter()
+        try:
+            batch: Any = next(iterator, None)
+        finally:
+            counter.add_seconds(time.perf_counter() - start)
+        if batch is None:
+            return
+        yield batch
+
