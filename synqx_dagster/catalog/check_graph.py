@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from synqx_dagster.catalog.union import RecordUnion
 from synqx_dagster.errors import ConfigurationError, DriverMissingError, Problem
-from synqx_dagster.model import Connection, Mapping, Pipeline, Schedule, TableName
+from synqx_dagster.model import Connection, Pipeline, Schedule, TableName
+from synqx_dagster.model import Mapping as MappingRecord
 from synqx_dagster.model.pipeline import find_cycle
+from synqx_dagster.pipelines.graph import Graph as PipelineGraph
+from synqx_dagster.pipelines.graph import Node, extracts_before, loads_of
 
 #: A table as the graph knows it: connection, schema (the connector's own where none is written), name.
 _TableKey = tuple[str, str | None, str]
@@ -19,13 +22,16 @@ _MAX_CYCLES = 10
 _WORD = re.compile(r"\w+")
 
 
-def check_graph(union: RecordUnion) -> Iterator[Problem]:
-    """Tables with two mappings, and cycles through tables and the edges of pipelines.
+def check_graph(union: RecordUnion, graphs: Mapping[str, PipelineGraph]) -> Iterator[Problem]:
+    """Tables that two records load, and cycles through tables and the edges of pipelines.
 
     Connections may be missing; what pipelines and schedules refer to must be there.
+
+    Args:
+        graphs: The graphs of pipelines by name, as far as they have one.
     """
     tables = _Tables(union)
-    producers: dict[_TableKey, Mapping] = {}
+    producers: dict[_TableKey, MappingRecord] = {}
     for mapping in union.records.mappings.values():
         target = tables.target_of(mapping)
         other = producers.setdefault(target, mapping)
@@ -36,6 +42,8 @@ def check_graph(union: RecordUnion) -> Iterator[Problem]:
                 f"{mapping.target_table} at {mapping.target_connection}",
                 "give one of them another target_table",
             )
+    loads = list(_pipeline_loads(graphs))
+    yield from _check_loads(union, tables, loads, producers)
     graph: _Graph = {name: [] for name in union.records.mappings}
     names = _names_by_connection(producers)
     for mapping in union.records.mappings.values():
@@ -45,6 +53,7 @@ def check_graph(union: RecordUnion) -> Iterator[Problem]:
             producer = producers.get(table)
             if producer is not None and producer.name != mapping.name:
                 graph[producer.name].append(mapping.name)
+    yield from _check_cycles_with_loads(union, tables, loads, producers, graph)
     cycles = list(_iter_cycles(graph))
     for cycle in cycles:
         yield union.problem(
@@ -56,14 +65,86 @@ def check_graph(union: RecordUnion) -> Iterator[Problem]:
         yield from _check_jobs(union, graph)
 
 
-def _names_by_connection(producers: dict[_TableKey, Mapping]) -> dict[str, set[str]]:
+def _pipeline_loads(graphs: Mapping[str, PipelineGraph]) -> Iterator[tuple[PipelineGraph, Node]]:
+    for graph in graphs.values():
+        for node in loads_of(graph):
+            yield graph, node
+
+
+def _check_loads(
+    union: RecordUnion,
+    tables: _Tables,
+    loads: list[tuple[PipelineGraph, Node]],
+    producers: Mapping[_TableKey, MappingRecord],
+) -> Iterator[Problem]:
+    """Tables that a load node fills and somebody else does, too."""
+    seen: dict[_TableKey, str] = {}
+    for graph, node in loads:
+        key = tables.target_of_node(node)
+        here = f"the load {node.node_id!r} of the pipeline {graph.pipeline.name!r}"
+        mapping = producers.get(key)
+        other = seen.setdefault(key, here) if mapping is None else f"the mapping {mapping.name!r}"
+        if other != here:
+            yield union.problem(
+                graph.pipeline,
+                ("nodes", _index_of(graph, node)),
+                f"{other} and {here} load one table: {node.table} at {node.connection}",
+                "give one of them another table",
+            )
+
+
+def _index_of(graph: PipelineGraph, node: Node) -> int:
+    return next(index for index, record in enumerate(graph.pipeline.nodes) if record.node_id == node.node_id)
+
+
+def _check_cycles_with_loads(
+    union: RecordUnion,
+    tables: _Tables,
+    loads: list[tuple[PipelineGraph, Node]],
+    producers: Mapping[_TableKey, MappingRecord],
+    mappings: _Graph,
+) -> Iterator[Problem]:
+    """Load nodes that read, through other loads or mappings, what they load."""
+    if not loads:
+        return
+    labels = {tables.target_of_node(node): f"{graph.pipeline.name}.{node.node_id}" for graph, node in loads}
+    graph_of = {f"{graph.pipeline.name}.{node.node_id}": graph for graph, node in loads}
+    whole: _Graph = {name: list(successors) for name, successors in mappings.items()}
+    whole.update({label: [] for label in labels.values()})
+    for graph, node in loads:
+        label = f"{graph.pipeline.name}.{node.node_id}"
+        for extract in extracts_before(node.node_id, graph.nodes):
+            for table in tables.sources_of_node(extract):
+                producer = producers[table].name if table in producers else labels.get(table)
+                # What reads its own target reads what it was; so may a mapping.
+                if producer is not None and producer != label:
+                    whole[producer].append(label)
+    for mapping in union.records.mappings.values():
+        if _may_read(
+            mapping, {name.casefold() for connection, _, name in labels if connection == mapping.source_connection}
+        ):
+            for table in tables.sources_of(mapping):
+                if table in labels:
+                    whole[labels[table]].append(mapping.name)
+    for cycle in _iter_cycles(whole):
+        found = next((graph_of[label] for label in cycle if label in graph_of), None)
+        if found is not None:
+            yield union.problem(
+                found.pipeline,
+                (),
+                f"loads wait for each other: {' -> '.join(cycle)}",
+                "each one reads a table that the one before it loads",
+            )
+
+
+def _names_by_connection(producers: dict[_TableKey, MappingRecord]) -> dict[str, set[str]]:
     names: dict[str, set[str]] = {}
     for connection, _, table in producers:
         names.setdefault(connection, set()).add(table.casefold())
     return names
 
 
-def _may_read(mapping: Mapping, tables: set[str]) -> bool:
+def _may_read(mapping: MappingRecord, tables: set[str]) -> bool:
     """Whether a mapping may read one of these tables; a query that names none of them is not worth parsing."""
     if mapping.source_query is None:
         return bool(tables)
@@ -112,8 +193,8 @@ def _iter_cycles(graph: _Graph) -> Iterator[tuple[str, ...]]:
 
 
 def _declared_first(
-    union: RecordUnion, *mappings: Mapping, path: tuple[str, ...] = ("target_table",)
-) -> tuple[Mapping, tuple[str, ...]]:
+    union: RecordUnion, *mappings: MappingRecord, path: tuple[str, ...] = ("target_table",)
+) -> tuple[MappingRecord, tuple[str, ...]]:
     """The first of these mappings that the user has just written, and where to point."""
     declared = (mapping for mapping in mappings if (mapping.kind, mapping.name) in union.positions)
     return next(declared, mappings[0]), path
@@ -127,10 +208,29 @@ class _Tables:
         #: `Capabilities` of each connection by name; None where its kind is unknown.
         self._capabilities: dict[str, Any] = {}
 
-    def target_of(self, mapping: Mapping) -> _TableKey:
+    def target_of(self, mapping: MappingRecord) -> _TableKey:
         return self._key(mapping.target_connection, mapping.target)
 
-    def sources_of(self, mapping: Mapping) -> list[_TableKey]:
+    def target_of_node(self, node: Node) -> _TableKey:
+        """The table of a load node."""
+        assert node.table is not None
+        return self._key(str(node.connection), node.table)
+
+    def sources_of_node(self, node: Node) -> list[_TableKey]:
+        """The tables of an extract node."""
+        from synqx_dagster.connectors.registry import dialect_of
+        from synqx_dagster.mapping.lineage import tables_of
+
+        if node.table is not None:
+            return [self._key(str(node.connection), node.table)]
+        connection = self._union.records.connections[str(node.connection)]
+        try:
+            dialect = dialect_of(connection.db_type, connection.options)
+        except (ConfigurationError, DriverMissingError):
+            return []  # The problem stands at the connection.
+        return [self._key(connection.name, table) for table in tables_of(node.query or "", dialect)]
+
+    def sources_of(self, mapping: MappingRecord) -> list[_TableKey]:
         from synqx_dagster.connectors.registry import dialect_of
         from synqx_dagster.mapping.lineage import trace_lineage
 

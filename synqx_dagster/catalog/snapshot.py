@@ -20,6 +20,7 @@ from synqx_dagster.model import (
     RECORD_KINDS,
     RECORD_TYPES,
     Connection,
+    Dataset,
     EnvSecret,
     FileSecret,
     LiteralSecret,
@@ -49,6 +50,7 @@ class CatalogSnapshot:
     revision: int
     connections: Mapping[str, Connection] = field(default_factory=dict)
     schemas: Mapping[str, Schema] = field(default_factory=dict)
+    assets: Mapping[str, Dataset] = field(default_factory=dict)
     mappings: Mapping[str, model.Mapping] = field(default_factory=dict)
     pipelines: Mapping[str, Pipeline] = field(default_factory=dict)
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
@@ -90,6 +92,10 @@ class CatalogSnapshot:
     def get_schema(self, name: str) -> Schema:
         """The schema of this name."""
         return self._get(self.schemas, "schema", name)
+
+    def get_asset(self, name: str) -> Dataset:
+        """The dataset (``kind: asset``) of this name."""
+        return self._get(self.assets, "asset", name)
 
     def get_mapping(self, name: str) -> model.Mapping:
         """The mapping of this name."""

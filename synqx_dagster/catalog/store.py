@@ -36,6 +36,7 @@ from synqx_dagster.catalog.snapshot import CatalogSnapshot, not_found, secrets_o
 from synqx_dagster.errors import ConfigurationError, NotInitialisedError, SealedError, SynqxError
 from synqx_dagster.model import (
     Connection,
+    Dataset,
     EnvSecret,
     FileSecret,
     LiteralSecret,
@@ -185,7 +186,7 @@ class Catalog:
         schedules: Iterable[str] = (),
         connections: Iterable[str] = (),
     ) -> CatalogSnapshot:
-        """The named records of a revision and what they refer to, by at most six indexed queries.
+        """The named records of a revision and what they refer to, by at most seven indexed queries.
 
         Raises:
             NotFoundError: There is no such revision, or no record of a name; the hint gives the nearest name.
@@ -205,9 +206,24 @@ class Catalog:
                     *(name for pipeline in found_pipelines for name in pipeline.mapping_names),
                 ],
             )
+            nodes = [node for pipeline in found_pipelines for node in pipeline.nodes]
+            found_assets = reader.read(Dataset, [name for item in found_pipelines for name in item.asset_names])
             ends = [(item.source_connection, item.target_connection) for item in found_mappings]
-            reader.read(Connection, [*connections, *(name for pair in ends for name in pair)])
-            reader.read_names("schema", [item.target_schema for item in found_mappings if item.target_schema])
+            reader.read(
+                Connection,
+                [
+                    *connections,
+                    *(name for pair in ends for name in pair),
+                    *(item.connection for item in found_assets),
+                    *(node.connection_name for node in nodes if node.connection_name),
+                ],
+            )
+            schemas = [
+                *(item.target_schema for item in found_mappings),
+                *(item.target_schema for item in found_assets),
+                *(node.schema_name for node in nodes),
+            ]
+            reader.read_names("schema", [name for name in schemas if name])
             return CatalogSnapshot.from_records(number, reader.records)
 
     def history(self, limit: int = 50) -> list[RevisionInfo]:

@@ -62,6 +62,11 @@ def build_record(kind: RecordKind, values: Mapping[str, Any]) -> Record:
     return record
 
 
+def explain(model: type[BaseModel], values: Mapping[str, Any], error: pydantic.ValidationError) -> list[FieldProblem]:
+    """What is wrong with values that a part of a record refused; paths begin at the part."""
+    return list(_explain(model, values, error.errors(include_url=False, include_input=False)))
+
+
 def _why_not_sealed(path: FieldPath, values: Mapping[str, Any]) -> FieldProblem | None:
     value = _value_at(values, path)
     if "version" in value:
@@ -90,7 +95,7 @@ class _Place:
 
 
 def _explain(
-    record_type: type[Record], values: Mapping[str, Any], errors: list[ErrorDetails]
+    record_type: type[BaseModel], values: Mapping[str, Any], errors: list[ErrorDetails]
 ) -> Iterator[FieldProblem]:
     placed = [(_place(record_type, values, error["loc"]), error) for error in errors]
     seen: set[FieldPath] = set()
@@ -229,7 +234,7 @@ def _count(count: int, what: str) -> str:
 # --- walking the types ------------------------------------------------------------------------------------------
 
 
-def _place(record_type: type[Record], values: Any, loc: tuple[str | int, ...]) -> _Place:
+def _place(record_type: type[BaseModel], values: Any, loc: tuple[str | int, ...]) -> _Place:
     """Follow pydantic's location, which names the branches of unions among the keys."""
     annotation: Any = record_type
     path: FieldPath = ()

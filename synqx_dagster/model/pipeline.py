@@ -72,6 +72,20 @@ class PipelineNode(Value):
         return str(self.config["mapping"]) if self.runs_mapping else None
 
     @property
+    def connection_name(self) -> str | None:
+        """The connection that an extract or a load names itself, without an asset."""
+        return self._config_text("connection")
+
+    @property
+    def schema_name(self) -> str | None:
+        """The schema record that a load names itself."""
+        return self._config_text("target_schema")
+
+    def _config_text(self, name: str) -> str | None:
+        value = self.config.get(name) if self.operator_type in ("extract", "load") else None
+        return value if isinstance(value, str) else None
+
+    @property
     def gives_rows(self) -> bool:
         """Whether other nodes can read what this one makes."""
         return self.operator_type != "load"

@@ -90,7 +90,9 @@ def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
     database: Any = duckdb.connect(":memory:", config={"threads": "1"})
     try:
         database.execute("SET TimeZone = 'UTC'")
-        items = ", ".join(f"CAST(NULL AS {_travels_as(native_of(column))}) AS {quoted(column.name)}" for column in columns)
+        items = ", ".join(
+            f"CAST(NULL AS {_travels_as(native_of(column))}) AS {quoted(column.name)}" for column in columns
+        )
         schema: pa.Schema = database.sql(f"SELECT {items} LIMIT 0").to_arrow_table().schema
         return schema
     finally:

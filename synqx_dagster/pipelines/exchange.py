@@ -1,7 +1,8 @@
 """Rows between steps: Arrow files in a directory of the machine, or in an object store that all machines reach.
 
 One dataset is a folder: ``rows.arrow``, a file of bad rows for each validate node that set some aside, and
-``dataset.json``, which is written last. Guarantee: a dataset without its ``dataset.json`` does not exist, and one that has it is complete.
+``dataset.json``, which is written last. Guarantee: a dataset without its ``dataset.json`` does not exist, and one that
+has it is complete.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import posixpath
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,6 @@ from synqx_dagster.transfer.quarantine import BadRowSpool, Breach, spool_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyarrow.fs import FileSystem
 
 ROWS, DATASET = "rows.arrow", "dataset.json"
 
@@ -136,9 +137,8 @@ class Exchange:
 
         with _explained(self.location):
             found = self._files.get_file_info(FileSelector(self._folder(path), allow_not_found=True))
-        return sorted(
-            (one.base_name, one.mtime.timestamp() if one.mtime else 0.0) for one in found if one.type == FileType.Directory
-        )
+        folders = (one for one in found if one.type == FileType.Directory)
+        return sorted((one.base_name, one.mtime.timestamp() if one.mtime else 0.0) for one in folders)
 
     def _iter_file(self, file: str) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
@@ -156,11 +156,10 @@ class Exchange:
 
     def _clear(self, folder: str) -> None:
         # The marker first: a reader must not find it beside rows that are half gone.
-        for delete in (lambda: self._files.delete_file(posixpath.join(folder, DATASET)), lambda: self._files.delete_dir(folder)):
-            try:
-                delete()
-            except FileNotFoundError:
-                continue
+        with suppress(FileNotFoundError):
+            self._files.delete_file(posixpath.join(folder, DATASET))
+        with suppress(FileNotFoundError):
+            self._files.delete_dir(folder)
 
     def _folder(self, path: Sequence[str]) -> str:
         return posixpath.join(self._base, *(_safe(part) for part in path))
@@ -180,25 +179,20 @@ def _safe(part: str) -> str:
     return f"%2E{quoted[1:]}" if quoted.startswith(".") else quoted
 
 
-class _explained:
+@contextmanager
+def _explained(location: str) -> Iterator[None]:
     """Raise SynqX's errors in place of a filesystem's."""
+    import pyarrow as pa
 
-    def __init__(self, location: str) -> None:
-        self._location = location
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        import pyarrow as pa
-
-        if isinstance(error, FileNotFoundError):
-            raise NotFoundError(f"there are no stored rows in {self._location}") from error
-        if isinstance(error, OSError | pa.ArrowException):
-            raise RetryableError(
-                f"the rows between steps cannot be kept in {self._location}: {type(error).__name__}",
-                hint="is there room, and may this user write there? SYNQX_EXCHANGE says where it is",
-            ) from error
+    try:
+        yield
+    except FileNotFoundError as exc:
+        raise NotFoundError(f"there are no stored rows in {location}") from exc
+    except (OSError, pa.ArrowException) as exc:
+        raise RetryableError(
+            f"the rows between steps cannot be kept in {location}: {type(exc).__name__}",
+            hint="is there room, and may this user write there? SYNQX_EXCHANGE says where it is",
+        ) from exc
 
 
 def _to_json(dataset: Dataset) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from synqx_dagster.connectors.duckdb_types import from_canonical, holds
@@ -41,7 +41,7 @@ class ReadSoFar:
 
     mode: LoadMode
     watermark: str | None
-    asked: ReadWindow = ReadWindow()
+    asked: ReadWindow = field(default_factory=ReadWindow)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,9 @@ class Extract:
     def sql(self) -> str:
         """DuckDB's SELECT over the batches, registered as ``source``, that gives `columns` in DuckDB's types."""
         failure = f"error('{FAILURE_MARK}' || hex({ERRORS_COLUMN}[1].\"column\") || ' ' || {ERRORS_COLUMN}[1].reason)"
-        items = ", ".join(_native(column, given) for column, given in zip(self.columns, self._plan.columns, strict=True))
+        items = ", ".join(
+            _native(column, given) for column, given in zip(self.columns, self._plan.columns, strict=True)
+        )
         return (
             f"SELECT {items} FROM ({self._plan.transform_sql})"
             f" WHERE CASE WHEN {ERRORS_COLUMN} IS NULL THEN true ELSE {failure} END"
@@ -122,9 +124,7 @@ def source_mapping(node: Node, config: ExtractConfig, cursor: Cursor | None, mod
     connection = node.connection
     if connection is None:
         raise ConfigurationError(f"node {node.node_id!r} names no connection")
-    direct = [
-        {"type": "direct", "source_columns": [name], "target_fields": [name]} for name in config.columns or ()
-    ]
+    direct = [{"type": "direct", "source_columns": [name], "target_fields": [name]} for name in config.columns or ()]
     return Mapping.model_validate(
         {
             "name": node.node_id,

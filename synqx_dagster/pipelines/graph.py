@@ -314,11 +314,15 @@ def _check_quarantine(node: Node, nodes: Mapping[str, Node], place: tuple[str | 
     path = (*place, "config", "quarantine")
     if config.quarantine is None and len(loads) > 1:
         yield GraphProblem(
-            path, f"the rows of {node.node_id!r} reach several loads", f"say which keeps the bad rows: {', '.join(loads)}"
+            path,
+            f"the rows of {node.node_id!r} reach several loads",
+            f"say which keeps the bad rows: {', '.join(loads)}",
         )
         return
     if config.quarantine is not None and config.quarantine not in loads:
-        yield GraphProblem(path, f"{config.quarantine!r} is no load that these rows reach", f"loads: {', '.join(loads)}")
+        yield GraphProblem(
+            path, f"{config.quarantine!r} is no load that these rows reach", f"loads: {', '.join(loads)}"
+        )
         return
     keeper = nodes[config.quarantine or loads[0]]
     assert isinstance(keeper.config, LoadConfig)
@@ -350,11 +354,14 @@ def _check_incremental(node: Node, nodes: Mapping[str, Node], place: tuple[str |
     others = [
         other.node_id
         for other in nodes.values()
-        if other is not node and isinstance(other.config, IncrementalConfig) and loads[0] in loads_after(other.node_id, nodes)
+        if other is not node
+        and isinstance(other.config, IncrementalConfig)
+        and loads[0] in loads_after(other.node_id, nodes)
     ]
     if others:
         yield GraphProblem(
-            place, f"the incremental extracts {node.node_id!r} and {others[0]!r} reach one load",
+            place,
+            f"the incremental extracts {node.node_id!r} and {others[0]!r} reach one load",
             "a target's ledger holds one watermark",
         )
 
@@ -382,7 +389,10 @@ def _check_columns(pipeline: Pipeline, nodes: Mapping[str, Node]) -> Iterator[Gr
 
 
 def trace_origins(node_id: str, nodes: Mapping[str, Node], columns: Mapping[str, NodeColumns]) -> Origins:
-    """The extracts' columns that each column of a node is made of, through all nodes between; None if nobody can tell."""
+    """The extracts' columns that each column of a node is made of, through all nodes between.
+
+    None where nobody can tell.
+    """
     traced: dict[str, Origins] = {}
     for name, node in nodes.items():
         inputs = [Input(one, columns.get(one)) for one in node.inputs]
@@ -391,10 +401,14 @@ def trace_origins(node_id: str, nodes: Mapping[str, Node], columns: Mapping[str,
             traced[name] = None if known is None else {column: ((name, column),) for column in known}
             continue
         direct = node.operator.origins(node.config, inputs)
-        traced[name] = None if direct is None else {
-            column: tuple(dict.fromkeys(origin for pair in pairs for origin in _through(traced, *pair)))
-            for column, pairs in direct.items()
-        }
+        traced[name] = (
+            None
+            if direct is None
+            else {
+                column: tuple(dict.fromkeys(origin for pair in pairs for origin in _through(traced, *pair)))
+                for column, pairs in direct.items()
+            }
+        )
         if name == node_id:
             break
     return traced.get(node_id)
@@ -412,7 +426,7 @@ def plan_steps(pipeline: Pipeline, nodes: Mapping[str, Node]) -> tuple[Step, ...
     """The steps, each after those that it reads or waits for."""
     end_of: dict[str, str] = {}
     # From the ends on: a node is fused with the one that reads it.
-    for node_id in reversed(nodes):
+    for node_id in reversed(tuple(nodes)):
         node = nodes[node_id]
         fused = len(node.consumers) == 1 and not node.record.stored
         end_of[node_id] = end_of[node.consumers[0]] if fused else node_id
@@ -452,6 +466,22 @@ def _carried(load: str, nodes: Mapping[str, Node], end_of: Mapping[str, str]) ->
         or (isinstance(node.config, IncrementalConfig) and load in loads_after(node.node_id, nodes))
     )
     return tuple(dict.fromkeys(end for end in found if end != load))
+
+
+def loads_of(graph: Graph) -> tuple[Node, ...]:
+    """The load nodes of a pipeline that are no mappings."""
+    return tuple(node for node in graph.nodes.values() if isinstance(node.config, LoadConfig))
+
+
+def extracts_before(node_id: str, nodes: Mapping[str, Node]) -> tuple[Node, ...]:
+    """The extracts whose rows a node reads, directly or through others."""
+    reached, ahead = {node_id}, [node_id]
+    while ahead:
+        for one in nodes[ahead.pop()].inputs:
+            if one not in reached:
+                reached.add(one)
+                ahead.append(one)
+    return tuple(node for name, node in nodes.items() if name in reached and isinstance(node.config, ExtractConfig))
 
 
 def extracts_of(step: Step, nodes: Mapping[str, Node]) -> tuple[Node, ...]:

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from synqx_dagster.connectors.protocol import Connector
-from synqx_dagster.errors import ConfigurationError, FatalError, RetryableError
-from synqx_dagster.model.mapping import Mapping as MappingRecord
+from synqx_dagster.errors import FatalError, RetryableError
 from synqx_dagster.model.schema import Schema
 from synqx_dagster.pipelines.exchange import Dataset, Exchange, Watermarks
 from synqx_dagster.pipelines.extract import ReadSoFar
-from synqx_dagster.pipelines.graph import Graph, Node, Step, loads_after, quarantine_of
+from synqx_dagster.pipelines.graph import Graph, Step, loads_after, quarantine_of
+from synqx_dagster.pipelines.loading import load_mapping
 from synqx_dagster.pipelines.operators.ends import IncrementalConfig, LoadConfig
 from synqx_dagster.pipelines.report import NodeReport
-from synqx_dagster.pipelines.source import ROWS_QUERY, StreamConnector
+from synqx_dagster.pipelines.source import StreamConnector
 from synqx_dagster.pipelines.stream import StepContext, StepStream
 from synqx_dagster.transfer.ledger import Ledger
 from synqx_dagster.transfer.load import run_load
@@ -56,7 +56,7 @@ class StepRequest:
     load_id: str
     memory_bytes: int
     spill: Path
-    window: ReadWindow = ReadWindow()
+    window: ReadWindow = field(default_factory=ReadWindow)
     progress: Callable[[Progress], None] | None = None
 
 
@@ -74,27 +74,6 @@ class StepFailedError(Exception):
     def __init__(self, nodes: tuple[NodeReport, ...]) -> None:
         super().__init__("a node failed")
         self.nodes = nodes
-
-
-def load_mapping(graph: Graph, node: Node) -> MappingRecord:
-    """A load node as the transfer engine knows it. The ledger knows it by pipeline and node."""
-    config = node.config
-    assert isinstance(config, LoadConfig)
-    if node.connection is None or node.table is None:
-        raise ConfigurationError(f"node {node.node_id!r} does not say what it loads")
-    shared = config.model_dump(exclude={"connection", "table", "target_schema"}, exclude_none=True)
-    return MappingRecord.model_validate(
-        {
-            **shared,
-            "name": f"{graph.pipeline.name} {node.node_id}"[:128],
-            "source_connection": node.connection,
-            "source_query": ROWS_QUERY,
-            "target_connection": node.connection,
-            "target_table": str(node.table),
-            "target_schema": node.target_schema,
-            "max_retries": max((graph.nodes[name].record.retries for name in graph.step_of(node.node_id).nodes)),
-        }
-    )
 
 
 def run_load_step(request: StepRequest) -> StepResult:

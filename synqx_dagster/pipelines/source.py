@@ -31,9 +31,6 @@ from synqx_dagster.pipelines.stream import StepStream, StreamEnd
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: The query by which a load asks for a step's rows.
-ROWS_QUERY = 'SELECT * FROM "rows"'
-
 
 class StreamReadSession(DuckdbReadSession):
     """Reads a step's rows, in one statement and no other."""

@@ -304,7 +304,7 @@ class StepStream:
         self._start_timer(stage)
         try:
             yield from _timed(_counted(batches, own), own)
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001  # raised again, with its node
             raise self._translate(stage, exc) from exc.__cause__
 
     # --- the end -----------------------------------------------------------------------------------------------
@@ -439,4 +439,3 @@ def _timed(batches: Iterator[pa.RecordBatch], counter: Counter) -> Iterator[pa.R
         if batch is None:
             return
         yield batch
-

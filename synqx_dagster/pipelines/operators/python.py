@@ -192,7 +192,7 @@ def call(config: FunctionConfig, function: Callable[..., Any], rows: Any) -> Any
     """
     try:
         return function(rows, **config.parameters)
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001  # whatever a user's code raises
         where = ""
         module = Path(getattr(getattr(function, "__code__", None), "co_filename", ""))
         for frame in reversed(traceback.extract_tb(exc.__traceback__)):

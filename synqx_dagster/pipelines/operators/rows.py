@@ -15,7 +15,6 @@ from synqx_dagster.pipelines.operators.checks import (
     DIALECT,
     check_expression,
     direct_origins,
-    expression_origins,
     expression_sql,
     find_column,
     known_columns,
@@ -154,9 +153,8 @@ class Join(_RowOperator):
         items += [
             f"r.{quoted(old)} AS {quoted(new)}" for old, new in self._right_names(config, left.names, right.names)
         ]
-        return (
-            f"SELECT {', '.join(items)} FROM {left.sql_name} AS l {config.how.upper()} JOIN {right.sql_name} AS r ON {on}"
-        )
+        how = config.how.upper()
+        return f"SELECT {', '.join(items)} FROM {left.sql_name} AS l {how} JOIN {right.sql_name} AS r ON {on}"
 
     def _sides(self, config: JoinConfig, inputs: Sequence[Any]) -> tuple[Any, Any]:
         by_id = {given.node_id: given for given in inputs}
@@ -169,9 +167,7 @@ class Join(_RowOperator):
         return left, right
 
     @staticmethod
-    def _right_names(
-        config: JoinConfig, left: Sequence[str], right: Sequence[str]
-    ) -> list[tuple[str, str]]:
+    def _right_names(config: JoinConfig, left: Sequence[str], right: Sequence[str]) -> list[tuple[str, str]]:
         if config.how in ("semi", "anti"):
             return []
         joined = {other.casefold() for _, other in config.pairs}

@@ -7,11 +7,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
+from synqx_dagster.mapping.quoting import quote_text
 from synqx_dagster.model.base import Name, Value
 from synqx_dagster.model.mapping import BadRowLimit
 from synqx_dagster.model.pipeline import OperatorType
 from synqx_dagster.model.table import Column
-from synqx_dagster.mapping.quoting import quote_text
 from synqx_dagster.pipelines.operators.checks import (
     DIALECT,
     check_expression,
@@ -216,7 +216,7 @@ class Validate(SqlOperator):
         """The input's columns, then what is wrong with the row and the row as JSON."""
         found = ", ".join(
             f"CASE WHEN {rule.broken()} THEN"
-            f" struct_pack(\"column\" := {_literal(_column_of(rule))}, reason := {_literal(rule.reason)}) END"
+            f' struct_pack("column" := {_literal(_column_of(rule))}, reason := {_literal(rule.reason)}) END'
             for rule in config.rules
         )
         names = ", ".join(map(quoted, inputs[0].names))

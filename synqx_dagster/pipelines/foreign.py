@@ -1,0 +1,145 @@
+"""A user's function in a process of its own, so that one that hangs can be ended when its node's time is up.
+
+The node, its config and all rows go over a socket as pickles of plain values and Arrow messages; the process has no
+connection, no secret and no log of its own. Guarantee: when the generator is closed or fails, the process is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import threading
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
+
+from synqx_dagster.errors import NodeTimeoutError, OperatorFailedError, SynqxError
+from synqx_dagster.model.pipeline import PipelineNode
+from synqx_dagster.pipelines.graph import Node
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_ENDED = b""
+
+
+def run_in_process(
+    node: Node, batches: Iterator[pa.RecordBatch], schema: pa.Schema, memory_bytes: int
+) -> Iterator[pa.RecordBatch]:
+    """The rows that a node's function makes.
+
+    Raises:
+        OperatorFailedError: The function failed, or its process died.
+        NodeTimeoutError: It did not end within the node's ``timeout_seconds``.
+    """
+    import pyarrow as pa
+
+    # A fork of a process with threads and drivers may hang by itself.
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(
+        target=_serve,
+        args=(theirs, node.record, schema.serialize().to_pybytes(), memory_bytes),
+        name=f"synqx-node-{node.node_id}",
+        daemon=True,
+    )
+    process.start()
+    theirs.close()
+    seconds = node.record.timeout_seconds or 0
+    timed_out = threading.Event()
+
+    def time_out() -> None:
+        timed_out.set()
+        process.kill()
+
+    timer = threading.Timer(seconds, time_out)
+    timer.daemon = True
+    timer.start()
+    feeder = _Feeder(ours, batches)
+    feeder.start()
+    try:
+        while True:
+            try:
+                kind, payload = ours.recv()
+            except (EOFError, OSError):
+                if timed_out.is_set():
+                    raise NodeTimeoutError(
+                        f"node {node.node_id!r} did not end within its {seconds} s",
+                        hint="raise its timeout_seconds, or find out what keeps it",
+                    ) from None
+                feeder.join(timeout=1)
+                if feeder.error is not None:
+                    raise feeder.error from None
+                raise OperatorFailedError(
+                    f"the process of node {node.node_id!r} died", hint="was it out of memory? see the system's log"
+                ) from None
+            if kind == "batch":
+                yield pa.ipc.read_record_batch(pa.py_buffer(payload), schema)
+            elif kind == "error":
+                raise OperatorFailedError(payload[0], hint=payload[1])
+            else:
+                return
+    finally:
+        timer.cancel()
+        process.kill()
+        process.join()
+        ours.close()
+
+
+class _Feeder(threading.Thread):
+    """Hands a node's input to its process, as fast as it is taken."""
+
+    def __init__(self, connection: Connection, batches: Iterator[pa.RecordBatch]) -> None:
+        super().__init__(name="synqx-node-input", daemon=True)
+        self._connection = connection
+        self._batches = batches
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        # The process ended or was ended: whoever waits for its rows says why.
+        with contextlib.suppress(OSError, ValueError):
+            try:
+                for batch in self._batches:
+                    self._connection.send_bytes(batch.schema.serialize().to_pybytes())
+                    self._connection.send_bytes(batch.serialize().to_pybytes())
+            except (OSError, ValueError):
+                raise
+            except BaseException as error:  # noqa: BLE001  # raised where the rows are awaited
+                self.error = error
+                self._connection.close()
+                return
+            self._connection.send_bytes(_ENDED)
+
+
+def _serve(connection: Connection, record: PipelineNode, schema_bytes: bytes, memory_bytes: int) -> None:
+    """What the process does."""
+    import json
+
+    import pyarrow as pa
+
+    from synqx_dagster.pipelines.operators.protocol import BatchOperator
+    from synqx_dagster.pipelines.operators.registry import find_operator
+
+    schema = pa.ipc.read_schema(pa.py_buffer(schema_bytes))
+
+    def incoming() -> Iterator[pa.RecordBatch]:
+        while True:
+            header = connection.recv_bytes()
+            if header == _ENDED:
+                return
+            given = pa.ipc.read_schema(pa.py_buffer(header))
+            yield pa.ipc.read_record_batch(pa.py_buffer(connection.recv_bytes()), given)
+
+    try:
+        operator = find_operator(record, frozenset())
+        assert isinstance(operator, BatchOperator)
+        config = operator.config_type.model_validate_json(json.dumps(record.config), strict=True)
+        for batch in operator.run(config, incoming(), schema, memory_bytes):
+            connection.send(("batch", batch.serialize().to_pybytes()))
+        connection.send(("end", None))
+    except SynqxError as exc:
+        connection.send(("error", (exc.message, exc.hint)))
+    except EOFError:
+        pass
+    finally:
+        connection.close()

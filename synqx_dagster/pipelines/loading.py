@@ -1,0 +1,34 @@
+"""What a load node amounts to as a mapping, by which the transfer engine loads it."""
+
+from __future__ import annotations
+
+from synqx_dagster.errors import ConfigurationError
+from synqx_dagster.model.mapping import Mapping
+from synqx_dagster.pipelines.graph import Graph, Node
+from synqx_dagster.pipelines.operators.ends import LoadConfig
+
+#: The query by which a load asks for the rows of its step.
+ROWS_QUERY = 'SELECT * FROM "rows"'
+
+_MAX_NAME = 128
+
+
+def load_mapping(graph: Graph, node: Node) -> Mapping:
+    """A load node as the transfer engine knows it. The ledger knows it by pipeline and node."""
+    config = node.config
+    assert isinstance(config, LoadConfig)
+    if node.connection is None or node.table is None:
+        raise ConfigurationError(f"node {node.node_id!r} does not say what it loads")
+    shared = config.model_dump(exclude={"connection", "table", "target_schema"}, exclude_none=True)
+    return Mapping.model_validate(
+        {
+            **shared,
+            "name": f"{graph.pipeline.name} {node.node_id}"[:_MAX_NAME],
+            "source_connection": node.connection,
+            "source_query": ROWS_QUERY,
+            "target_connection": node.connection,
+            "target_table": str(node.table),
+            "target_schema": node.target_schema,
+            "max_retries": max(graph.nodes[name].record.retries for name in graph.step_of(node.node_id).nodes),
+        }
+    )
