@@ -25,6 +25,8 @@ class Settings:
         key_file: Opens the vault's key file keyslot; without a setting, the home's ``vault.key`` if there is one.
         dagster_home: Dagster's own home; the CLI sets ``DAGSTER_HOME`` to it when that is unset.
         executor: Runs the steps of jobs: ``in_process``, ``multiprocess``, or an executor as ``module:attribute``.
+        exchange: Where steps of pipelines leave rows for each other: a directory, or a URI such as ``s3://bucket/prefix``.
+        code_directory: Where the modules of functions in pipelines lie.
         host_policy: The operator's lists of hosts that connections may and may not reach.
     """
 
@@ -34,6 +36,8 @@ class Settings:
     key_file: Path | None = None
     dagster_home: Path = Path(".synqx")
     executor: str = "in_process"
+    exchange: str = ".synqx/exchange"
+    code_directory: Path = Path()
     host_policy: HostPolicy = field(default_factory=HostPolicy)
 
     @property
@@ -83,11 +87,20 @@ def load_settings(environ: Mapping[str, str] | None = None, directory: Path | No
         key_file=directory / Path(key_file).expanduser() if key_file else None,
         dagster_home=directory / Path(dagster_home).expanduser() if dagster_home else home,
         executor=get("SYNQX_EXECUTOR") or "in_process",
+        exchange=_place(get("SYNQX_EXCHANGE"), home / "exchange", directory),
+        code_directory=directory / Path(get("SYNQX_CODE_DIRECTORY") or ".").expanduser(),
         host_policy=HostPolicy.parse(get(ALLOWED_VARIABLE), get(DENIED_VARIABLE)),
     )
     if settings.key_file is None and settings.generated_key_file.is_file():
         return replace(settings, key_file=settings.generated_key_file)
     return settings
+
+
+def _place(text: str | None, default: Path, directory: Path) -> str:
+    """A URI as it is, a directory by its absolute path."""
+    if text is not None and "://" in text:
+        return text
+    return str(default if text is None else directory / Path(text).expanduser())
 
 
 def _anchored(url: str, directory: Path) -> str:

@@ -165,6 +165,35 @@ def iter_records(
             yield decode_body(row.kind, row.name, row.body, row.digest)
 
 
+@dataclass(frozen=True)
+class RecordVersion:
+    """One version of a record: the revisions that have it, from `valid_from` up to and without `valid_to`."""
+
+    number: int
+    valid_from: int
+    valid_to: int | None
+    record: Record
+
+    def is_valid_at(self, revision: int) -> bool:
+        """Whether a revision has this version."""
+        return self.valid_from <= revision and (self.valid_to is None or revision < self.valid_to)
+
+
+def read_versions(connection: Connection, kind: RecordKind, name: str) -> list[RecordVersion]:
+    """Every version of a record, the oldest first."""
+    record, version = tables.record, tables.record_version
+    query = (
+        sa.select(version.c.valid_from, version.c.valid_to, version.c.body, version.c.digest)
+        .join_from(record, version, record.c.record_id == version.c.record_id)
+        .where(record.c.kind == kind, record.c.name == name)
+        .order_by(version.c.valid_from)
+    )
+    return [
+        RecordVersion(number, row.valid_from, row.valid_to, decode_body(kind, name, row.body, row.digest))
+        for number, row in enumerate(connection.execute(query), 1)
+    ]
+
+
 def read_names(connection: Connection, revision: int, kind: RecordKind) -> list[str]:
     """Names of one kind at a revision."""
     record, version = tables.record, tables.record_version

@@ -31,7 +31,7 @@ from synqx_dagster.catalog.engine import (
     translate_errors,
     write_transaction,
 )
-from synqx_dagster.catalog.revisions import RevisionInfo
+from synqx_dagster.catalog.revisions import RecordVersion, RevisionInfo
 from synqx_dagster.catalog.snapshot import CatalogSnapshot, not_found, secrets_of
 from synqx_dagster.errors import ConfigurationError, NotInitialisedError, SealedError, SynqxError
 from synqx_dagster.model import (
@@ -225,6 +225,16 @@ class Catalog:
             ]
             reader.read_names("schema", [name for name in schemas if name])
             return CatalogSnapshot.from_records(number, reader.records)
+
+    def versions(self, kind: RecordKind, name: str) -> list[RecordVersion]:
+        """Every version of a record, the oldest first; a record that was removed and made again goes on counting."""
+        with self.read() as connection:
+            return revisions.read_versions(connection, kind, name)
+
+    def find_version(self, kind: RecordKind, name: str, revision: int) -> int:
+        """Which version of a record a revision has: 1 for the first; 0 where the record is not there."""
+        found = [item for item in self.versions(kind, name) if item.is_valid_at(revision)]
+        return found[-1].number if found else 0
 
     def history(self, limit: int = 50) -> list[RevisionInfo]:
         """The latest revisions, newest first."""

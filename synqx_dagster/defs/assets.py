@@ -38,10 +38,10 @@ LONGEST_LOG_SECONDS = 300.0
 # Each one made resolves its type anew, so a thousand mappings share these.
 _UPSTREAM = dg.In(dg.Nothing)
 _RESULT = dg.Out(dg.Nothing)
-_CHECK_OUT = dg.Out(dg.Nothing, is_required=False)
+CHECK_OUT = dg.Out(dg.Nothing, is_required=False)
 
 # Dagster reads an op's signature a dozen times; given, it is not worked out a dozen times for each mapping.
-_SIGNATURE = inspect.Signature([inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD)])
+SIGNATURE = inspect.Signature([inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD)])
 
 
 def build_asset(
@@ -69,7 +69,7 @@ def build_asset(
         # What is returned must hold a result of every check, what is yielded need not.
         yield load.run(context)
 
-    load_table.__signature__ = _SIGNATURE  # type: ignore[attr-defined]
+    load_table.__signature__ = SIGNATURE  # type: ignore[attr-defined]
     upstream = {f"upstream_{number}": dep.asset_key for number, dep in enumerate(spec.deps)}
     earlier = [key for key in dict.fromkeys(after) if key not in upstream.values() and key != spec.key]
     # `multi_asset` makes the same object in twice the time, which a catalog of a thousand mappings feels.
@@ -80,7 +80,7 @@ def build_asset(
             **dict.fromkeys(upstream, _UPSTREAM),
             **{f"after_{number}": after_step(op_name(key.path)) for number, key in enumerate(earlier)},
         },
-        out={RESULT: _RESULT, **{f"check_{check.name}": _CHECK_OUT for check in checks}},
+        out={RESULT: _RESULT, **{f"check_{check.name}": CHECK_OUT for check in checks}},
         required_resource_keys={
             resource_key(mapping.source_connection),
             resource_key(mapping.target_connection),
@@ -143,7 +143,7 @@ class _Load:
             target=self._connection(context, self.mapping.target_connection).connector,
             run_id=context.run.run_id,
             load_id=load_id,
-            progress=_ProgressLog(context, self.mapping.name, progress_listener.get()),
+            progress=ProgressLog(context, self.mapping.name, progress_listener.get()),
             window=read_window(context.run.tags),
         )
         result = run_load(request)
@@ -177,43 +177,49 @@ class _Load:
         return resource
 
     def _metadata(self, result: LoadResult) -> dict[str, Any]:
+        metadata = result_metadata(result, self.mapping, self.translator.snapshot.revision)
         source = self.translator.snapshot.get_connection(self.mapping.source_connection)
-        figures: dict[str, Any] = {
-            "lane": result.lane,
-            "lane_reason": result.lane_reason,
-            "rows_in": result.rows_in,
-            "rows_out": result.rows_out,
-            "rows_inserted": result.rows_inserted,
-            "rows_updated": result.rows_updated,
-            "rows_deleted": result.rows_deleted,
-            "rows_quarantined": result.rows_quarantined,
-            "mode": self.mapping.mode,
-            "parallelism": result.parallelism,
-            "bytes": result.bytes,
-            "seconds": round(result.seconds, 3),
-            "phase_seconds": {name: round(seconds, 3) for name, seconds in result.phase_seconds.items()},
-            "rows_per_second": round(result.rows_in / result.seconds) if result.seconds else 0,
-            "peak_memory_bytes": result.peak_memory_bytes,
-            "epoch": result.epoch,
-            "already_committed": result.already_committed,
-            "revision": self.translator.snapshot.revision,
-            "mapping": self.mapping.name,
-        }
-        for name in ("checksum", "watermark_before", "watermark_after", "window"):
-            if (value := getattr(result, name)) is not None:
-                figures[name] = value
-        if result.schema_changes:
-            figures["schema_changes"] = list(result.schema_changes)
-        metadata: dict[str, Any] = {f"{METADATA_PREFIX}{name}": value for name, value in figures.items()}
-        metadata["dagster/row_count"] = result.target_row_count
-        metadata["dagster/column_schema"] = loaded_columns(result.columns)
         lineage = self.translator.column_lineage(source, result.lineage)
         if lineage is not None:
             metadata["dagster/column_lineage"] = lineage
         return metadata
 
 
-class _ProgressLog:
+def result_metadata(result: LoadResult, mapping: model.Mapping, revision: int) -> dict[str, Any]:
+    """The figures of a load as a materialization has them; its lineage is the caller's to add."""
+    figures: dict[str, Any] = {
+        "lane": result.lane,
+        "lane_reason": result.lane_reason,
+        "rows_in": result.rows_in,
+        "rows_out": result.rows_out,
+        "rows_inserted": result.rows_inserted,
+        "rows_updated": result.rows_updated,
+        "rows_deleted": result.rows_deleted,
+        "rows_quarantined": result.rows_quarantined,
+        "mode": mapping.mode,
+        "parallelism": result.parallelism,
+        "bytes": result.bytes,
+        "seconds": round(result.seconds, 3),
+        "phase_seconds": {name: round(seconds, 3) for name, seconds in result.phase_seconds.items()},
+        "rows_per_second": round(result.rows_in / result.seconds) if result.seconds else 0,
+        "peak_memory_bytes": result.peak_memory_bytes,
+        "epoch": result.epoch,
+        "already_committed": result.already_committed,
+        "revision": revision,
+        "mapping": mapping.name,
+    }
+    for name in ("checksum", "watermark_before", "watermark_after", "window"):
+        if (value := getattr(result, name)) is not None:
+            figures[name] = value
+    if result.schema_changes:
+        figures["schema_changes"] = list(result.schema_changes)
+    metadata: dict[str, Any] = {f"{METADATA_PREFIX}{name}": value for name, value in figures.items()}
+    metadata["dagster/row_count"] = result.target_row_count
+    metadata["dagster/column_schema"] = loaded_columns(result.columns)
+    return metadata
+
+
+class ProgressLog:
     """Passes progress to the run's log at a falling rate, and to this process's listener.
 
     A load of a day writes some three hundred lines.

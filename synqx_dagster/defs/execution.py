@@ -20,7 +20,7 @@ from synqx_dagster.defs.access import needs_vault, require_unsealed
 from synqx_dagster.defs.assets import progress_listener
 from synqx_dagster.defs.instance import end_dead_runs, open_instance, own_process_tag, sync_pool_limits
 from synqx_dagster.defs.interruption import settle_interruption
-from synqx_dagster.defs.jobs import JobBuilder, JobPlan, plan_pipeline, plan_schedule
+from synqx_dagster.defs.jobs import JobBuilder, JobPlan, connections_of, plan_pipeline, plan_schedule
 from synqx_dagster.defs.names import REVISION_TAG
 from synqx_dagster.defs.resources import ConnectionResource
 from synqx_dagster.defs.runs import RunReport, read_report
@@ -73,21 +73,24 @@ def run_targets(
     window = window or ReadWindow()
     for mapping in mappings:
         check_part(mapping, window)
-    connections = {name for mapping in mappings for name in (mapping.source_connection, mapping.target_connection)}
+    connections = connections_of(snapshot, plan.mappings, plan.pipelines)
     require_unsealed(catalog, secrets_needed=any(needs_vault(snapshot.get_connection(name)) for name in connections))
     if window.start is not None or window.end is not None:
         for mapping in mappings:
             _check_bounds(catalog, snapshot, mapping, window)
     translator = Translator(snapshot)
     keys = [translator.target_key(mapping) for mapping in mappings]
-    builder = JobBuilder(translator, lambda: catalog, dg.in_process_executor)
-    is_job = plan.name != MIXED_JOB or bool(plan.edges)
+    builder = JobBuilder(translator, lambda: catalog, dg.in_process_executor, runs_here=True)
+    is_job = plan.name != MIXED_JOB or bool(plan.edges) or bool(plan.pipelines)
     job = builder.build(plan) if is_job else builder.build_ad_hoc(plan.mappings)
+    pipelines = [snapshot.get_pipeline(name) for name in plan.pipelines]
+    steps = sum(len(builder.step_keys(pipeline)) for pipeline in pipelines)
+    loads = [mapping for pipeline in pipelines for mapping in builder.load_mappings(pipeline)]
     with open_instance(catalog.settings, executes=True) as instance:
         end_dead_runs(instance)
         sync_pool_limits(instance, snapshot)
         if on_planned is not None:
-            on_planned(len(mappings))
+            on_planned(len(mappings) + steps)
         run_id = str(uuid.uuid4())
         was_interrupted = False
         try:
@@ -107,7 +110,7 @@ def run_targets(
             was_interrupted = True
         report = read_report(instance, run_id)
         if report.was_interrupted or (was_interrupted and not report.succeeded):
-            report = settle_interruption(instance, report, translator, mappings, lambda: catalog)
+            report = settle_interruption(instance, report, translator, [*mappings, *loads], lambda: catalog)
         return report
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,12 +11,16 @@ import dagster as dg
 
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
 from synqx_dagster.defs.assets import build_asset
-from synqx_dagster.defs.names import REVISION_TAG, resource_key
+from synqx_dagster.defs.names import METADATA_PREFIX, REVISION_TAG, resource_key
 from synqx_dagster.defs.ordering import order_steps
+from synqx_dagster.defs.pipeline_translator import PipelineTranslator
 from synqx_dagster.defs.resources import build_resource
+from synqx_dagster.defs.steps import build_step
 from synqx_dagster.defs.translator import Translator
 from synqx_dagster.errors import ConfigurationError
 from synqx_dagster.model import Mapping, Pipeline, Schedule, dagster_name
+from synqx_dagster.pipelines.graph import loads_of
+from synqx_dagster.pipelines.loading import load_mapping
 
 if TYPE_CHECKING:
     from synqx_dagster.catalog.store import Catalog
@@ -35,6 +39,8 @@ class JobPlan:
     mappings: tuple[str, ...]
     edges: tuple[tuple[str, str], ...] = ()
     description: str | None = None
+    #: Pipelines whose steps run, beside the mappings that their nodes name.
+    pipelines: tuple[str, ...] = ()
 
     def joined(self, other: JobPlan) -> JobPlan:
         """This job with the mappings and edges of another one added."""
@@ -43,12 +49,19 @@ class JobPlan:
             tuple(dict.fromkeys((*self.mappings, *other.mappings))),
             tuple(dict.fromkeys((*self.edges, *other.edges))),
             self.description,
+            tuple(dict.fromkeys((*self.pipelines, *other.pipelines))),
         )
 
 
 def plan_pipeline(pipeline: Pipeline) -> JobPlan:
     """The job of a pipeline."""
-    return JobPlan(dagster_name(pipeline.name), pipeline.mapping_names, pipeline.mapping_edges, pipeline.description)
+    return JobPlan(
+        dagster_name(pipeline.name),
+        pipeline.mapping_names,
+        pipeline.mapping_edges,
+        pipeline.description,
+        (pipeline.name,),
+    )
 
 
 def plan_schedule(schedule: Schedule, snapshot: CatalogSnapshot) -> JobPlan:
@@ -88,7 +101,14 @@ class JobBuilder:
     translator: Translator
     get_catalog: Callable[[], Catalog]
     executor: dg.ExecutorDefinition
+    #: Whoever builds runs the job in this process, whatever executor a pipeline asks for.
+    runs_here: bool = False
     _assets: dict[str, dg.AssetsDefinition] = field(default_factory=dict, init=False)
+    _steps: dict[str, list[dg.AssetsDefinition]] = field(default_factory=dict, init=False)
+    _pipelines: PipelineTranslator = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_pipelines", PipelineTranslator(self.translator))
 
     def asset(self, mapping: Mapping) -> dg.AssetsDefinition:
         """The asset of a mapping, which jobs without edges to it share.
@@ -99,6 +119,34 @@ class JobBuilder:
         if mapping.name not in self._assets:
             self._assets[mapping.name] = build_asset(self.translator, mapping, self.get_catalog)
         return self._assets[mapping.name]
+
+    def steps(self, pipeline: Pipeline) -> list[dg.AssetsDefinition]:
+        """The assets of a pipeline's steps; none for one that runs mappings only.
+
+        Raises:
+            ConfigurationError, DriverMissingError: As `build_step`.
+        """
+        if pipeline.name not in self._steps:
+            made = []
+            if not pipeline.runs_mappings_only:
+                graph = self._pipelines.graph(pipeline)
+                made = [build_step(self._pipelines, graph, step, self.get_catalog) for step in graph.steps]
+            self._steps[pipeline.name] = made
+        return self._steps[pipeline.name]
+
+    def step_keys(self, pipeline: Pipeline) -> list[dg.AssetKey]:
+        """The assets of a pipeline's steps by their keys alone, which builds none."""
+        if pipeline.runs_mappings_only:
+            return []
+        graph = self._pipelines.graph(pipeline)
+        return [self._pipelines.key(graph, step) for step in graph.steps]
+
+    def load_mappings(self, pipeline: Pipeline) -> list[Mapping]:
+        """What the load nodes of a pipeline amount to as mappings."""
+        if pipeline.runs_mappings_only:
+            return []
+        graph = self._pipelines.graph(pipeline)
+        return [load_mapping(graph, node) for node in loads_of(graph)]
 
     def build(self, plan: JobPlan) -> dg.JobDefinition:
         """The job of a plan.
@@ -114,9 +162,14 @@ class JobBuilder:
         snapshot = self.translator.snapshot
         mappings = {name: snapshot.get_mapping(name) for name in plan.mappings}
         keys = {name: self.translator.target_key(mapping) for name, mapping in mappings.items()}
+        pipelines = [snapshot.get_pipeline(name) for name in plan.pipelines]
         after: dict[str, list[dg.AssetKey]] = {}
         for first, second in plan.edges:
             after.setdefault(second, []).append(keys[first])
+        for pipeline in pipelines:
+            for key, mapping_name in self._steps_before_mappings(pipeline):
+                after.setdefault(mapping_name, []).append(key)
+        steps = [step for pipeline in pipelines for step in self.steps(pipeline)]
         assets = [
             build_asset(self.translator, mapping, self.get_catalog, after=after[name])
             if name in after
@@ -124,44 +177,82 @@ class JobBuilder:
             for name, mapping in mappings.items()
         ]
         definitions = dg.Definitions(
-            assets=assets,
-            resources=self.resources(mappings),
-            executor=self.executor,
+            assets=[*assets, *steps],
+            resources=self.resources(mappings, plan.pipelines),
+            executor=self._executor_of(pipelines),
             jobs=[
                 dg.define_asset_job(
                     plan.name,
-                    selection=list(keys.values()),
+                    selection=[*keys.values(), *(step.key for step in steps)],
                     description=plan.description,
-                    run_tags={REVISION_TAG: str(snapshot.revision)},
+                    run_tags={REVISION_TAG: str(snapshot.revision), **_limits(pipelines)},
                 )
             ],
         )
         return order_steps(definitions.resolve_job_def(plan.name))
 
-    def build_ad_hoc(self, mapping_names: tuple[str, ...]) -> dg.JobDefinition:
-        """The job under which selected assets are materialized, over these mappings only."""
+    def _steps_before_mappings(self, pipeline: Pipeline) -> Iterator[tuple[dg.AssetKey, str]]:
+        """Steps and the mappings that edges make wait for them."""
+        if pipeline.runs_mappings_only:
+            return
+        graph = self._pipelines.graph(pipeline)
+        mapping_of = {node.node_id: node.mapping_name for node in pipeline.nodes}
+        for edge in pipeline.edges:
+            name = mapping_of[edge.to_node_id]
+            if name is not None and mapping_of[edge.from_node_id] is None:
+                yield self._pipelines.key(graph, graph.step_of(edge.from_node_id)), name
+
+    def _executor_of(self, pipelines: list[Pipeline]) -> dg.ExecutorDefinition:
+        """The executor that a pipeline asks for, if it runs alone."""
+        if len(pipelines) == 1 and pipelines[0].executor is not None and not self.runs_here:
+            return build_executor(pipelines[0].executor)
+        return self.executor
+
+    def build_ad_hoc(self, mapping_names: tuple[str, ...], pipeline_names: tuple[str, ...] = ()) -> dg.JobDefinition:
+        """The job under which selected assets are materialized, over these mappings and pipelines only."""
         snapshot = self.translator.snapshot
         mappings = {name: snapshot.get_mapping(name) for name in mapping_names}
         assets = [self.asset(mapping) for mapping in mappings.values()]
-        definitions = dg.Definitions(assets=assets, resources=self.resources(mappings), executor=self.executor)
+        for name in pipeline_names:
+            assets.extend(self.steps(snapshot.get_pipeline(name)))
+        definitions = dg.Definitions(
+            assets=assets, resources=self.resources(mappings, pipeline_names), executor=self.executor
+        )
         return definitions.resolve_job_def(ASSET_JOB)
 
-    def resources(self, mappings: Iterable[str] | None = None) -> dict[str, dg.ResourceDefinition]:
-        """Resources of the connections that these mappings use; of every connection when left out."""
+    def resources(
+        self, mappings: Iterable[str] | None = None, pipelines: Iterable[str] = ()
+    ) -> dict[str, dg.ResourceDefinition]:
+        """Resources of the connections that these mappings and pipelines use; of every connection when left out."""
         snapshot = self.translator.snapshot
-        names = (
-            list(snapshot.connections)
-            if mappings is None
-            else [
-                connection
-                for name in mappings
-                for connection in (
-                    snapshot.get_mapping(name).source_connection,
-                    snapshot.get_mapping(name).target_connection,
-                )
-            ]
-        )
+        names = list(snapshot.connections) if mappings is None else connections_of(snapshot, mappings, pipelines)
         return {
             resource_key(name): build_resource(snapshot.get_connection(name), self.get_catalog)
             for name in dict.fromkeys(names)
         }
+
+
+def connections_of(snapshot: CatalogSnapshot, mappings: Iterable[str], pipelines: Iterable[str]) -> tuple[str, ...]:
+    """The connections that mappings, and the nodes of pipelines, use.
+
+    Raises:
+        NotFoundError: A record that is named is missing.
+    """
+    names: list[str] = []
+    for name in mappings:
+        mapping = snapshot.get_mapping(name)
+        names += [mapping.source_connection, mapping.target_connection]
+    for name in pipelines:
+        pipeline = snapshot.get_pipeline(name)
+        names += [node.connection_name for node in pipeline.nodes if node.connection_name is not None]
+        names += [snapshot.get_asset(asset).connection for asset in pipeline.asset_names]
+    return tuple(dict.fromkeys(names))
+
+
+def _limits(pipelines: list[Pipeline]) -> dict[str, str]:
+    """Tags by which the run queue lets so many runs of a pipeline go on at the same time; see ``dagster.yaml``."""
+    limits: dict[str, str] = {}
+    for pipeline in pipelines:
+        if pipeline.max_concurrent_runs is not None:
+            limits.setdefault(f"{METADATA_PREFIX}at_most_{pipeline.max_concurrent_runs}", dagster_name(pipeline.name))
+    return limits

@@ -75,7 +75,10 @@ class CatalogRepositoryData(dg.RepositoryData):
         """Names of all jobs; builds none of them."""
         if self._built is not None:
             return list(self._built.jobs)
-        return [*self._plans, *([ASSET_JOB] if self._snapshot.mappings else [])]
+        has_assets = self._snapshot.mappings or any(
+            not item.runs_mappings_only for item in self._snapshot.pipelines.values()
+        )
+        return [*self._plans, *([ASSET_JOB] if has_assets else [])]
 
     def has_job(self, job_name: str) -> bool:
         """Whether there is a job of this name; builds none."""
@@ -99,7 +102,8 @@ class CatalogRepositoryData(dg.RepositoryData):
                 return self.get_job(ASSET_JOB)
             wanted = {*keys, *(check.asset_key for check in checks)}
             names = tuple(self._mapping_by_key[key] for key in wanted if key in self._mapping_by_key)
-            return self._builder(self._snapshot).build_ad_hoc(names)
+            pipelines = (self._pipeline_by_key[key] for key in wanted if key in self._pipeline_by_key)
+            return self._builder(self._snapshot).build_ad_hoc(names, tuple(dict.fromkeys(pipelines)))
 
     def get_all_jobs(self) -> Sequence[dg.JobDefinition]:
         """Every job."""
@@ -161,7 +165,7 @@ class CatalogRepositoryData(dg.RepositoryData):
             with self._kept_apart(f"schedule {schedule.name}"):
                 plan = plan_schedule(schedule, snapshot)
                 taken = plans.setdefault(plan.name, plan)
-                if (taken.mappings, taken.edges) != (plan.mappings, plan.edges):
+                if (taken.mappings, taken.edges, taken.pipelines) != (plan.mappings, plan.edges, plan.pipelines):
                     raise dg.DagsterInvalidDefinitionError(f"another job has the name {plan.name}")
         return plans
 
@@ -172,6 +176,15 @@ class CatalogRepositoryData(dg.RepositoryData):
         for name, mapping in self._snapshot.mappings.items():
             with self._kept_apart(f"mapping {name}"):
                 names.setdefault(translator.target_key(mapping), name)
+        return names
+
+    @cached_property
+    def _pipeline_by_key(self) -> dict[dg.AssetKey, str]:
+        builder = self._builder(self._snapshot)
+        names: dict[dg.AssetKey, str] = {}
+        for name, pipeline in self._snapshot.pipelines.items():
+            with self._kept_apart(f"pipeline {name}"):
+                names.update(dict.fromkeys(builder.step_keys(pipeline), name))
         return names
 
     def _builder(self, snapshot: CatalogSnapshot, trace: TraceLineage = trace_unconnected) -> JobBuilder:
@@ -207,6 +220,10 @@ class CatalogRepositoryData(dg.RepositoryData):
             with self._kept_apart(f"mapping {mapping.name}"):
                 asset = builder.asset(mapping)
                 built.assets[asset.key] = asset
+        for pipeline in self._snapshot.pipelines.values():
+            with self._kept_apart(f"pipeline {pipeline.name}"):
+                for step in builder.steps(pipeline):
+                    built.assets[step.key] = step
         specs = [spec for asset in built.assets.values() for spec in asset.specs]
         if specs:
             definitions = dg.Definitions(

@@ -139,6 +139,8 @@ def read_report(instance: dg.DagsterInstance, run_id: str) -> RunReport:
     failures = []
     for event in events:
         if event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION and event.asset_key is not None:
+            if f"{METADATA_PREFIX}lane" not in event.materialization.metadata:
+                continue  # Rows that a step of a pipeline stored for other steps.
             assets.append(_asset_report(event, event.asset_key, checks.get(event.asset_key, {})))
         elif event.event_type == dg.DagsterEventType.STEP_FAILURE:
             failures.append(_failure_report(event))

@@ -9,7 +9,7 @@ import dagster as dg
 
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
 from synqx_dagster.defs.access import find_seal_reason, needs_vault
-from synqx_dagster.defs.jobs import JobPlan
+from synqx_dagster.defs.jobs import JobPlan, connections_of
 from synqx_dagster.defs.names import METADATA_PREFIX
 from synqx_dagster.model import Schedule, dagster_name
 
@@ -25,8 +25,7 @@ def build_schedule(
     Raises:
         NotFoundError: A record that it needs is missing.
     """
-    mappings = [snapshot.get_mapping(name) for name in plan.mappings]
-    connections = {name for mapping in mappings for name in (mapping.source_connection, mapping.target_connection)}
+    connections = connections_of(snapshot, plan.mappings, plan.pipelines)
     secrets_needed = any(needs_vault(snapshot.get_connection(name)) for name in connections)
 
     def evaluate(_context: dg.ScheduleEvaluationContext) -> dg.SkipReason | dg.RunRequest:

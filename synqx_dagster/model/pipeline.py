@@ -14,10 +14,17 @@ OperatorType = Literal["extract", "transform", "validate", "load"]
 #: The load node that runs a mapping of the catalog, whole.
 MAPPING_OPERATOR = "mapping"
 
+#: Below it DuckDB cannot even spill.
+MIN_MEMORY_BYTES = 64_000_000
+
 #: More nodes are more than anybody draws; each step costs its share of a run's start.
 MAX_NODES = 1000
 
-_MEMORY = re.compile(r"\d{1,6}(\.\d+)?\s*(KB|MB|GB|TB|KiB|MiB|GiB|TiB)")
+_MEMORY = re.compile(r"(\d{1,6}(?:\.\d+)?)\s*(KB|MB|GB|TB|KiB|MiB|GiB|TiB)")
+_UNITS = {
+    **{f"{letter}B": 1000**power for power, letter in enumerate("KMGT", 1)},
+    **{f"{letter}iB": 1024**power for power, letter in enumerate("KMGT", 1)},
+}
 
 
 class PipelineNode(Value):
@@ -118,7 +125,7 @@ class Pipeline(Record):
     nodes: tuple[PipelineNode, ...] = Field(min_length=1, max_length=MAX_NODES)
     edges: tuple[PipelineEdge, ...] = Field(default=(), max_length=10 * MAX_NODES)
     executor: Label | None = None
-    max_concurrent_runs: int | None = Field(default=1, ge=1, le=1000)
+    max_concurrent_runs: int | None = Field(default=1, ge=1, le=10)
     memory_limit: str = "512MB"
     owners: tuple[Label, ...] = ()
     tags: dict[Label, str] = Field(default_factory=dict)
@@ -128,6 +135,8 @@ class Pipeline(Record):
     def _check_memory(cls, text: str) -> str:
         if not _MEMORY.fullmatch(text):
             raise ValueError("write a size such as 512MB or 4GB")
+        if _parse_bytes(text) < MIN_MEMORY_BYTES:
+            raise ValueError(f"DuckDB needs at least {MIN_MEMORY_BYTES // 1_000_000} MB")
         return text
 
     @model_validator(mode="after")
@@ -160,6 +169,11 @@ class Pipeline(Record):
         return self
 
     @property
+    def memory_bytes(self) -> int:
+        """`memory_limit` in bytes."""
+        return _parse_bytes(self.memory_limit)
+
+    @property
     def mapping_names(self) -> tuple[str, ...]:
         """The mappings that nodes run, in the order of the nodes."""
         return tuple(node.mapping_name for node in self.nodes if node.mapping_name is not None)
@@ -181,6 +195,12 @@ class Pipeline(Record):
         by_node = {node.node_id: node.mapping_name for node in self.nodes}
         pairs = ((by_node[edge.from_node_id], by_node[edge.to_node_id]) for edge in self.edges)
         return tuple((first, second) for first, second in pairs if first is not None and second is not None)
+
+
+def _parse_bytes(text: str) -> int:
+    match = _MEMORY.fullmatch(text)
+    assert match is not None
+    return int(float(match[1]) * _UNITS[match[2]])
 
 
 def _successors(edges: tuple[PipelineEdge, ...]) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ stored. Fusing leaves no cycle between steps, because every node of a step leads
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import pydantic
@@ -366,12 +366,19 @@ def _check_incremental(node: Node, nodes: Mapping[str, Node], place: tuple[str |
         )
 
 
-def known_columns(nodes: Mapping[str, Node]) -> dict[str, NodeColumns]:
-    """The names of the columns of every node, as far as the pipeline itself tells them."""
+def known_columns(
+    nodes: Mapping[str, Node], given: Mapping[str, tuple[str, ...]] | None = None
+) -> dict[str, NodeColumns]:
+    """The names of the columns of every node, as far as the pipeline itself tells them.
+
+    Args:
+        given: What somebody has found out about some nodes.
+    """
     columns: dict[str, NodeColumns] = {}
     for node_id, node in nodes.items():
         inputs = [Input(name, columns[name]) for name in node.inputs]
-        columns[node_id] = node.operator.columns(node.config, inputs)
+        found = (given or {}).get(node_id)
+        columns[node_id] = found if found is not None else node.operator.columns(node.config, inputs)
     return columns
 
 
@@ -388,15 +395,17 @@ def _check_columns(pipeline: Pipeline, nodes: Mapping[str, Node]) -> Iterator[Gr
         columns[node_id] = None if found else node.operator.columns(node.config, inputs)
 
 
-def trace_origins(node_id: str, nodes: Mapping[str, Node], columns: Mapping[str, NodeColumns]) -> Origins:
-    """The extracts' columns that each column of a node is made of, through all nodes between.
+def trace_origins(
+    node_id: str, nodes: Mapping[str, Node], columns: Mapping[str, NodeColumns], *, sources: Collection[str] = ()
+) -> Origins:
+    """The columns of extracts, and of `sources`, that each column of a node is made of, through all nodes between.
 
     None where nobody can tell.
     """
     traced: dict[str, Origins] = {}
     for name, node in nodes.items():
         inputs = [Input(one, columns.get(one)) for one in node.inputs]
-        if not node.inputs:
+        if not node.inputs or name in sources:
             known = columns.get(name)
             traced[name] = None if known is None else {column: ((name, column),) for column in known}
             continue

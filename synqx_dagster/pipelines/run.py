@@ -44,6 +44,7 @@ class StepRequest:
         inputs: What the step reads and carries of other steps, by node.
         run_id, load_id: As in `LoadRequest`.
         window: For incremental extracts.
+        on_reports: Told what the nodes did at the end, whether the step has failed or not.
     """
 
     graph: Graph
@@ -58,22 +59,19 @@ class StepRequest:
     spill: Path
     window: ReadWindow = field(default_factory=ReadWindow)
     progress: Callable[[Progress], None] | None = None
+    on_reports: Callable[[tuple[NodeReport, ...]], None] | None = None
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step with a load did."""
+    """What a step with a load did.
+
+    ``source_columns`` are the columns of its extracts and of the stored rows that it has read, by node.
+    """
 
     load: LoadResult
-    nodes: tuple[NodeReport, ...] = field(default=())
-
-
-class StepFailedError(Exception):
-    """Carries what the nodes had done when one failed; the error itself is the cause."""
-
-    def __init__(self, nodes: tuple[NodeReport, ...]) -> None:
-        super().__init__("a node failed")
-        self.nodes = nodes
+    nodes: tuple[NodeReport, ...]
+    source_columns: Mapping[str, tuple[str, ...]]
 
 
 def run_load_step(request: StepRequest) -> StepResult:
@@ -83,8 +81,13 @@ def run_load_step(request: StepRequest) -> StepResult:
         SynqxError: As `run_load`; the error of a node names it.
     """
     load = _LoadStep(request)
-    result = run_load(load.request)
-    return StepResult(result, load.reports(result))
+    result: LoadResult | None = None
+    try:
+        result = run_load(load.request)
+        return StepResult(result, load.reports(result), load.source_columns)
+    finally:
+        if request.on_reports is not None:
+            request.on_reports(load.reports(result))
 
 
 def plan_load_step(request: StepRequest) -> tuple[LoadPlan, tuple[NodeReport, ...]]:
@@ -98,8 +101,13 @@ def plan_load_step(request: StepRequest) -> tuple[LoadPlan, tuple[NodeReport, ..
 def open_stored_step(request: StepRequest) -> Iterator[tuple[StepStream, Watermarks | None]]:
     """Open a step whose rows are stored; `Exchange.write` makes them flow."""
     so_far = _read_so_far(request)
-    with StepStream(request.graph, request.step, _context(request, so_far)) as stream:
-        yield stream, _watermarks(stream, so_far)
+    stream = StepStream(request.graph, request.step, _context(request, so_far))
+    try:
+        with stream:
+            yield stream, _watermarks(stream, so_far)
+    finally:
+        if request.on_reports is not None:
+            request.on_reports(tuple(stream.reports.values()))
 
 
 class _LoadStep:
@@ -125,7 +133,10 @@ class _LoadStep:
     @contextmanager
     def _open(self) -> Iterator[StepStream]:
         so_far = _read_so_far(self._request)
-        with StepStream(self._request.graph, self._request.step, _context(self._request, so_far)) as stream:
+        stream = StepStream(self._request.graph, self._request.step, _context(self._request, so_far))
+        # Before it opens: what cannot be opened has a report, too.
+        self._source.stream = stream
+        with stream:
             self._own = _watermarks(stream, so_far)
             yield stream
 
@@ -159,6 +170,11 @@ class _LoadStep:
         """Of the one incremental extract whose rows come here."""
         carried = self._carried()
         return None if carried is None else carried.after
+
+    @property
+    def source_columns(self) -> Mapping[str, tuple[str, ...]]:
+        """Columns by the node that reads or stored them."""
+        return {} if self._source.stream is None else self._source.stream.source_columns
 
     def reports(self, result: LoadResult | None) -> tuple[NodeReport, ...]:
         """What the nodes did, the load included."""

@@ -96,7 +96,7 @@ class StreamConnector:
     def __init__(self, name: str, open_stream: Callable[[], AbstractContextManager[StepStream]]) -> None:
         self.config = ConnectionConfig(name, self.db_type)
         self._open_stream = open_stream
-        #: The stream of the last read session, for its reports.
+        #: The stream of the last read session, for its reports; set by who opens it.
         self.stream: StepStream | None = None
 
     @classmethod
@@ -134,7 +134,6 @@ class StreamConnector:
         with self._open_stream() as stream:
             if stream.end is None:
                 raise FatalError("a step without a load has no rows to read in a load")
-            self.stream = stream
             yield StreamReadSession(stream, stream.end, Path(f"pipeline {self.config.name}"))
 
     def write(self) -> AbstractContextManager[WriteSession]:

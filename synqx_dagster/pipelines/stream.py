@@ -142,6 +142,13 @@ class StepStream:
             with contextlib.suppress(Exception):
                 database.interrupt()
 
+    @property
+    def source_columns(self) -> dict[str, tuple[str, ...]]:
+        """Names of the columns of extracts and of stored inputs, by node."""
+        given = {name: extract.columns for name, extract in self.extracts.items()}
+        given.update({name: stored.columns for name, stored in self._context.stored.items()})
+        return {name: tuple(column.name for column in columns) for name, columns in given.items()}
+
     # --- opening -----------------------------------------------------------------------------------------------
 
     def _open(self) -> None:

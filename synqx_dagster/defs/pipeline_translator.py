@@ -1,0 +1,217 @@
+"""What the steps of a pipeline look like as Dagster assets: keys, metadata and lineage, read off one snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from synqx_dagster.catalog.snapshot import CatalogSnapshot
+from synqx_dagster.connectors.registry import connector_types, dialect_of
+from synqx_dagster.defs.names import METADATA_PREFIX, dagster_kind, dagster_owner, is_dagster_tag, op_name
+from synqx_dagster.defs.translator import Translator, connection_uri, declared_columns, loaded_columns, qualified_name
+from synqx_dagster.errors import DriverMissingError
+from synqx_dagster.mapping.lineage import Lineage, tables_of, trace_query
+from synqx_dagster.model import Column, Pipeline, Schema, TableName, dagster_name
+from synqx_dagster.pipelines.graph import (
+    Graph,
+    Node,
+    Step,
+    build_graph,
+    extracts_of,
+    known_columns,
+    loads_after,
+    trace_origins,
+)
+from synqx_dagster.pipelines.operators.ends import IncrementalConfig, LoadConfig
+
+#: The first part of the keys of rows that steps store for each other.
+PIPELINES = "pipelines"
+
+_Deps = dict[str, tuple[tuple[dg.AssetKey, str], ...]]
+
+
+class PipelineTranslator:
+    """Translates the pipelines of one snapshot."""
+
+    def __init__(self, translator: Translator) -> None:
+        self._translator = translator
+        self._graphs: dict[str, Graph] = {}
+        self._db_types: frozenset[str] | None = None
+
+    @property
+    def snapshot(self) -> CatalogSnapshot:
+        """The records."""
+        return self._translator.snapshot
+
+    def graph(self, pipeline: Pipeline) -> Graph:
+        """The graph of a pipeline.
+
+        Raises:
+            ConfigurationError: It does not hold together any more.
+        """
+        if pipeline.name not in self._graphs:
+            if self._db_types is None:
+                self._db_types = frozenset(connector_types())
+            self._graphs[pipeline.name] = build_graph(pipeline, self.snapshot.assets.get, self._db_types)
+        return self._graphs[pipeline.name]
+
+    # --- names ---------------------------------------------------------------------------------------------------
+
+    def stored_key(self, pipeline: Pipeline, node_id: str) -> dg.AssetKey:
+        """The asset of rows that a step stores."""
+        return dg.AssetKey([PIPELINES, pipeline.name, node_id])
+
+    def key(self, graph: Graph, step: Step) -> dg.AssetKey:
+        """The asset of a step: the table that it loads, or its stored rows."""
+        if not step.is_load:
+            return self.stored_key(graph.pipeline, step.name)
+        node = graph.nodes[step.name]
+        assert node.table is not None
+        return self._translator.asset_key(self.snapshot.get_connection(str(node.connection)), node.table)
+
+    def op_of(self, graph: Graph, name: str) -> str:
+        """The op of a step, by its end, or of a node that runs a mapping."""
+        mapping = next((node.mapping_name for node in graph.pipeline.nodes if node.node_id == name), None)
+        if mapping is not None:
+            return op_name(self._translator.target_key(self.snapshot.get_mapping(mapping)).path)
+        return op_name(self.key(graph, graph.step_of(name)).path)
+
+    def connections_of(self, graph: Graph, step: Step) -> tuple[str, ...]:
+        """The connections that a step opens."""
+        names = [str(node.connection) for node in extracts_of(step, graph.nodes)]
+        if step.is_load:
+            names.append(str(graph.nodes[step.name].connection))
+        for name in step.nodes:
+            # Its watermark lies in the ledger of the table that its rows reach.
+            if isinstance(graph.nodes[name].config, IncrementalConfig):
+                names.extend(str(graph.nodes[load].connection) for load in loads_after(name, graph.nodes))
+        return tuple(dict.fromkeys(names))
+
+    def schema_of(self, graph: Graph, step: Step) -> Schema | None:
+        """The schema record that a load keeps to."""
+        name = graph.nodes[step.name].target_schema
+        return None if name is None else self.snapshot.get_schema(name)
+
+    # --- assets --------------------------------------------------------------------------------------------------
+
+    def spec(self, graph: Graph, step: Step) -> dg.AssetSpec:
+        """The asset of a step."""
+        pipeline, key = graph.pipeline, self.key(graph, step)
+        metadata: dict[str, Any] = {
+            f"{METADATA_PREFIX}pipeline": pipeline.name,
+            f"{METADATA_PREFIX}step_nodes": list(step.nodes),
+            f"{METADATA_PREFIX}revision": self.snapshot.revision,
+        }
+        kinds = {"synqx"}
+        description = graph.nodes[step.name].record.name or f"Node {step.name} of the pipeline {pipeline.name}"
+        if step.is_load:
+            connection = self.snapshot.get_connection(str(graph.nodes[step.name].connection))
+            kinds.add(dagster_kind(connection.db_type))
+            config = graph.nodes[step.name].config
+            assert isinstance(config, LoadConfig)
+            metadata["dagster/table_name"] = qualified_name(connection, key)
+            metadata["dagster/uri"] = connection_uri(connection, key.path[1:])
+            metadata[f"{METADATA_PREFIX}mode"] = config.mode
+            schema = self.schema_of(graph, step)
+            if schema is not None:
+                metadata["dagster/column_schema"] = declared_columns(schema)
+        else:
+            kinds.add("arrow")
+        lineage = self.stored_lineage(graph, step, {})
+        if lineage is not None and not step.is_load:
+            metadata["dagster/column_lineage"] = lineage
+        owners = (*pipeline.owners, *(graph.nodes[step.name].dataset.owners if graph.nodes[step.name].dataset else ()))  # type: ignore[union-attr]
+        return dg.AssetSpec(
+            key,
+            deps=[up for up in self.upstream_keys(graph, step) if up != key],
+            description=description,
+            group_name=dagster_name(pipeline.name),
+            owners=list(dict.fromkeys(dagster_owner(owner) for owner in owners)),
+            tags={name: value for name, value in pipeline.tags.items() if is_dagster_tag(name, value)},
+            kinds=kinds,
+            metadata=metadata,
+        )
+
+    def upstream_keys(self, graph: Graph, step: Step) -> list[dg.AssetKey]:
+        """The tables and the stored rows that a step reads, each once."""
+        keys: list[dg.AssetKey] = []
+        for node in extracts_of(step, graph.nodes):
+            connection = self.snapshot.get_connection(str(node.connection))
+            keys.extend(self._translator.asset_key(connection, table) for table in self._tables(node))
+        keys.extend(self.stored_key(graph.pipeline, name) for name in dict.fromkeys((*step.inputs, *step.carried)))
+        return list(dict.fromkeys(keys))
+
+    def _tables(self, node: Node) -> Sequence[TableName]:
+        if node.table is not None:
+            return (node.table,)
+        return tables_of(node.query or "", self._dialect(node))
+
+    def _dialect(self, node: Node) -> str:
+        connection = self.snapshot.get_connection(str(node.connection))
+        try:
+            return dialect_of(connection.db_type, connection.options)
+        except DriverMissingError:
+            return ""
+
+    # --- columns -------------------------------------------------------------------------------------------------
+
+    def stored_columns(self, columns: Sequence[Column]) -> dg.TableSchema:
+        """The columns of stored rows."""
+        return loaded_columns(columns)
+
+    def stored_lineage(
+        self, graph: Graph, step: Step, source_columns: Mapping[str, tuple[str, ...]]
+    ) -> dg.TableColumnLineage | None:
+        """Column lineage of the rows at the end of a step.
+
+        Args:
+            source_columns: Columns of extracts and of stored rows by node, as far as they are known.
+        """
+        return _as_lineage(self._trace(graph, step, step.name, source_columns))
+
+    def loaded_lineage(
+        self, graph: Graph, step: Step, lineage: Lineage, source_columns: Mapping[str, tuple[str, ...]]
+    ) -> dg.TableColumnLineage | None:
+        """Column lineage of a loaded table: through the load's own mapping, then through the step's nodes."""
+        (given,) = graph.nodes[step.name].inputs
+        traced = self._trace(graph, step, given, source_columns)
+        return _as_lineage(
+            {
+                field: tuple(dict.fromkeys(dep for _, column in origins for dep in traced.get(column, ())))
+                for field, origins in lineage.columns.items()
+            }
+        )
+
+    def _trace(self, graph: Graph, step: Step, node_id: str, source_columns: Mapping[str, tuple[str, ...]]) -> _Deps:
+        columns = known_columns(graph.nodes, source_columns)
+        origins = trace_origins(node_id, graph.nodes, columns, sources=step.inputs)
+        if origins is None:
+            return {}
+        return {
+            column: tuple(dict.fromkeys(dep for origin in found for dep in self._deps(graph, *origin)))
+            for column, found in origins.items()
+        }
+
+    def _deps(self, graph: Graph, node_id: str, column: str) -> Sequence[tuple[dg.AssetKey, str]]:
+        """What a column of an extract, or of stored rows, is in terms of assets."""
+        node = graph.nodes[node_id]
+        if node.connection is None or node.inputs:
+            return ((self.stored_key(graph.pipeline, node_id), column),)
+        connection = self.snapshot.get_connection(node.connection)
+        if node.table is not None:
+            return ((self._translator.asset_key(connection, node.table), column),)
+        traced = trace_query(node.query or "", self._dialect(node)).get(column, ())
+        return [(self._translator.asset_key(connection, table), name) for table, name in traced if table is not None]
+
+
+def _as_lineage(deps: _Deps) -> dg.TableColumnLineage | None:
+    if not any(deps.values()):
+        return None
+    return dg.TableColumnLineage(
+        {
+            field: [dg.TableColumnDep(asset_key=key, column_name=column) for key, column in found]
+            for field, found in deps.items()
+        }
+    )
