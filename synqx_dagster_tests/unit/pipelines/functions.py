@@ -1,0 +1,53 @@
+"""What users might write as nodes in Python, the wrong things too."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+
+def doubled(frame: Any) -> Any:
+    """Add a column, in place."""
+    frame["twice"] = frame["n"] * 2
+    return frame
+
+
+def scaled(batch: Any, *, factor: int) -> Any:
+    """An Arrow batch times a number."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return pa.RecordBatch.from_arrays([batch["n"], pc.multiply(batch["n"], factor)], names=["n", "scaled"])
+
+
+def raises(frame: Any) -> Any:
+    """Fails, and says a value of a row."""
+    raise ValueError(f"no good: {frame['secret'].iloc[0]}")
+
+
+def lacks_a_column(frame: Any) -> Any:
+    """Gives less than was promised."""
+    return frame[["n"]]
+
+
+def is_no_frame(frame: Any) -> Any:
+    """Gives something else."""
+    return 42
+
+
+def wrong_type(frame: Any) -> Any:
+    """Gives text where numbers were promised."""
+    frame["twice"] = "many"
+    return frame
+
+
+def hangs(frame: Any) -> Any:
+    """Never ends."""
+    time.sleep(3600)
+    return frame
+
+
+def dies(frame: Any) -> Any:
+    """Takes its process with it."""
+    os._exit(3)

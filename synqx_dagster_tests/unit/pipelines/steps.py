@@ -1,0 +1,67 @@
+"""Steps on small real databases: SQLite to read, DuckDB to load."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from synqx_dagster.connectors.duckdb import DuckdbConnector
+from synqx_dagster.connectors.protocol import ConnectionConfig, Connector
+from synqx_dagster.connectors.sqlite import SqliteConnector
+from synqx_dagster.pipelines.exchange import Exchange
+from synqx_dagster.pipelines.graph import Graph
+from synqx_dagster.pipelines.report import NodeReport
+from synqx_dagster.pipelines.run import StepRequest, StepResult, StoredInput, open_stored_step, run_load_step
+
+
+class Bench:
+    """A directory with a source, a target and an exchange."""
+
+    def __init__(self, directory: Path, *statements: str) -> None:
+        self.directory = directory
+        with closing(sqlite3.connect(directory / "source.db")) as source:
+            for statement in statements:
+                source.execute(statement)
+            source.commit()
+        self.connectors: dict[str, Connector] = {
+            "source": SqliteConnector(ConnectionConfig("source", "sqlite", database=str(directory / "source.db"))),
+            "target": DuckdbConnector(ConnectionConfig("target", "duckdb", database=str(directory / "target.duckdb"))),
+        }
+        self.exchange = Exchange(str(directory / "exchange"))
+        self.reports: dict[str, NodeReport] = {}
+
+    def run(self, graph: Graph, run_id: str = "run", *, memory_bytes: int = 256_000_000) -> dict[str, StepResult]:
+        """Run all steps in order; what their nodes did is in `reports`, also of a step that failed."""
+        stored: dict[str, StoredInput] = {}
+        results = {}
+        for step in graph.steps:
+            request = StepRequest(
+                graph=graph,
+                step=step,
+                connectors=self.connectors,
+                schemas={},
+                exchange=self.exchange,
+                inputs={name: stored[name] for name in {*step.inputs, *step.carried}},
+                run_id=run_id,
+                load_id=run_id,
+                memory_bytes=memory_bytes,
+                spill=self.directory / "spill",
+                on_reports=lambda found: self.reports.update({report.node_id: report for report in found}),
+            )
+            if step.is_load:
+                results[step.name] = run_load_step(request)
+            else:
+                path = (graph.pipeline.name, run_id, step.name)
+                with open_stored_step(request) as (stream, watermarks):
+                    stored[step.name] = StoredInput(path, self.exchange.write(path, stream, watermarks))
+        return results
+
+    def fetch(self, sql: str) -> list[tuple[Any, ...]]:
+        """Rows of the target."""
+        with closing(duckdb.connect(str(self.directory / "target.duckdb"), read_only=True)) as target:
+            rows: list[tuple[Any, ...]] = target.execute(sql).fetchall()
+        return rows

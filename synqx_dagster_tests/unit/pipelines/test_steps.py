@@ -1,0 +1,398 @@
+"""Steps from end to end: rows add up node by node, failures name their node and leave the target as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from synqx_dagster.errors import (
+    BadRowsError,
+    FatalError,
+    NodeTimeoutError,
+    OperatorFailedError,
+    PlanError,
+    SourceChangedError,
+)
+from synqx_dagster_tests.unit.pipelines.graphs import graph, node
+from synqx_dagster_tests.unit.pipelines.steps import Bench
+
+FUNCTIONS = "synqx_dagster_tests.unit.pipelines.functions"
+
+NUMBERS = (
+    "create table numbers (n integer primary key, word text, price decimal(10,2), day date, secret text)",
+    "insert into numbers with recursive c(i) as (select 0 union all select i + 1 from c where i < 999)"
+    " select i, 'w' || (i % 7), i || '.25', date('2024-01-01', '+' || (i % 30) || ' days'), 'canary-' || i from c",
+)
+READ = node("numbers", "extract")
+LOAD = node("loaded", "load")
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path, *NUMBERS)
+
+
+def through(*nodes: dict[str, Any], load: dict[str, Any] = LOAD) -> Any:
+    """The graph of one chain."""
+    chain = [READ, *nodes, load]
+    return graph(chain, ">".join(item["node_id"] for item in chain))
+
+
+# --- operators --------------------------------------------------------------------------------------------------
+
+
+def run_chain(bench: Bench, *nodes: dict[str, Any], order: str = "n", select: str = "*") -> list[tuple[Any, ...]]:
+    bench.run(through(*nodes))
+    return bench.fetch(f"select {select} from loaded order by {order}")
+
+
+def test_rows_pass_unchanged(bench: Bench) -> None:
+    rows = run_chain(bench, select="n, word, price::varchar, day::varchar")
+    assert len(rows) == 1000
+    assert rows[31] == (31, "w3", "31.25", "2024-01-02")
+
+
+def test_select_and_rename(bench: Bench) -> None:
+    nodes = [
+        node("s", "transform.select", columns=["word", "n"]),
+        node("r", "transform.rename", columns={"word": "Wort"}),
+    ]
+    run_chain(bench, *nodes)
+    assert bench.fetch("describe loaded")[0][0] == "Wort"
+    assert bench.fetch("select Wort from loaded where n = 8") == [("w1",)]
+
+
+def test_derive_replaces_where_the_column_stands(bench: Bench) -> None:
+    run_chain(bench, node("d", "transform.derive", columns={"word": "upper(word)", "tax": "price * 0.19"}))
+    assert [row[0] for row in bench.fetch("describe loaded")] == ["n", "word", "price", "day", "secret", "tax"]
+    assert bench.fetch("select word, tax::varchar from loaded where n = 4") == [("W4", "0.8075")]
+
+
+def test_casts_are_exact_or_fail(bench: Bench) -> None:
+    rows = run_chain(
+        bench, node("c", "transform.cast", columns={"n": "string", "day": "timestamp"}), select="n, day::varchar"
+    )
+    assert rows[-1] == ("999", "2024-01-10 00:00:00")
+    cast = node("c", "transform.cast", columns={"n": "string", "price": "integer"})
+    with pytest.raises(BadRowsError, match=r"nodes 'numbers', 'c': a value in column 'price' is not integer"):
+        bench.run(through(cast, load=node("other", "load")), "second")
+    assert bench.fetch("select count(*) from loaded") == [(1000,)]
+
+
+@pytest.mark.parametrize(
+    ("config", "masked"),
+    [
+        ({"method": "hash"}, "sha256(secret)"),
+        ({"method": "hash", "salt": "a'b"}, "sha256('a''b' || secret)"),
+        ({"method": "redact"}, "'***'"),
+        ({"method": "keep_last", "characters": 2}, "repeat('*', length(secret) - 2) || right(secret, 2)"),
+        ({"method": "null"}, "null"),
+    ],
+)
+def test_masks(bench: Bench, config: dict[str, Any], masked: str) -> None:
+    run_chain(bench, node("m", "transform.mask", columns=["secret"], **config))
+    expected = masked.replace("secret", "('canary-' || n)")
+    assert bench.fetch(f"select count(*) from loaded where secret is not distinct from {expected}") == [(1000,)]
+
+
+def test_filter_counts_what_passes(bench: Bench) -> None:
+    run_chain(bench, node("f", "transform.filter", condition="n % 10 = 0 or word is null"))
+    assert (bench.reports["f"].rows_in, bench.reports["f"].rows_out) == (1000, 100)
+    assert (bench.reports["numbers"].rows_in, bench.reports["numbers"].rows_out) == (1000, 1000)
+    assert (bench.reports["loaded"].rows_in, bench.reports["loaded"].rows_out) == (100, 100)
+
+
+@pytest.mark.parametrize(
+    ("how", "rows"), [("inner", 20), ("left", 1000), ("right", 30), ("full", 1010), ("semi", 20), ("anti", 980)]
+)
+def test_joins(tmp_path: Path, how: str, rows: int) -> None:
+    bench = Bench(
+        tmp_path,
+        *NUMBERS,
+        "create table names (id integer, n integer, word text)",
+        "insert into names select n + 990 - 10, n + 980, 'x' || n from numbers where n < 30",
+    )
+    other = node("names", "extract")
+    join = node("j", "transform.join", left="numbers", on={"n": "n"}, how=how)
+    bench.run(graph([READ, other, join, LOAD], "numbers>j>loaded", "names>j"))
+    assert bench.fetch("select count(*), count(n) from loaded") == [(rows, rows)]
+    assert (bench.reports["j"].rows_in, bench.reports["j"].rows_out) == (1030, rows)
+    if how not in ("semi", "anti"):
+        assert "word_right" in [row[0] for row in bench.fetch("describe loaded")]
+
+
+def test_union_matches_columns_by_name(bench: Bench) -> None:
+    nodes = [
+        READ,
+        node("again", "extract", query="select secret, day, price, word, n + 1000 as n from numbers"),
+        node("u", "transform.union"),
+        LOAD,
+    ]
+    bench.run(graph(nodes, "numbers>u>loaded", "again>u"))
+    assert bench.fetch("select count(distinct n), max(secret) from loaded") == [(2000, "canary-999")]
+    assert bench.reports["u"].rows_out == 2000
+
+
+def test_union_refuses_other_columns(bench: Bench) -> None:
+    nodes = [READ, node("less", "extract", query="select n from numbers"), node("u", "transform.union"), LOAD]
+    with pytest.raises(PlanError, match="'less' gives no column 'word'"):
+        bench.run(graph(nodes, "numbers>u>loaded", "less>u"))
+
+
+def test_aggregate(bench: Bench) -> None:
+    columns = {"total": "sum(price)", "rows": "count(*)", "spread": "max(n) - min(n)"}
+    run_chain(bench, node("a", "transform.aggregate", group_by=["word"], columns=columns), order="word")
+    assert bench.fetch("select word, total::varchar, rows, spread from loaded where word = 'w0'") == [
+        ("w0", "71106.75", 143, 994)
+    ]
+
+
+def test_deduplicate_is_the_same_each_time(bench: Bench) -> None:
+    keep = node("d", "transform.deduplicate", key=["word"], order_by=["-day"])
+    first = run_chain(bench, keep)
+    assert len(first) == 7
+    assert all(str(row[3]) == "2024-01-30" for row in first)
+    bench.run(through(keep), "second")
+    assert bench.fetch("select * from loaded order by n") == first
+
+
+def test_sample_takes_the_same_keys(bench: Bench) -> None:
+    first = run_chain(bench, node("s", "transform.sample", percent=20, key=["n"]))
+    assert 120 < len(first) < 280
+    bench.run(through(node("s", "transform.sample", percent=20, key=["n"])), "second")
+    assert bench.fetch("select * from loaded order by n") == first
+    bench.run(through(node("s", "transform.sample", rows=5)), "third")
+    assert bench.fetch("select count(*) from loaded") == [(5,)]
+
+
+def test_sql_reads_its_inputs_by_name(bench: Bench) -> None:
+    query = "select word, count(*) as c from numbers where n < 70 group by all having c > 5 order by word"
+    rows = run_chain(bench, node("q", "transform.sql", query=query), order="word")
+    assert rows == [(f"w{number}", 10) for number in range(7)]
+
+
+def test_types_that_arrow_lacks_come_back(bench: Bench) -> None:
+    query = (
+        "select n, uuid() as u, n::hugeint * 100000000000000000000 as big, interval (n) month as span,"
+        " 'a'::enum('a', 'b') as choice, [n, null] as list from numbers"
+    )
+    nodes = [
+        node("q", "transform.sql", query=query),
+        node("f", "transform.filter", condition="big >= 0"),
+        node("d", "transform.derive", columns={"kind": "typeof(u) || typeof(big) || typeof(span) || typeof(list)"}),
+    ]
+    rows = run_chain(bench, *nodes, select="distinct kind, typeof(list)", order="1")
+    assert rows[0][0] == "UUIDHUGEINTINTERVALBIGINT[]"
+
+
+def test_a_chain_of_a_hundred_nodes(bench: Bench) -> None:
+    nodes = [node(f"d{number}", "transform.derive", columns={"n": "n + 1"}) for number in range(100)]
+    assert run_chain(bench, *nodes, select="min(n), max(n)", order="1") == [(100, 1099)]
+    assert bench.reports["d99"].rows_out == 1000
+
+
+def test_a_sort_larger_than_the_memory_spills(tmp_path: Path) -> None:
+    bench = Bench(
+        tmp_path,
+        "create table numbers (n integer, pad text)",
+        "insert into numbers with recursive c(i) as (select 0 union all select i + 1 from c where i < 399999)"
+        " select i, hex(randomblob(200)) from c",
+    )
+    bench.run(through(node("s", "transform.sort", by=["pad"])), memory_bytes=150_000_000)
+    assert bench.fetch("select count(*), count(distinct n) from loaded") == [(400_000, 400_000)]
+    assert not list((tmp_path / "spill").iterdir())
+
+
+# --- Python -------------------------------------------------------------------------------------------------------
+
+
+def pandas(function: str, **config: Any) -> dict[str, Any]:
+    return node("f", "transform.pandas", function=f"{FUNCTIONS}:{function}", **config)
+
+
+TWICE = {
+    "n": "bigint",
+    "word": "string",
+    "price": "decimal(10,2)",
+    "day": "date",
+    "secret": "string",
+    "twice": "bigint",
+}
+
+
+@pytest.mark.parametrize("per", ["frame", "batch"])
+def test_a_pandas_function(bench: Bench, per: str) -> None:
+    rows = run_chain(bench, pandas("doubled", per=per, columns=TWICE), select="n, twice, price::varchar, day::varchar")
+    assert rows[7] == (7, 14, "7.25", "2024-01-08")
+    assert (bench.reports["f"].rows_in, bench.reports["f"].rows_out) == (1000, 1000)
+
+
+def test_an_arrow_function(bench: Bench) -> None:
+    function = node(
+        "f",
+        "transform.arrow",
+        function=f"{FUNCTIONS}:scaled",
+        columns={"n": "bigint", "scaled": "bigint"},
+        parameters={"factor": 3},
+    )
+    assert run_chain(bench, function)[5] == (5, 15)
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        ("raises", r"raised ValueError at functions.py:\d+"),
+        (
+            "lacks_a_column",
+            "gave other columns than the node declares: it lacks 'word', 'price', 'day', 'secret', 'twice'",
+        ),
+        ("is_no_frame", "gave int, not a DataFrame"),
+        ("wrong_type", "gave values in 'twice' that are no int64"),
+        ("missing", "cannot be imported"),
+    ],
+)
+def test_a_function_that_is_wrong(bench: Bench, function: str, says: str) -> None:
+    bench.run(through(pandas("doubled", columns=TWICE)))
+    with pytest.raises(OperatorFailedError, match=says) as caught:
+        bench.run(through(pandas(function, columns=TWICE)), "second")
+    assert caught.value.message.startswith("node 'f': ")
+    assert "canary" not in str(caught.value)
+    assert bench.reports["f"].error is not None
+    assert bench.fetch("select count(*) from loaded") == [(1000,)]
+
+
+def test_a_function_that_hangs_is_ended(bench: Bench) -> None:
+    with pytest.raises(NodeTimeoutError, match="node 'f' did not end within its 3 s"):
+        bench.run(through(pandas("hangs", columns=TWICE, timeout_seconds=3)))
+
+
+def test_a_function_that_takes_its_process_with_it(bench: Bench) -> None:
+    with pytest.raises(OperatorFailedError, match="the process of node 'f' died"):
+        bench.run(through(pandas("dies", columns=TWICE, timeout_seconds=60)))
+
+
+def test_a_function_in_a_process_of_its_own_gives_the_same(bench: Bench) -> None:
+    rows = run_chain(bench, pandas("doubled", columns=TWICE, timeout_seconds=120), select="n, twice")
+    assert rows[7] == (7, 14)
+
+
+def test_a_frame_larger_than_the_memory_limit(tmp_path: Path) -> None:
+    bench = Bench(
+        tmp_path,
+        "create table numbers (n integer, pad text)",
+        "insert into numbers with recursive c(i) as (select 0 union all select i + 1 from c where i < 199999)"
+        " select i, hex(randomblob(250)) from c",
+    )
+    wide = pandas("doubled", columns={"n": "bigint", "pad": "string", "twice": "bigint"})
+    with pytest.raises(OperatorFailedError, match="larger than the pipeline's memory limit"):
+        bench.run(through(wide), memory_bytes=64_000_000)
+
+
+# --- validation -----------------------------------------------------------------------------------------------------
+
+RULES: list[tuple[dict[str, Any], int, str]] = [
+    ({"check": "not_null", "column": "word"}, 0, "is null"),
+    ({"check": "range", "column": "n", "minimum": 10, "maximum": 989}, 20, "is not at least 10 and at most 989"),
+    ({"check": "in", "column": "word", "values": ["w1", "w2", "it's"]}, 714, "is not one of the allowed values"),
+    ({"check": "regex", "column": "secret", "pattern": "canary-[0-9]{1,2}"}, 900, "does not match canary-[0-9]{1,2}"),
+    ({"check": "expression", "condition": "price < 990", "message": "too dear"}, 10, "too dear"),
+    ({"check": "unique", "columns": ["word", "day"]}, 1000, "occurs more than once"),
+]
+
+
+@pytest.mark.parametrize(("rule", "bad", "reason"), RULES, ids=[rule["check"] for rule, _, _ in RULES])
+def test_rules_set_rows_aside_in_the_load_s_transaction(
+    bench: Bench, rule: dict[str, Any], bad: int, reason: str
+) -> None:
+    valid = node("v", "validate.rules", rules=[rule], on_bad_row="quarantine", key=["n"])
+    bench.run(through(valid, load=node("loaded", "load", on_bad_row="quarantine")))
+    report = bench.reports["v"]
+    assert (report.rows_in, report.rows_out, report.rows_quarantined) == (1000, 1000 - bad, bad)
+    assert (bench.reports["loaded"].rows_in, bench.reports["loaded"].rows_out) == (1000, 1000 - bad)
+    kept = bench.fetch("select reason, source_row, source_key from _synqx_quarantine") if bad else []
+    assert len(kept) == bad
+    for why, row, key in kept[:3]:
+        assert reason in why
+        assert '"secret":"canary-' in row
+        assert key is not None
+
+
+def test_rules_that_fail_load_nothing(bench: Bench) -> None:
+    bench.run(through())
+    valid = node("v", "validate.rules", rules=[{"check": "range", "column": "n", "maximum": 900}])
+    with pytest.raises(
+        BadRowsError, match=r"node 'v': 99 of 1,000 rows break its rules: n: is not at most 900"
+    ) as caught:
+        bench.run(through(valid), "second")
+    assert "canary" not in str(caught.value)
+    assert bench.fetch("select count(*) from loaded") == [(1000,)]
+
+
+def test_too_many_bad_rows_load_nothing(bench: Bench) -> None:
+    rules = [{"check": "range", "column": "n", "maximum": 900}]
+    valid = node("v", "validate.rules", rules=rules, on_bad_row="quarantine", max_bad_rows="5%")
+    with pytest.raises(BadRowsError, match="max_bad_rows allows 5%"):
+        bench.run(through(valid, load=node("loaded", "load", on_bad_row="quarantine")))
+
+
+def test_stored_rows_bring_their_bad_rows_to_the_load_that_keeps_them(bench: Bench) -> None:
+    rules = [{"check": "range", "column": "n", "maximum": 900}]
+    valid = node("v", "validate.rules", rules=rules, on_bad_row="quarantine", quarantine="loaded")
+    loads = [node("loaded", "load", on_bad_row="quarantine"), node("other", "load")]
+    results = bench.run(graph([READ, valid, *loads], "numbers>v>loaded", "v>other"))
+    assert results["loaded"].load.rows_quarantined == 99
+    assert results["other"].load.rows_quarantined == 0
+    assert bench.fetch("select count(*) from _synqx_quarantine") == [(99,)]
+    assert bench.fetch("select count(*) from other") == [(901,)]
+
+
+# --- failures -------------------------------------------------------------------------------------------------------
+
+
+def test_a_table_that_is_not_there(bench: Bench) -> None:
+    with pytest.raises(SourceChangedError, match="nowhere"):
+        bench.run(graph([node("a", "extract", table="nowhere"), LOAD], "a>loaded"))
+
+
+@pytest.mark.parametrize(
+    ("made", "error"),
+    [
+        (lambda: node("d", "transform.derive", columns={"x": "word + price"}), PlanError),
+        (lambda: node("d", "transform.sql", query="select nothing from numbers"), PlanError),
+        (lambda: node("d", "transform.derive", columns={"x": "cast(secret as integer)"}), FatalError),
+    ],
+    ids=["types that do not fit", "a column that is not there", "a value that fails"],
+)
+def test_sql_that_fails_names_its_node_and_no_value(
+    bench: Bench, made: Callable[[], dict[str, Any]], error: type[Exception]
+) -> None:
+    with pytest.raises(error) as caught:
+        bench.run(through(made()))
+    assert "'d'" in str(caught.value)
+    assert "canary" not in str(caught.value)
+
+
+def test_the_same_load_twice_is_made_once(bench: Bench) -> None:
+    load = node("loaded", "load", mode="append")
+    first = bench.run(through(load=load))["loaded"].load
+    second = bench.run(through(load=load))["loaded"].load
+    assert (first.already_committed, second.already_committed) == (False, True)
+    assert bench.fetch("select count(*) from loaded") == [(1000,)]
+
+
+def test_an_incremental_extract_goes_on_from_the_ledger(bench: Bench) -> None:
+    import sqlite3
+
+    read = node("numbers", "extract.incremental", cursor={"column": "n"})
+    made = graph([read, node("loaded", "load", mode="merge", key=["n"])], "numbers>loaded")
+    assert bench.run(made, "one")["loaded"].load.rows_in == 1000
+    with sqlite3.connect(bench.directory / "source.db") as source:
+        source.execute("insert into numbers values (1000, 'new', '1.00', '2024-01-01', 'canary')")
+    source.close()
+    result = bench.run(made, "two")["loaded"].load
+    # The row at the watermark is read again.
+    assert (result.rows_in, result.rows_inserted, result.watermark_after) == (2, 1, "1000")
+    assert bench.fetch("select count(*) from loaded") == [(1001,)]
