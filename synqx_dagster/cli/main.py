@@ -46,8 +46,8 @@ SECTIONS: dict[str, dict[str, LazyCommand]] = {
         "quarantine": LazyCommand("quarantine:quarantine", "Look at rows that were set aside, and try them again."),
     },
     "Look": {
-        "runs": LazyCommand("runs:runs", "List the latest runs."),
-        "logs": LazyCommand("runs:logs", "Show the log of a run."),
+        "runs": LazyCommand("runs:runs", "List the latest runs, show one, or delete old ones."),
+        "logs": LazyCommand("logs:logs", "Show the log of a run."),
         "status": LazyCommand("status:status", "Show where everything is and how it does."),
     },
     "Vault": {

@@ -102,13 +102,26 @@ class Output:
         else:
             draw()
 
+    def json_line(self, document: Mapping[str, Any]) -> None:
+        """Print one of many documents under ``--json``, on a line of its own and at once.
+
+        Raises:
+            click.exceptions.Exit: Nobody reads them any more.
+        """
+        try:
+            self._write(json.dumps(document, ensure_ascii=False, default=_to_json, allow_nan=False))
+        except BrokenPipeError:
+            raise click.exceptions.Exit(1) from None
+
     def emit_error(self, document: Mapping[str, Any]) -> None:
         """Print an error as the document, unless the command has printed its result already."""
         if self.as_json and not self._emitted:
             self._emit(document)
 
     def _emit(self, document: Mapping[str, Any] | Sequence[Any]) -> None:
-        text = json.dumps(document, indent=2, ensure_ascii=False, default=_to_json, allow_nan=False)
+        self._write(json.dumps(document, indent=2, ensure_ascii=False, default=_to_json, allow_nan=False))
+
+    def _write(self, text: str) -> None:
         stream = self._json_stream or sys.stdout
         # A lone surrogate is the one thing that UTF-8 cannot say; JSON can, as an escape.
         stream.write(re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")

@@ -1,21 +1,18 @@
-"""`synqx runs` and `logs`: what Dagster's storage says of runs."""
+"""`synqx runs`: what Dagster's storage says of runs, and which of them it no longer needs to keep."""
 
 from __future__ import annotations
 
-import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from synqx_dagster.cli.figures import format_seconds, format_time
-from synqx_dagster.cli.options import SynqxCommand, json_option, pass_output
+from synqx_dagster.cli.figures import format_count, format_seconds, format_time
+from synqx_dagster.cli.options import SynqxSubgroup, json_option, pass_output
 from synqx_dagster.cli.output import Output, printable
 from synqx_dagster.cli.session import open_catalog
-from synqx_dagster.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from synqx_dagster.defs.runs import LogLine
     from synqx_dagster.settings import Settings
 
 _STATUS_STYLES = {
@@ -29,12 +26,19 @@ _STATUS_STYLES = {
 }
 
 
-@click.command(cls=SynqxCommand)
+@click.group(cls=SynqxSubgroup, invoke_without_command=True)
 @click.option("--limit", "-n", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many at most.")
+@click.option("--debug", is_flag=True, expose_value=False, hidden=True, help="Show tracebacks.")
 @json_option
-@pass_output
-def runs(output: Output, limit: int) -> None:
-    """List the latest runs."""
+@click.pass_context
+def runs(context: click.Context, limit: int) -> None:
+    """List the latest runs, show one, or delete old ones.
+
+    Without a command: list the latest runs.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    output = context.ensure_object(Output)
     found = latest_runs(open_catalog().settings, limit)
 
     def draw() -> None:
@@ -44,6 +48,26 @@ def runs(output: Output, limit: int) -> None:
             output.print("No runs yet: `synqx run NAME` runs a mapping, a pipeline or a schedule.")
 
     output.result(found, draw)
+
+
+@runs.command()
+@click.argument("run", required=False)
+@json_option
+@pass_output
+def show(output: Output, run: str | None) -> None:
+    """Show one run: who asked for it, and what its steps did.
+
+    RUN is a run's id or a beginning of it that no other run has; left out: the latest run. Exits 0 whatever became of
+    the run.
+    """
+    from synqx_dagster.defs.instance import open_instance
+    from synqx_dagster.defs.run_detail import read_detail
+    from synqx_dagster.defs.runs import get_latest_run
+
+    with open_instance(open_catalog().settings) as instance:
+        detail = read_detail(instance, run or get_latest_run(instance).run_id)
+    document = detail.to_dict()
+    output.result(document, lambda: draw_detail(output, document, str(detail.trigger)))
 
 
 def latest_runs(settings: Settings, limit: int) -> list[dict[str, Any]]:
@@ -85,76 +109,107 @@ def _describe_work(info: dict[str, Any]) -> str:
     return assets[0] + (f" +{len(assets) - 1}" if len(assets) > 1 else "")
 
 
-# --- logs ------------------------------------------------------------------------------------------------------
+# --- one run ---------------------------------------------------------------------------------------------------
 
-_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-_LEVEL_STYLES = {"DEBUG": "dim", "WARNING": "yellow", "ERROR": "red", "CRITICAL": "bold red"}
-_FOLLOW_SECONDS = 1.0
-
-
-@click.command(cls=SynqxCommand)
-@click.argument("run", required=False)
-@click.option("--follow", "-f", is_flag=True, help="Go on until the run has ended.")
-@click.option(
-    "--level",
-    type=click.Choice(_LEVELS, case_sensitive=False),
-    default="INFO",
-    show_default=True,
-    help="The least important lines to show.",
-)
-@json_option
-@pass_output
-def logs(output: Output, run: str | None, follow: bool, level: str) -> None:
-    """Show the log of a run.
-
-    RUN is a run's id or its first eight characters; left out: the latest run. Exits 0 whatever became of the run.
-    """
-    from synqx_dagster.defs.instance import open_instance
-    from synqx_dagster.defs.runs import get_run, iter_logs, list_runs
-
-    shown = set(_LEVELS[_LEVELS.index(level.upper()) :])
-    with open_instance(open_catalog().settings) as instance:
-        if run is None:
-            latest = list_runs(instance, 1)
-            if not latest:
-                raise NotFoundError("There are no runs yet", hint="`synqx run NAME` starts one")
-            run = latest[0].run_id
-        info = get_run(instance, run)
-        lines: list[dict[str, Any]] = []
-        seen = 0
-        while True:
-            ended = info.status in _ENDED  # before reading: what ends a run is written before it has ended
-            entries = list(iter_logs(instance, info.run_id))
-            for entry in entries[seen:]:
-                if entry.level in shown:
-                    lines.append(entry.to_dict())
-                    if not output.as_json:
-                        _draw_line(output, entry)
-            seen = len(entries)
-            if ended or not follow:
-                break
-            time.sleep(_FOLLOW_SECONDS)
-            info = get_run(instance, info.run_id)
-
-    def draw() -> None:
-        if not lines:
-            output.print(f"Run {info.run_id} has no lines of level {level.upper()} or above.")
-        if info.status not in _ENDED:
-            output.note(f"Run {info.run_id} is {info.status}; --follow goes on until it has ended.")
-
-    output.result({"run": info.to_dict(), "lines": lines}, draw)
+_STEP_STYLES = {
+    "SUCCESS": "green",
+    "FAILURE": "bold red",
+    "INTERRUPTED": "bold red",
+    "RETRYING": "yellow",
+    "SKIPPED": "yellow",
+    "RUNNING": "cyan",
+}
 
 
-_ENDED = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
-
-
-def _draw_line(output: Output, line: LogLine) -> None:
+def draw_detail(output: Output, document: dict[str, Any], trigger: str) -> None:
+    """Draw the head of a run, a table of its steps, and below it what went wrong."""
     from rich.text import Text
 
-    style = _LEVEL_STYLES.get(line.level, "")
-    text = Text(line.time.astimezone().strftime("%H:%M:%S "), style="dim")
-    text.append(f"{line.level:<8} ", style=style)
-    if line.step:
-        text.append(f"{printable(line.step)}: ", style="cyan")
-    text.append(printable(line.message, keep_lines=True).replace("\n", "\n" + " " * 18), style=style)
-    output.print_exactly(text)
+    head: list[tuple[str, Any]] = [
+        ("run", document["run_id"]),
+        ("job", printable(document["job_name"])),
+        ("status", Text(document["status"], style=_STATUS_STYLES.get(document["status"], ""))),
+        ("revision", str(document["revision"] or "-")),
+        ("asked by", printable(trigger + _describe_tick(document["trigger"]["scheduled_for"]))),
+        ("started", _describe_time(document["started_at"])),
+        ("ended", _describe_time(document["ended_at"])),
+        ("time", format_seconds(document["seconds"])),
+    ]
+    output.facts(head)
+    steps = document["steps"]
+    if steps:
+        output.print()
+        output.table(
+            ["step", "status", "attempts", "rows in", "rows out", "quarantined", "time"],
+            [row for step in steps for row in _step_rows(step)],
+            right=["attempts", "rows in", "rows out", "quarantined", "time"],
+            fold=["step"],
+        )
+    errors = [(step["step_key"], step["error"]) for step in steps if step["error"]]
+    errors += [
+        (f"{step['step_key']}, node {node['node_id']}", node["error"])
+        for step in steps
+        for node in step["nodes"]
+        if node["error"] and node["error"] != step["error"]
+    ]
+    if document["error"]:
+        errors.append((document["job_name"], document["error"]))
+    if errors:
+        output.print()
+    for name, message in errors:
+        text = printable(message, keep_lines=True).replace("\n", "\n  ")
+        output.print_exactly(Text(f"{printable(name)}: {text}", style="red"))
+
+
+def _step_rows(step: dict[str, Any]) -> list[list[Any]]:
+    """A row for a step, and below it one for each of its assets if there are several, and one for each node."""
+    from rich.text import Text
+
+    assets = step["assets"]
+    single = assets[0]["asset_key"] if len(assets) == 1 else None
+    rows: list[list[Any]] = [
+        [
+            printable(single or step["step_key"]),
+            Text(step["status"].replace("_", " "), style=_STEP_STYLES.get(step["status"], "dim")),
+            str(step["attempts"]),
+            format_count(step["rows_in"]),
+            format_count(step["rows_out"]),
+            Text(format_count(step["rows_quarantined"]), style="yellow" if step["rows_quarantined"] else ""),
+            format_seconds(step["seconds"]),
+        ]
+    ]
+    for node in step["nodes"]:
+        operator = f" ({node['operator']})" if node["operator"] else ""
+        rows.append(
+            [
+                f"  {printable(node['node_id'] + operator)}",
+                Text("FAILURE", style="bold red") if node["error"] else "",
+                "",
+                format_count(node["rows_in"]),
+                format_count(node["rows_out"]),
+                "",
+                format_seconds(node["seconds"]),
+            ]
+        )
+    if single is None:
+        rows += [
+            [
+                f"  {printable(asset['asset_key'])}",
+                "",
+                "",
+                format_count(asset["rows_in"]),
+                format_count(asset["rows_out"]),
+                format_count(asset["rows_quarantined"]),
+                "",
+            ]
+            for asset in assets
+        ]
+    return rows
+
+
+def _describe_tick(scheduled_for: str | None) -> str:
+    return f", for {_describe_time(scheduled_for)}" if scheduled_for else ""
+
+
+def _describe_time(text: str | None) -> str:
+    return "-" if text is None else format_time(datetime.fromisoformat(text))

@@ -1,8 +1,8 @@
-"""Runs, their figures and their logs, read from Dagster's storage as plain values; nothing is kept beside it."""
+"""Runs and their figures, read from Dagster's storage as plain values; nothing is kept beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -10,11 +10,8 @@ from typing import Any
 import dagster as dg
 
 from synqx_dagster.defs.names import METADATA_PREFIX, REVISION_TAG
+from synqx_dagster.defs.run_failures import INTERRUPTED, FailureReport, failure_report, run_failure_report
 from synqx_dagster.errors import NotFoundError
-
-#: Class of the error of a step, or of a run between two of them, that a signal ended.
-INTERRUPTED = "DagsterExecutionInterruptedError"
-_INTERRUPTS = (INTERRUPTED, "KeyboardInterrupt")
 
 _FIGURES = ("lane", "rows_in", "rows_out", "rows_quarantined", "bytes", "seconds", "already_committed", "epoch")
 
@@ -62,15 +59,6 @@ class AssetReport:
     watermark_after: str | None = None
     window: str | None = None
     schema_changes: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class FailureReport:
-    """Why one load failed. ``error`` is the class of the error, or `INTERRUPTED`; None for one that is foreign."""
-
-    name: str
-    message: str
-    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -143,11 +131,11 @@ def read_report(instance: dg.DagsterInstance, run_id: str) -> RunReport:
                 continue  # Rows that a step of a pipeline stored for other steps.
             assets.append(_asset_report(event, event.asset_key, checks.get(event.asset_key, {})))
         elif event.event_type == dg.DagsterEventType.STEP_FAILURE:
-            failures.append(_failure_report(event))
+            failures.append(failure_report(event))
     if not failures:
         # A run that fails outside its steps has nobody else to say so.
         failures = [
-            _run_failure_report(run.job_name, event)
+            run_failure_report(run.job_name, event)
             for event in events
             if event.event_type == dg.DagsterEventType.RUN_FAILURE
         ]
@@ -176,36 +164,7 @@ def _asset_report(event: dg.DagsterEvent, key: dg.AssetKey, checks: Mapping[str,
     )
 
 
-def _run_failure_report(job_name: str, event: dg.DagsterEvent) -> FailureReport:
-    error = event.job_failure_data.error
-    while error is not None and error.cls_name not in _INTERRUPTS:
-        error = error.cause
-    if error is not None:
-        return FailureReport(job_name, "interrupted between its loads", INTERRUPTED)
-    return FailureReport(job_name, event.message or "the run failed")
-
-
-def _failure_report(event: dg.DagsterEvent) -> FailureReport:
-    step = event.step_key or ""
-    failure = event.step_failure_data.user_failure_data
-    if failure is None:
-        error = event.step_failure_data.error
-        if error is not None and error.cls_name in _INTERRUPTS:
-            return FailureReport(step, "interrupted before it was done", INTERRUPTED)
-        # Dagster wraps what an op raised; the innermost cause is what happened.
-        while error is not None and error.cause is not None:
-            error = error.cause
-        return FailureReport(step, error.message.strip() if error is not None else "the step failed")
-    name = failure.metadata.get(f"{METADATA_PREFIX}mapping")
-    error_class = failure.metadata.get(f"{METADATA_PREFIX}error")
-    return FailureReport(
-        name=step if name is None else str(name.value),
-        message=failure.description or failure.label,
-        error=None if error_class is None else str(error_class.value),
-    )
-
-
-# --- lists and logs -----------------------------------------------------------------------------------------
+# --- lists -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -235,70 +194,57 @@ class RunInfo:
         return {**asdict(self), "tags": dict(self.tags), "assets": list(self.assets), **times}
 
 
-@dataclass(frozen=True)
-class LogLine:
-    """One line of a run's log; ``step`` is the mapping's step, None for the run as a whole."""
-
-    time: datetime
-    level: str
-    step: str | None
-    message: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {**asdict(self), "time": self.time.isoformat()}
-
-
 def list_runs(instance: dg.DagsterInstance, limit: int = 20) -> list[RunInfo]:
     """The latest runs, newest first."""
     return [_run_info(record) for record in instance.get_run_records(limit=limit)]
 
 
 def get_run(instance: dg.DagsterInstance, run_id: str) -> RunInfo:
-    """One run, by its id or by the first eight characters or more of it.
+    """One run, by its id or by a beginning of it, of four characters or more, that no other run has.
 
     Raises:
         NotFoundError: No run has this id, or several begin with it.
     """
-    records = list(instance.get_run_records(filters=dg.RunsFilter(run_ids=[run_id])))
-    if not records and len(run_id) >= _SHORTEST_PREFIX:
-        records = [
-            record
-            for record in instance.get_run_records(limit=_SEARCHED_RUNS)
-            if record.dagster_run.run_id.startswith(run_id)
-        ]
-    if len(records) != 1:
-        what = f"several runs begin with {run_id!r}" if records else f"there is no run {run_id!r}"
-        raise NotFoundError(what, hint="`synqx runs` lists them")
-    return _run_info(records[0])
+    record = instance.get_run_record_by_id(run_id)
+    if record is None and len(run_id) >= _SHORTEST_PREFIX:
+        found = _find_run_ids(instance, run_id)
+        if len(found) > 1:
+            listed = " and ".join(text[:13] for text in found)
+            raise NotFoundError(f"several runs begin with {run_id!r}", hint=f"write more of the id: {listed}")
+        record = instance.get_run_record_by_id(found[0]) if found else None
+    if record is None:
+        raise NotFoundError(f"there is no run {run_id!r}", hint="`synqx runs` lists them")
+    return _run_info(record)
 
 
-def iter_logs(instance: dg.DagsterInstance, run_id: str) -> Iterator[LogLine]:
-    """The log of a run, oldest first; events that say nothing are left out."""
+def get_latest_run(instance: dg.DagsterInstance) -> RunInfo:
+    """The run that was asked for last.
+
+    Raises:
+        NotFoundError: There are no runs.
+    """
+    latest = list_runs(instance, 1)
+    if not latest:
+        raise NotFoundError("There are no runs yet", hint="`synqx run NAME` starts one")
+    return latest[0]
+
+
+def _find_run_ids(instance: dg.DagsterInstance, prefix: str) -> list[str]:
+    """Up to two ids that begin so; ids alone are read, because there may be very many runs."""
+    found: list[str] = []
     cursor: str | None = None
-    while True:
-        page = instance.get_records_for_run(run_id, cursor=cursor, limit=_PAGE_RECORDS)
-        for record in page.records:
-            entry = record.event_log_entry
-            message = entry.message or (entry.dagster_event.message if entry.dagster_event else "") or ""
-            if entry.dagster_event is not None and entry.dagster_event.is_failure and entry.dagster_event.is_step_event:
-                message = f"{message}\n{_failure_report(entry.dagster_event).message}"
-            if message:
-                yield LogLine(
-                    time=datetime.fromtimestamp(entry.timestamp, UTC),
-                    level=_LEVELS.get(int(entry.level), str(entry.level)),
-                    step=entry.step_key,
-                    message=message,
-                )
-        if not page.has_more:
-            return
-        cursor = page.cursor
+    while len(found) < 2:
+        page = instance.get_run_ids(cursor=cursor, limit=_PAGE_IDS)
+        found += [run_id for run_id in page if run_id.startswith(prefix)]
+        if len(page) < _PAGE_IDS:
+            break
+        cursor = page[-1]
+    return found[:2]
 
 
-_SHORTEST_PREFIX = 8
-_SEARCHED_RUNS = 1000
-_PAGE_RECORDS = 500
-_LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
+#: A shorter beginning is a typing mistake more often than a run.
+_SHORTEST_PREFIX = 4
+_PAGE_IDS = 10_000
 
 
 def _run_info(record: dg.RunRecord) -> RunInfo:

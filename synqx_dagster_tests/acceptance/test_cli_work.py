@@ -289,7 +289,7 @@ def test_run_loads_and_reports(shop: Project, postgresql: PostgresqlDatabase) ->
     log = shop("logs", document["run_id"][:8])
     assert log.exit_code == 0
     assert "3 rows" in log.stdout
-    latest = shop("logs", "--follow", "--json").document
+    latest = shop("logs", "--json").document
     assert latest["run"]["run_id"] == runs[0]["run_id"]
     status = shop("status", "--json").document
     assert status["records"]["mappings"] == 2

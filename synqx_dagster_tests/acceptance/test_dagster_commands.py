@@ -15,7 +15,8 @@ from pydantic import SecretStr
 
 from synqx_dagster.catalog.store import Catalog
 from synqx_dagster.defs.instance import open_instance, prepare_instance
-from synqx_dagster.defs.runs import RunReport, iter_logs, list_runs, read_report
+from synqx_dagster.defs.run_logs import iter_logs
+from synqx_dagster.defs.runs import RunReport, list_runs, read_report
 from synqx_dagster_tests.processes import reaped
 from synqx_dagster_tests.unit.defs.dev_server import wait_for
 from synqx_dagster_tests.unit.defs.projects import REPOSITORY, Project, describe, locked_target

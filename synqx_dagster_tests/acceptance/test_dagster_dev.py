@@ -13,7 +13,8 @@ from synqx_dagster.catalog.store import Catalog
 from synqx_dagster.defs.execution import run_targets
 from synqx_dagster.defs.instance import open_instance, prepare_instance
 from synqx_dagster.defs.reload import find_servers, request_reload
-from synqx_dagster.defs.runs import get_run, iter_logs, read_report
+from synqx_dagster.defs.run_logs import iter_logs
+from synqx_dagster.defs.runs import get_run, read_report
 from synqx_dagster_tests.unit.defs.dev_server import DevServer, dagster_dev, wait_for
 from synqx_dagster_tests.unit.defs.projects import CUSTOMERS, Project, locked_target
 

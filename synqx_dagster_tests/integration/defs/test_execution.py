@@ -11,7 +11,8 @@ from pydantic import SecretStr
 from synqx_dagster.catalog.store import Catalog
 from synqx_dagster.defs.execution import run_targets
 from synqx_dagster.defs.instance import PROCESS_TAG, open_instance
-from synqx_dagster.defs.runs import get_run, iter_logs, list_runs, read_report
+from synqx_dagster.defs.run_logs import iter_logs
+from synqx_dagster.defs.runs import get_run, list_runs, read_report
 from synqx_dagster.errors import ConfigurationError, NotFoundError, SealedError
 from synqx_dagster.transfer.result import Progress
 from synqx_dagster_tests.unit.defs.projects import Project
