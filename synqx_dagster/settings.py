@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +13,12 @@ from pydantic import SecretStr
 
 from synqx_dagster.errors import ConfigurationError
 from synqx_dagster.model.host_policy import ALLOWED_VARIABLE, DENIED_VARIABLE, HostPolicy
+
+#: What SYNQX_LOG_FORMAT may be; the first one if it is not set.
+LOG_FORMATS = ("text", "json")
+
+#: More days than anybody keeps runs, and few enough to reckon with.
+_MOST = 36_500
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,9 @@ class Settings:
         exchange: Where steps of pipelines leave rows for each other: a directory, or a URI such as ``s3://bucket/prefix``.
         code_directory: Where the modules of functions in pipelines lie.
         host_policy: The operator's lists of hosts that connections may and may not reach.
+        log_format: ``text``, or ``json``: runs and code servers write a line of JSON for each event.
+        run_retention_days: After so many days the daemon deletes runs; None keeps them for ever.
+        run_keep_last: How many of the last runs of each job stay all the same.
     """
 
     home: Path
@@ -39,6 +49,9 @@ class Settings:
     exchange: str = ".synqx/exchange"
     code_directory: Path = Path()
     host_policy: HostPolicy = field(default_factory=HostPolicy)
+    log_format: str = "text"
+    run_retention_days: int | None = None
+    run_keep_last: int = 10
 
     @property
     def generated_key_file(self) -> Path:
@@ -66,7 +79,7 @@ def load_settings(environ: Mapping[str, str] | None = None, directory: Path | No
         directory: The project's directory; left out, the working directory.
 
     Raises:
-        ConfigurationError: ``.env`` or a list of hosts cannot be read.
+        ConfigurationError: ``.env``, a list of hosts or a number cannot be read.
     """
     directory = (directory or Path.cwd()).absolute()
     environ = os.environ if environ is None else environ
@@ -74,6 +87,16 @@ def load_settings(environ: Mapping[str, str] | None = None, directory: Path | No
 
     def get(name: str) -> str | None:
         return environ.get(name) or from_file.get(name) or None
+
+    def count(name: str, *, at_least: int) -> int | None:
+        text = get(name)
+        if text is None:
+            return None
+        if re.fullmatch(r"[0-9]{1,6}", text) is None or not at_least <= int(text) <= _MOST:
+            raise ConfigurationError(
+                f"{name} is {text[:40]!r}", hint=f"write a whole number from {at_least} to {_MOST}"
+            )
+        return int(text)
 
     dagster_home = get("DAGSTER_HOME")
     home = Path(get("SYNQX_HOME") or dagster_home or directory / ".synqx").expanduser()
@@ -90,6 +113,9 @@ def load_settings(environ: Mapping[str, str] | None = None, directory: Path | No
         exchange=_place(get("SYNQX_EXCHANGE"), home / "exchange", directory),
         code_directory=directory / Path(get("SYNQX_CODE_DIRECTORY") or ".").expanduser(),
         host_policy=HostPolicy.parse(get(ALLOWED_VARIABLE), get(DENIED_VARIABLE)),
+        log_format=_log_format(get("SYNQX_LOG_FORMAT")),
+        run_retention_days=count("SYNQX_RUN_RETENTION_DAYS", at_least=1),
+        run_keep_last=Settings.run_keep_last if (kept := count("SYNQX_RUN_KEEP_LAST", at_least=0)) is None else kept,
     )
     if settings.key_file is None and settings.generated_key_file.is_file():
         return replace(settings, key_file=settings.generated_key_file)
@@ -101,6 +127,12 @@ def _place(text: str | None, default: Path, directory: Path) -> str:
     if text is not None and "://" in text:
         return text
     return str(default if text is None else directory / Path(text).expanduser())
+
+
+def _log_format(text: str | None) -> str:
+    if text not in (None, *LOG_FORMATS):
+        raise ConfigurationError(f"SYNQX_LOG_FORMAT is {text!r}", hint=f"write {' or '.join(LOG_FORMATS)}")
+    return text or LOG_FORMATS[0]
 
 
 def _anchored(url: str, directory: Path) -> str:

@@ -48,6 +48,7 @@ SECTIONS: dict[str, dict[str, LazyCommand]] = {
     "Look": {
         "runs": LazyCommand("runs:runs", "List the latest runs, show one, or delete old ones."),
         "logs": LazyCommand("logs:logs", "Show the log of a run."),
+        "metrics": LazyCommand("metrics:metrics", "Print metrics of runs, assets and schedules for Prometheus."),
         "status": LazyCommand("status:status", "Show where everything is and how it does."),
     },
     "Vault": {

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import click
 
@@ -84,6 +86,22 @@ def os_user() -> str:
         return getpass.getuser()
     except (OSError, KeyError):  # a container may run under a user id that has no name
         return f"uid {os.getuid()}"
+
+
+class Duration(click.ParamType[datetime.timedelta]):
+    """A time such as ``90d``: a number and m, h, d or w."""
+
+    name = "duration"
+    _UNITS: ClassVar = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime.timedelta:
+        """Read the text of an option."""
+        if isinstance(value, datetime.timedelta):
+            return value
+        match = re.fullmatch(r"([0-9]{1,6})([mhdw])", str(value).strip())
+        if match is None:
+            self.fail(f"{value!r} is no time; write a number and m, h, d or w, such as 90d", param, ctx)
+        return datetime.timedelta(**{self._UNITS[match[2]]: int(match[1])})
 
 
 #: A path that need not exist.

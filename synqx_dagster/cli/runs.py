@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import datetime
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from synqx_dagster.cli.figures import format_count, format_seconds, format_time
-from synqx_dagster.cli.options import SynqxSubgroup, json_option, pass_output
+from synqx_dagster.cli.figures import format_count, format_seconds, format_time, plural
+from synqx_dagster.cli.options import Duration, SynqxSubgroup, json_option, pass_output
 from synqx_dagster.cli.output import Output, printable
 from synqx_dagster.cli.session import open_catalog
 
@@ -70,6 +71,46 @@ def show(output: Output, run: str | None) -> None:
     output.result(document, lambda: draw_detail(output, document, str(detail.trigger)))
 
 
+@runs.command()
+@click.option("--older-than", type=Duration(), help="Delete runs that ended so long ago, such as 90d, 36h or 12w.")
+@click.option("--keep-last", type=click.IntRange(0), help="How many of the last runs of each job stay.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@json_option
+@pass_output
+def purge(
+    output: Output, *, older_than: datetime.timedelta | None, keep_last: int | None, dry_run: bool, yes: bool
+) -> None:
+    """Delete old runs with their events and captured output.
+
+    Left out, --older-than and --keep-last are what SYNQX_RUN_RETENTION_DAYS and SYNQX_RUN_KEEP_LAST say. Runs that have
+    not ended, that a retry or a backfill needs, and that made the last load of an asset are kept.
+    """
+    from synqx_dagster.defs.instance import open_instance
+    from synqx_dagster.defs.retention import Retention, purge_runs
+
+    settings = open_catalog().settings
+    if older_than is None:
+        if settings.run_retention_days is None:
+            raise click.UsageError("say with --older-than how old runs have to be, such as 90d")
+        older_than = datetime.timedelta(days=settings.run_retention_days)
+    retention = Retention(older_than, settings.run_keep_last if keep_last is None else keep_last)
+    with open_instance(settings) as instance:
+        if not dry_run and not yes and sys.stdin.isatty():
+            found = len(purge_runs(instance, retention, dry_run=True).deleted)
+            if found:
+                click.confirm(f"Delete {plural(found, 'run')} with all that is logged of them?", abort=True, err=True)
+        report = purge_runs(instance, retention, dry_run=dry_run)
+
+    def draw() -> None:
+        verb = "Would delete" if dry_run else "Deleted"
+        output.print(f"{verb} {plural(len(report.deleted), 'run')}.")
+        for reason, count in report.kept.most_common():
+            output.print(f"Kept {plural(count, 'run')}: {reason}.")
+
+    output.result({**report.to_dict(), "dry_run": dry_run}, draw)
+
+
 def latest_runs(settings: Settings, limit: int) -> list[dict[str, Any]]:
     """The latest runs as plain values, the newest first."""
     from synqx_dagster.defs.instance import open_instance
@@ -91,7 +132,7 @@ def draw_runs(output: Output, found: list[dict[str, Any]]) -> None:
                 printable(_describe_work(info)),
                 Text(info["status"], style=_STATUS_STYLES.get(info["status"], "")),
                 str(info["revision"] or "-"),
-                format_time(datetime.fromisoformat(info["started_at"] or info["created_at"])),
+                format_time(datetime.datetime.fromisoformat(info["started_at"] or info["created_at"])),
                 format_seconds(info["seconds"]),
             ]
             for info in found
@@ -212,4 +253,4 @@ def _describe_tick(scheduled_for: str | None) -> str:
 
 
 def _describe_time(text: str | None) -> str:
-    return "-" if text is None else format_time(datetime.fromisoformat(text))
+    return "-" if text is None else format_time(datetime.datetime.fromisoformat(text))

@@ -14,7 +14,8 @@ import dagster as dg
 
 from synqx_dagster.defs.names import op_name
 from synqx_dagster.defs.resources import ConnectionResource
-from synqx_dagster.defs.runs import INTERRUPTED, FailureReport, Interruption, RunReport
+from synqx_dagster.defs.run_failures import INTERRUPTED, FailureReport
+from synqx_dagster.defs.runs import Interruption, RunReport
 from synqx_dagster.defs.translator import Translator
 from synqx_dagster.errors import SynqxError
 from synqx_dagster.model import Mapping

@@ -23,6 +23,7 @@ from synqx_dagster.catalog.snapshot import CatalogSnapshot
 from synqx_dagster.defs.jobs import ASSET_JOB, JobBuilder, JobPlan, build_executor, plan_pipeline, plan_schedule
 from synqx_dagster.defs.lineage_cache import LineageCache, TraceLineage, trace_unconnected
 from synqx_dagster.defs.ordering import order_steps
+from synqx_dagster.defs.purging import build_purge_sensor
 from synqx_dagster.defs.schedules import build_schedule
 from synqx_dagster.defs.sensors import build_catalog_sensor
 from synqx_dagster.defs.translator import Translator
@@ -114,8 +115,9 @@ class CatalogRepositoryData(dg.RepositoryData):
         return self._everything.schedules
 
     def get_all_sensors(self) -> Sequence[dg.SensorDefinition]:
-        """The sensor that follows the catalog."""
-        return [self._sensor]
+        """The sensor that follows the catalog, and the one that deletes old runs if a setting asks for it."""
+        purge = build_purge_sensor(self._settings)
+        return [self._sensor, *([] if purge is None else [purge])]
 
     def get_top_level_resources(self) -> Mapping[str, dg.ResourceDefinition]:
         """The connections."""

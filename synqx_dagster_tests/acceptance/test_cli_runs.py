@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from synqx_dagster.defs.instance import open_instance
 from synqx_dagster.settings import load_settings
@@ -146,3 +147,60 @@ def test_a_run_that_is_not_there_is_an_error_of_the_input(project: Project) -> N
     for arguments in (["runs", "show"], ["runs", "show", "abcd1234"], ["logs", "abcd1234"]):
         outcome = project(*arguments)
         assert (outcome.exit_code, outcome.stdout) == (2, ""), outcome.output
+
+
+# --- purge --------------------------------------------------------------------------------------------------------
+
+
+def test_old_runs_are_purged_when_asked_to(project: Project, run_id: str) -> None:
+    nothing = project("runs", "purge")
+    assert nothing.exit_code == 2
+    assert "--older-than" in nothing.stderr
+    assert project("runs", "purge", "--older-than", "soon").exit_code == 2
+
+    planned = project("runs", "purge", "--older-than", "0d", "--keep-last", "0", "--dry-run", "--json").document
+    # It holds the last load of an asset.
+    assert planned == {
+        "deleted": [],
+        "kept": {"it made the last load of an asset": 1},
+        "unfinished": False,
+        "dry_run": True,
+    }
+    with instance_of(project) as instance:
+        water.execute_in_process(instance=instance, raise_on_error=False)
+
+    purged = project("runs", "purge", "--older-than", "0d", "--keep-last", "1")
+
+    assert purged.exit_code == 0, purged.output
+    assert purged.stdout.startswith("Deleted 1 run.\n")
+    assert project("runs", "show", run_id).exit_code == 2
+
+
+# --- metrics ------------------------------------------------------------------------------------------------------
+
+
+def test_metrics_are_printed_and_written_whole(project: Project, run_id: str) -> None:
+    text = project("metrics").stdout
+    names = {family.name: family for family in text_string_to_metric_families(text)}
+    (asset,) = names["synqx_asset_last_load_rows_out"].samples
+    assert (asset.labels, asset.value) == ({"asset": "warehouse/orders", "mapping": "orders"}, 700)
+    assert names["synqx_vault_sealed"].samples[0].value == 0
+    assert {metric["name"] for metric in project("metrics", "--json").document["metrics"]} >= names.keys()
+
+    file = project.directory / "synqx.prom"
+    file.write_text("old")
+    written = project("metrics", "--output", "synqx.prom", "--json")
+
+    assert written.document["samples"] == sum(len(family.samples) for family in names.values())
+    assert file.read_text() == text
+    assert file.stat().st_mode & 0o777 == 0o644
+    assert {path.name for path in project.directory.iterdir()} == {".synqx", "synqx.prom"}
+
+
+def test_a_file_that_cannot_be_written_is_an_error(project: Project) -> None:
+    (project.directory / "taken").mkdir()
+    for place in ("missing/synqx.prom", "taken"):
+        outcome = project("metrics", "--output", place)
+        assert (outcome.exit_code, outcome.stdout) == (2, "")
+        assert "cannot be written" in outcome.stderr
+    assert list((project.directory / "taken").iterdir()) == []

@@ -73,3 +73,27 @@ def test_the_lists_of_hosts_are_read_and_a_broken_one_stops_everything(tmp_path:
     assert not load_settings({}, tmp_path / "elsewhere").host_policy.has_allow_list
     with pytest.raises(ConfigurationError, match="SYNQX_DENIED_HOSTS"):
         load_settings({"SYNQX_DENIED_HOSTS": "10.0.0.1/8"}, tmp_path)
+
+
+def test_log_format_and_retention(tmp_path: Path) -> None:
+    plain = load_settings({}, tmp_path)
+    assert (plain.log_format, plain.run_retention_days, plain.run_keep_last) == ("text", None, 10)
+    environ = {"SYNQX_LOG_FORMAT": "json", "SYNQX_RUN_RETENTION_DAYS": "90", "SYNQX_RUN_KEEP_LAST": "0"}
+    chosen = load_settings(environ, tmp_path)
+    assert (chosen.log_format, chosen.run_retention_days, chosen.run_keep_last) == ("json", 90, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SYNQX_LOG_FORMAT", "JSON "),
+        ("SYNQX_RUN_RETENTION_DAYS", "0"),
+        ("SYNQX_RUN_RETENTION_DAYS", "-1"),
+        ("SYNQX_RUN_RETENTION_DAYS", "90d"),
+        ("SYNQX_RUN_RETENTION_DAYS", "9" * 5000),
+        ("SYNQX_RUN_KEEP_LAST", "²"),
+    ],
+)
+def test_a_setting_that_cannot_be_meant_is_refused(tmp_path: Path, name: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=name):
+        load_settings({name: value}, tmp_path)

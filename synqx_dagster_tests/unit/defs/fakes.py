@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+
 from synqx_dagster import model
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
 from synqx_dagster.errors import NotFoundError, SealedError
@@ -51,6 +53,16 @@ def pipeline(name: str, *mappings: str, edges: Iterable[tuple[str, str]] = ()) -
 def snapshot_of(*records: Record, revision: int = 1) -> CatalogSnapshot:
     """A snapshot of these records and of the two connections that `mapping` names."""
     return CatalogSnapshot.from_records(revision, [connection("shop"), connection("warehouse"), *records])
+
+
+def repository_origin() -> RemoteRepositoryOrigin:
+    """Where Dagster's webserver and daemon believe the definitions to come from."""
+    return RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("synqx"), "__repository__")
+
+
+def job_origin(name: str) -> RemoteJobOrigin:
+    """Where the job of a run in the queue comes from."""
+    return RemoteJobOrigin(repository_origin(), name)
 
 
 @dataclass

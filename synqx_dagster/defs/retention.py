@@ -1,0 +1,213 @@
+"""Deleting old runs with their events and captured output, and none that anybody still needs.
+
+Kept whatever its age: a run that has not ended, one that will be retried, one of a backfill that has not ended, the
+last runs of each job, a run whose events say what an asset or one of its partitions holds now, and every run that a
+kept one is a retry of: a retry finds in those before it which load it attempts, and without them would load again.
+Watermarks are no reason to keep a run, they lie in the target's ledger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionsFilter, BulkActionStatus
+
+_ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+
+_ROOT_TAG = "dagster/root_run_id"
+_BACKFILL_TAG = "dagster/backfill"
+_WILL_RETRY_TAG = "dagster/will_retry"
+_RETRY_TAG = "dagster/auto_retry_run_id"
+_PARTITION_TAG = "dagster/partition"
+
+_PAGE_RUNS = 500
+_PAGE_ASSETS = 500
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Which runs may go: those that ended so long ago, but for the last `keep_last` of each job."""
+
+    older_than: timedelta
+    keep_last: int
+
+
+@dataclass
+class PurgeReport:
+    """What a purge did, or would do.
+
+    Attributes:
+        deleted: Ids of the runs, the oldest first.
+        kept: How many runs that are old enough were kept, by the reason.
+        unfinished: More may go; the time that was given had passed.
+    """
+
+    deleted: list[str] = field(default_factory=list)
+    kept: Counter[str] = field(default_factory=Counter)
+    unfinished: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "kept": dict(self.kept)}
+
+
+def purge_runs(
+    instance: dg.DagsterInstance,
+    retention: Retention,
+    *,
+    dry_run: bool = False,
+    limit_seconds: float | None = None,
+    now: datetime | None = None,
+) -> PurgeReport:
+    """Delete what `retention` lets go, the oldest first. May be interrupted, and repeated.
+
+    A run and its retries go together or stay together.
+
+    Args:
+        dry_run: Only say what would be deleted.
+        limit_seconds: Begin no further deletion after this time.
+    """
+    deadline = None if limit_seconds is None else time.monotonic() + limit_seconds
+    cutoff = (now or datetime.now(UTC)) - retention.older_than
+    report = PurgeReport()
+    reasons = _Reasons(instance, retention.keep_last, cutoff)
+    for family in _old_families(instance, cutoff):
+        found = [(run, reasons.find(run)) for run in family]
+        if any(reason is not None for _, reason in found):
+            old = [(run, reason) for run, reason in found if reasons.is_old(run)]
+            report.kept.update(reason or "a run that is kept is its retry" for _, reason in old)
+            continue
+        if deadline is not None and time.monotonic() >= deadline:
+            report.unfinished = True
+            break
+        for run in family:
+            run_id = run.dagster_run.run_id
+            if not dry_run:
+                delete_run(instance, run_id)
+            report.deleted.append(run_id)
+    return report
+
+
+def delete_run(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Delete a run, its events and its captured output."""
+    # Events first: a purge that is killed in between is finished by the next one, which still sees the run.
+    instance.event_log_storage.delete_events(run_id)
+    with contextlib.suppress(NotImplementedError):
+        instance.compute_log_manager.delete_logs(prefix=[run_id])
+    instance.delete_run(run_id)
+    _remove_file(instance, run_id)
+
+
+def _remove_file(instance: dg.DagsterInstance, run_id: str) -> None:
+    """SQLite storage has a file for each run, which Dagster empties and leaves."""
+    find_path = getattr(instance.event_log_storage, "path_for_shard", None)
+    if find_path is None:
+        return
+    for suffix in ("", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(find_path(run_id) + suffix)
+    # It takes a file that it has opened once for one with tables.
+    getattr(instance.event_log_storage, "_initialized_dbs", set()).discard(run_id)
+
+
+def _old_families(instance: dg.DagsterInstance, cutoff: datetime) -> Iterator[list[dg.RunRecord]]:
+    """Runs that were asked for before `cutoff`, each with all of its retries; the oldest first.
+
+    All are found before the first is given, so that what is deleted meanwhile moves no page.
+    """
+    roots = dict(instance.run_storage.get_run_tags([_ROOT_TAG])).get(_ROOT_TAG, set())
+    before = dg.RunsFilter(created_before=cutoff, statuses=list(_ENDED))
+    found: list[str] = []
+    cursor: str | None = None
+    while True:
+        page = instance.get_run_records(before, limit=_PAGE_RUNS, cursor=cursor)
+        found += [record.dagster_run.tags.get(_ROOT_TAG, record.dagster_run.run_id) for record in page]
+        if len(page) < _PAGE_RUNS:
+            break
+        cursor = page[-1].dagster_run.run_id
+    for root in dict.fromkeys(reversed(found)):
+        family = list(instance.get_run_records(dg.RunsFilter(run_ids=[root])))
+        if root in roots:
+            family += instance.get_run_records(dg.RunsFilter(tags={_ROOT_TAG: root}), ascending=True)
+        yield family
+
+
+class _Reasons:
+    """Why runs are kept. What is asked of all of them at once is asked when it is first needed."""
+
+    def __init__(self, instance: dg.DagsterInstance, keep_last: int, cutoff: datetime) -> None:
+        self._instance = instance
+        self._keep_last = keep_last
+        self._cutoff = cutoff
+        self._last_of_job: dict[str, frozenset[str]] = {}
+        self._telling = frozenset(_runs_that_tell_of_assets(instance))
+        unfinished = [status for status in BulkActionStatus if status not in BULK_ACTION_TERMINAL_STATUSES]
+        backfills = instance.get_backfills(filters=BulkActionsFilter(statuses=unfinished))
+        self._backfills = frozenset(backfill.backfill_id for backfill in backfills)
+
+    def is_old(self, record: dg.RunRecord) -> bool:
+        """Whether a run's age alone would let it go."""
+        ended = record.end_time
+        moment = record.create_timestamp if ended is None else datetime.fromtimestamp(ended, UTC)
+        return moment.astimezone(UTC) < self._cutoff
+
+    def find(self, record: dg.RunRecord) -> str | None:
+        """Why a run is kept; None for one that may go."""
+        run = record.dagster_run
+        if run.status not in _ENDED:
+            return "it has not ended"
+        if not self.is_old(record):
+            return "it ended later"
+        if run.tags.get(_WILL_RETRY_TAG) == "true" and not run.tags.get(_RETRY_TAG):
+            return "it will be retried"
+        if run.tags.get(_BACKFILL_TAG) in self._backfills:
+            return "its backfill has not ended"
+        if run.run_id in self._last_runs(run.job_name):
+            return "it is one of its job's last runs"
+        if run.run_id in self._telling or self._tells_of_a_partition(run):
+            return "it made the last load of an asset"
+        return None
+
+    def _last_runs(self, job_name: str) -> frozenset[str]:
+        if job_name not in self._last_of_job:
+            filters = dg.RunsFilter(job_name=job_name)
+            latest = self._instance.get_run_ids(filters, limit=self._keep_last) if self._keep_last else []
+            self._last_of_job[job_name] = frozenset(latest)
+        return self._last_of_job[job_name]
+
+    def _tells_of_a_partition(self, run: dg.DagsterRun) -> bool:
+        if not any(tag.startswith((_PARTITION_TAG, "dagster/asset_partition_range")) for tag in run.tags):
+            return False
+        loads = self._instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+        return any(self._is_last_of_partition(entry) for entry in loads)
+
+    def _is_last_of_partition(self, entry: dg.EventLogEntry) -> bool:
+        event = entry.dagster_event
+        if event is None or event.asset_key is None or event.partition is None:
+            return False
+        filters = dg.AssetRecordsFilter(asset_key=event.asset_key, asset_partitions=[event.partition])
+        latest = self._instance.fetch_materializations(filters, limit=1).records
+        return bool(latest) and latest[0].run_id == entry.run_id
+
+
+def _runs_that_tell_of_assets(instance: dg.DagsterInstance) -> Iterator[str]:
+    """The run of each asset's last materialization."""
+    cursor: str | None = None
+    while keys := instance.get_asset_keys(limit=_PAGE_ASSETS, cursor=cursor):
+        yield from _last_loads(instance, keys)
+        cursor = keys[-1].to_string()
+
+
+def _last_loads(instance: dg.DagsterInstance, keys: Iterable[dg.AssetKey]) -> Iterator[str]:
+    for record in instance.get_asset_records(list(keys)):
+        last = record.asset_entry.last_materialization_record
+        if last is not None:
+            yield last.run_id
