@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -34,6 +34,7 @@ from synqx_dagster.transfer.window import check_asked, check_part
 
 if TYPE_CHECKING:
     from synqx_dagster.catalog.store import Catalog
+    from synqx_dagster.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ def run_targets(
                     asset_selection=None if is_job else keys,
                     run_id=run_id,
                     tags={REVISION_TAG: str(snapshot.revision), **window_tags(window), **own_process_tag()},
-                    run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+                    run_config=_logger_config(catalog.settings),
                 )
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
             # While Dagster prepares a run, and after the run's end, nothing of Dagster's turns a signal into an event.
@@ -112,6 +113,13 @@ def run_targets(
         if report.was_interrupted or (was_interrupted and not report.succeeded):
             report = settle_interruption(instance, report, translator, [*mappings, *loads], lambda: catalog)
         return report
+
+
+def _logger_config(settings: Settings) -> dict[str, Any]:
+    """Whoever watches a command sees its progress, not Dagster's events; a machine is to have these."""
+    if settings.log_format == "json":
+        return {}
+    return {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 def _check_bounds(catalog: Catalog, snapshot: CatalogSnapshot, mapping: Mapping, window: ReadWindow) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import dagster as dg
 
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
+from synqx_dagster.defs.json_logs import follow_settings
 from synqx_dagster.defs.names import METADATA_PREFIX, resource_key
 from synqx_dagster.errors import ConfigurationError
 from synqx_dagster.settings import Settings
@@ -85,6 +86,7 @@ def open_instance(settings: Settings, *, executes: bool = False) -> Iterator[dg.
         return
     from synqx_dagster.defs.storage import keep_files_open, read_reference
 
+    follow_settings(settings, process_stream="stderr")
     with _explain_config(home):
         reference = keep_files_open(read_reference(home))
         data_class = type(reference.compute_logs_data)

@@ -11,7 +11,7 @@ import dagster as dg
 
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
 from synqx_dagster.defs.assets import build_asset
-from synqx_dagster.defs.names import METADATA_PREFIX, REVISION_TAG, resource_key
+from synqx_dagster.defs.names import METADATA_PREFIX, PIPELINE_TAG, REVISION_TAG, resource_key
 from synqx_dagster.defs.ordering import order_steps
 from synqx_dagster.defs.pipeline_translator import PipelineTranslator
 from synqx_dagster.defs.resources import build_resource
@@ -185,11 +185,20 @@ class JobBuilder:
                     plan.name,
                     selection=[*keys.values(), *(step.key for step in steps)],
                     description=plan.description,
-                    run_tags={REVISION_TAG: str(snapshot.revision), **_limits(pipelines)},
+                    run_tags={
+                        REVISION_TAG: str(snapshot.revision),
+                        **self._pipeline_tag(plan),
+                        **_limits(pipelines),
+                    },
                 )
             ],
         )
         return order_steps(definitions.resolve_job_def(plan.name))
+
+    def _pipeline_tag(self, plan: JobPlan) -> dict[str, str]:
+        """The pipeline whose job this is, under its own name; nothing for a schedule's job."""
+        names = [name for name in self.translator.snapshot.pipelines if dagster_name(name) == plan.name]
+        return {PIPELINE_TAG: names[0]} if names else {}
 
     def _steps_before_mappings(self, pipeline: Pipeline) -> Iterator[tuple[dg.AssetKey, str]]:
         """Steps and the mappings that edges make wait for them."""

@@ -16,6 +16,7 @@ import dagster as dg
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
 
 from synqx_dagster.defs.access import open_catalog
+from synqx_dagster.defs.json_logs import follow_settings
 from synqx_dagster.defs.reload import record_own_server
 from synqx_dagster.defs.repository import CatalogRepository, CatalogRepositoryData
 from synqx_dagster.errors import CatalogVersionError, NotInitialisedError
@@ -48,6 +49,7 @@ def load_repository(settings: Settings | None = None) -> CatalogRepository:
         CatalogVersionError, ConfigurationError: The catalog cannot be read, or the run's revision is not in it.
     """
     settings = settings or load_settings()
+    follow_settings(settings)
     context = DefinitionsLoadContext.get()
     with _lock:
         revision = _choose_revision(settings, _handed_over(context))

@@ -10,6 +10,7 @@ from synqx_dagster.model import dagster_name
 
 METADATA_PREFIX = "synqx/"
 REVISION_TAG = "synqx/revision"
+PIPELINE_TAG = "synqx/pipeline"
 
 _TAG_KEY = re.compile(r"([A-Za-z0-9_.-]{1,63}/)?[A-Za-z0-9_.-]{1,63}")
 _TAG_VALUE = re.compile(r"[A-Za-z0-9_.-]{0,63}")

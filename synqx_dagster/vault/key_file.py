@@ -100,6 +100,8 @@ def read_private_file(path: Path, *, what: str, directory: int | None = None) ->
 def _judge(status: os.stat_result, path: Path, what: str) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise ConfigurationError(f"The {what} {path} is not a regular file")
+    if _is_credential(status, path):
+        return
     if status.st_uid != os.geteuid():
         raise ConfigurationError(
             f"The {what} {path} belongs to user {status.st_uid}, not to the user of this process",
@@ -110,6 +112,17 @@ def _judge(status: os.stat_result, path: Path, what: str) -> None:
         raise ConfigurationError(
             f"The {what} {path} has mode {mode:04o}; only 0600 and 0400 keep others out", hint=f"chmod 600 {path}"
         )
+
+
+def _is_credential(status: os.stat_result, path: Path) -> bool:
+    """Whether systemd passed the file to this service: root's, and readable for the service by an access list.
+
+    Such a list shows as rights of the group. Others cannot enter the directory. Source: systemd.exec(5), Credentials.
+    """
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    if not directory or path.parent != Path(directory):
+        return False
+    return status.st_uid == 0 and stat.S_IMODE(status.st_mode) in (0o400, 0o440)
 
 
 def _sync_directory(path: Path) -> None:

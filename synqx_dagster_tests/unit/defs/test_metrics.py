@@ -151,7 +151,7 @@ def test_what_was_chosen_in_the_web_ui_counts(
     instance: dg.DagsterInstance, status: InstigatorStatus, runs: int
 ) -> None:
     state = stored_schedule(instance, "nightly", status)
-    for number, outcome in enumerate((TickStatus.SUCCESS, TickStatus.FAILURE)):
+    for number, outcome in enumerate((TickStatus.SUCCESS, TickStatus.SKIPPED)):
         instance.create_tick(
             TickData(
                 instigator_origin_id=state.instigator_origin_id,
@@ -168,7 +168,7 @@ def test_what_was_chosen_in_the_web_ui_counts(
 
     assert values(metrics, "synqx_schedule_running")[("nightly",)] == runs
     assert values(metrics, "synqx_schedule_last_tick_timestamp_seconds") == {("nightly",): NOW - 86_400}
-    assert values(metrics, "synqx_schedule_last_tick_status") == {("nightly", "FAILURE"): 1}
+    assert values(metrics, "synqx_schedule_last_tick_status") == {("nightly", "SKIPPED"): 1}
     assert (("nightly",) in values(metrics, "synqx_schedule_next_tick_timestamp_seconds")) == bool(runs)
 
 

@@ -46,7 +46,14 @@ def loading() -> None:
 
 
 @pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as opened:
+        yield opened
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """An instance with a file for each run."""
     with dg.DagsterInstance.local_temp(str(tmp_path)) as opened:
         yield opened
 
@@ -76,17 +83,17 @@ def purge(instance: dg.DagsterInstance, rule: Retention = EVERYTHING, **options:
     return set(report.deleted)
 
 
-def test_a_run_goes_with_its_events_its_file_and_what_it_printed(instance: dg.DagsterInstance, tmp_path: Path) -> None:
-    gone, stays = (talking.execute_in_process(instance=instance).run_id for _ in range(2))
+def test_a_run_goes_with_its_events_its_file_and_what_it_printed(stored: dg.DagsterInstance, tmp_path: Path) -> None:
+    gone, stays = (talking.execute_in_process(instance=stored).run_id for _ in range(2))
     assert files_of(tmp_path, gone)
     assert any("printed" in path.read_text(errors="replace") for path in files_of(tmp_path, gone) if path.is_file())
 
-    assert purge(instance, Retention(30 * DAY, keep_last=1)) == {gone}
+    assert purge(stored, Retention(30 * DAY, keep_last=1)) == {gone}
 
     assert files_of(tmp_path, gone) == []
-    assert instance.get_run_by_id(gone) is None
-    assert list(instance.all_logs(gone)) == []
-    assert len(list(instance.all_logs(stays))) > 5
+    assert stored.get_run_by_id(gone) is None
+    assert list(stored.all_logs(gone)) == []
+    assert len(list(stored.all_logs(stays))) > 5
 
 
 def files_of(directory: Path, run_id: str) -> list[Path]:
@@ -183,15 +190,15 @@ def test_the_last_load_of_an_asset_stays(instance: dg.DagsterInstance) -> None:
     assert found.run_id == last
 
 
-def test_the_last_load_of_each_partition_stays(instance: dg.DagsterInstance) -> None:
+def test_the_last_load_of_each_partition_stays(stored: dg.DagsterInstance) -> None:
     runs = [
-        loading.execute_in_process(instance=instance, tags={"dagster/partition": name}).run_id
+        loading.execute_in_process(instance=stored, tags={"dagster/partition": name}).run_id
         for name in ("a", "b", "a", "c")
     ]
 
-    assert purge(instance) == {runs[0]}
+    assert purge(stored) == {runs[0]}
 
-    assert instance.get_materialized_partitions(KEY) == {"a", "b", "c"}
+    assert stored.get_materialized_partitions(KEY) == {"a", "b", "c"}
 
 
 def test_more_runs_than_are_read_at_once(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,18 +216,18 @@ def test_an_evaluation_stops_in_time_and_goes_on_with_the_next(instance: dg.Dags
 
 
 def test_an_interrupted_deletion_is_finished_by_the_next(
-    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    stored: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_id = talking.execute_in_process(instance=instance).run_id
+    run_id = talking.execute_in_process(instance=stored).run_id
 
     def die(run_id: str) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(instance, "delete_run", die)
+        patch.setattr(stored, "delete_run", die)
         with pytest.raises(KeyboardInterrupt):
-            purge_runs(instance, EVERYTHING, now=LATER)
-    assert purge(instance) == {run_id}
+            purge_runs(stored, EVERYTHING, now=LATER)
+    assert purge(stored) == {run_id}
 
 
 # --- the sensor ---------------------------------------------------------------------------------------------------

@@ -115,3 +115,35 @@ def test_a_key_cut_by_one_digit_is_refused(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-2])
     with pytest.raises(ConfigurationError, match="does not hold a key"):
         read_key_file(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file of root's")
+def test_what_systemd_passed_to_this_service_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.chmod(0o440)
+    with pytest.raises(ConfigurationError, match="0440"):
+        read_key_file(path)
+
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(path.parent))
+    assert len(read_key_file(path)) == 32
+
+    path.chmod(0o444)
+    with pytest.raises(ConfigurationError, match="0444"):
+        read_key_file(path)
+    path.chmod(0o440)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(path.parent.parent))
+    with pytest.raises(ConfigurationError, match="0440"):
+        read_key_file(path)
+
+
+def test_what_lies_where_systemd_passes_credentials_is_judged_by_its_owner(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(path.parent))
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    status = os.stat_result((0o100440, 0, 0, 1, 4712, 4712, 0, 0, 0, 0))
+    monkeypatch.setattr(os, "fstat", lambda descriptor: status)
+    with pytest.raises(ConfigurationError, match="belongs to user 4712"):
+        read_key_file(path)
+    status = os.stat_result((0o100440, 0, 0, 1, 0, 4712, 0, 0, 0, 0))
+    monkeypatch.setattr(os, "fstat", lambda descriptor: status)
+    assert len(read_key_file(path)) == 32
