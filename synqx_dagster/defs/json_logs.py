@@ -178,9 +178,9 @@ def follow_settings(settings: Settings, *, process_stream: str = "stdout") -> No
         root.addHandler(handler)
         logging.getLogger("synqx_dagster").setLevel(logging.INFO)
     for name in _DAGSTER_LOGGERS:
-        for handler in logging.getLogger(name).handlers:
-            if isinstance(handler, logging.StreamHandler):
-                handler.setFormatter(JsonFormatter())
+        for present in logging.getLogger(name).handlers:
+            if isinstance(present, logging.StreamHandler):
+                present.setFormatter(JsonFormatter())
 
 
 def _replace_console_logger() -> None:
@@ -195,7 +195,8 @@ def _replace_console_logger() -> None:
         return logger
 
     definition = dg.LoggerDefinition(make_logger, config_schema={}, description="Events as lines of JSON.")
-    context_creation_job.default_system_loggers = lambda instance: [(definition, {})]  # type: ignore[assignment]
+    # It imports the function by name, so that is where the name has to lead elsewhere.
+    context_creation_job.default_system_loggers = lambda instance: [(definition, {})]  # type: ignore[attr-defined]
 
 
 def _mappings_of(job: Any) -> dict[str, str]:

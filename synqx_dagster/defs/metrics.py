@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from dagster._core.definitions.run_request import InstigatorType
@@ -157,7 +157,7 @@ def _last_loads(instance: dg.DagsterInstance) -> Iterator[_LastLoad]:
         cursor = keys[-1].to_string()
 
 
-def _number(value: dg.MetadataValue[object] | None) -> float | None:
+def _number(value: dg.MetadataValue[Any] | None) -> float | None:
     found = None if value is None else value.value
     return found if isinstance(found, (int, float)) and not isinstance(found, bool) else None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from synqx_dagster_tests.fix_cli import Project
@@ -112,6 +114,8 @@ def test_no_command_prints_a_secret(shop: Project) -> None:
         ["plan", "customers"],
         ["run", "everything"],
         ["logs", "--level", "DEBUG"],
+        ["runs", "show"],
+        ["metrics"],
         ["vault", "status"],
     ]
     for command in commands:
@@ -121,3 +125,17 @@ def test_no_command_prints_a_secret(shop: Project) -> None:
     for path in shop.home.rglob("*"):
         if path.is_file():
             assert PASSWORD.encode() not in path.read_bytes(), path
+
+
+def test_lines_of_json_hold_no_secret(shop: Project) -> None:
+    edit(shop, "port: ", "port: 1 # ")
+    assert shop("apply").exit_code == 0
+
+    outcome = shop.process("run", "everything", "--debug", extra={"SYNQX_LOG_FORMAT": "json"})
+
+    assert outcome.exit_code == 1
+    lines = [json.loads(line) for line in outcome.stdout.splitlines() if line.startswith("{")]
+    failed = [line["error"] for line in lines if line.get("event") == "STEP_FAILURE"]
+    assert failed
+    assert {error["type"] for error in failed} == {"ConnectionFailedError"}
+    assert "canary" not in outcome.output
