@@ -17,7 +17,7 @@ from synqx_dagster.catalog.documents import Definitions
 from synqx_dagster.catalog.snapshot import AnySecret, secrets_of, with_secrets
 from synqx_dagster.catalog.store import Catalog
 from synqx_dagster.errors import ConfigurationError, InvalidInputError
-from synqx_dagster.model import RECORD_KINDS, Connection, LiteralSecret, Record, SealedSecret
+from synqx_dagster.model import RECORD_KINDS, LiteralSecret, Record, SealedSecret
 
 __all__ = [
     "Change",
@@ -117,7 +117,7 @@ def _keep_secrets(catalog: Catalog, before: Record | None, record: Record) -> tu
         if isinstance(secret, SealedSecret) and isinstance(earlier, SealedSecret):
             kept[field] = earlier
         elif isinstance(secret, LiteralSecret) and isinstance(earlier, SealedSecret):
-            assert isinstance(before, Connection)
+            assert before is not None
             if catalog.resolve_secret(before, field) == secret.value.get_secret_value():
                 kept[field] = earlier
             else:

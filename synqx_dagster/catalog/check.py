@@ -19,6 +19,7 @@ from synqx_dagster.catalog.check_records import (
     check_pools,
     check_schedule,
 )
+from synqx_dagster.catalog.check_sensors import check_alert, check_sensor, check_sensor_cycles
 from synqx_dagster.catalog.documents import Definitions, UnreadRecords, cap_problems
 from synqx_dagster.catalog.snapshot import CatalogSnapshot, nearest, secrets_of
 from synqx_dagster.catalog.union import RecordUnion
@@ -26,6 +27,7 @@ from synqx_dagster.catalog.yaml_tree import FieldPath, parse_path
 from synqx_dagster.errors import Problem
 from synqx_dagster.model import (
     RECORD_KINDS,
+    Alert,
     Connection,
     Dataset,
     FileSecret,
@@ -36,6 +38,7 @@ from synqx_dagster.model import (
     RecordKind,
     Schedule,
     SealedSecret,
+    Sensor,
     dagster_name,
 )
 
@@ -45,6 +48,7 @@ _RESERVED_JOB_NAMES = {
     *("context", "conf", "config", "meta", "arg_dict", "dict", "input_arg_dict", "output_arg_dict"),
     *("int", "str", "float", "bool", "input", "output", "type"),
     "synqx_follow_catalog",
+    "synqx_alerts",
 }
 
 
@@ -71,6 +75,11 @@ def check_definitions(definitions: Definitions, *, known: CatalogSnapshot | None
     for schedule in union.iter_new(Schedule):
         problems.extend(check_schedule(union, schedule))
     broken = _Broken(definitions.unread, missing)
+    for sensor in union.iter_new(Sensor):
+        if not broken.depends(sensor):
+            problems.extend(check_sensor(union, sensor))
+    for alert in union.iter_new(Alert):
+        problems.extend(check_alert(union, alert))
     for mapping in union.records.mappings.values():
         if broken.holds(mapping):
             continue
@@ -84,7 +93,9 @@ def check_definitions(definitions: Definitions, *, known: CatalogSnapshot | None
             problems.extend(wrong_nodes)
             if graph is not None:
                 graphs[pipeline.name] = graph
-    problems.extend(check_graph(union.without(broken.find_jobs(union.records)), graphs))
+    whole = union.without(broken.find_jobs(union.records))
+    problems.extend(check_graph(whole, graphs))
+    problems.extend(check_sensor_cycles(whole))
     return list(cap_problems(_in_order(problems)))
 
 
@@ -127,12 +138,17 @@ class _Broken:
         )
 
     def find_jobs(self, records: CatalogSnapshot) -> set[_Key]:
-        """Mappings that could not be read, and pipelines and schedules with a part that is one of them or is not there.
+        """Mappings that could not be read, and pipelines, schedules and sensors with a part that is one of them or is not there.
 
         Of a mapping without one of its connections its tables are known all the same.
         """
         found: set[_Key] = set()
-        for record in (*records.mappings.values(), *records.pipelines.values(), *records.schedules.values()):
+        for record in (
+            *records.mappings.values(),
+            *records.pipelines.values(),
+            *records.schedules.values(),
+            *records.sensors.values(),
+        ):
             refers = not isinstance(record, Mapping) and (
                 self.depends(record) or any((kind, name) in found for kind, name, _ in _references_of(record))
             )
@@ -168,10 +184,27 @@ def _check_names(union: RecordUnion) -> Iterator[Problem]:
                 f"the pipeline {pipeline!r} makes a job of this name, too",
                 "give the schedule another name, or let it run this pipeline and nothing else",
             )
-    for record in [*union.records.pipelines.values(), *union.records.schedules.values()]:
+    yield from _check_sensor_names(union)
+    made = [*union.records.pipelines.values(), *union.records.schedules.values(), *union.records.sensors.values()]
+    for record in made:
         name = dagster_name(record.name)
         if name in _RESERVED_JOB_NAMES or name.startswith("__"):
             yield union.problem(record, ("name",), f"{record.name!r} is reserved: Dagster allows no job of this name")
+
+
+def _check_sensor_names(union: RecordUnion) -> Iterator[Problem]:
+    """Dagster keeps what a schedule and a sensor of one name did in one place; and a sensor may make a job."""
+    schedules = {dagster_name(name): name for name in union.records.schedules}
+    pipelines = {dagster_name(name): name for name in union.records.pipelines}
+    for sensor in union.records.sensors.values():
+        name = dagster_name(sensor.name)
+        if name in schedules:
+            message = f"the schedule {schedules[name]!r} has this name in Dagster, too"
+        elif name in pipelines and sensor.mapping_names:
+            message = f"the pipeline {pipelines[name]!r} makes a job of this name, too"
+        else:
+            continue
+        yield union.problem(sensor, ("name",), message, "give the sensor another name")
 
 
 def _check_collisions(union: RecordUnion, records: Iterable[Record]) -> Iterator[Problem]:
@@ -231,6 +264,22 @@ def _references_of(record: Record) -> Iterator[tuple[RecordKind, str, FieldPath]
                 yield "mapping", name, ("mapping",)
             for name in record.pipeline_names:
                 yield "pipeline", name, ("pipeline",)
+        case Sensor():
+            for name in record.mapping_names:
+                yield "mapping", name, ("mapping",)
+            if record.pipeline is not None:
+                yield "pipeline", record.pipeline, ("pipeline",)
+            if record.after_pipeline is not None:
+                yield "pipeline", record.after_pipeline, ("after_pipeline",)
+            if record.connection is not None:
+                yield "connection", record.connection, ("connection",)
+        case Alert():
+            for index, name in enumerate(record.pipelines):
+                yield "pipeline", name, ("pipelines", index)
+            for index, name in enumerate(record.mappings):
+                yield "mapping", name, ("mappings", index)
+            for index, name in enumerate(record.schedules):
+                yield "schedule", name, ("schedules", index)
 
 
 def _references_of_pipeline(pipeline: Pipeline) -> Iterator[tuple[RecordKind, str, FieldPath]]:

@@ -19,6 +19,7 @@ from synqx_dagster.errors import CatalogVersionError, NotFoundError
 from synqx_dagster.model import (
     RECORD_KINDS,
     RECORD_TYPES,
+    Alert,
     Connection,
     Dataset,
     EnvSecret,
@@ -30,6 +31,7 @@ from synqx_dagster.model import (
     Schedule,
     Schema,
     SealedSecret,
+    Sensor,
     Value,
 )
 
@@ -54,6 +56,8 @@ class CatalogSnapshot:
     mappings: Mapping[str, model.Mapping] = field(default_factory=dict)
     pipelines: Mapping[str, Pipeline] = field(default_factory=dict)
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    sensors: Mapping[str, Sensor] = field(default_factory=dict)
+    alerts: Mapping[str, Alert] = field(default_factory=dict)
 
     @classmethod
     def from_records(cls, revision: int, records: Iterable[Record]) -> CatalogSnapshot:
@@ -108,6 +112,14 @@ class CatalogSnapshot:
     def get_schedule(self, name: str) -> Schedule:
         """The schedule of this name."""
         return self._get(self.schedules, "schedule", name)
+
+    def get_sensor(self, name: str) -> Sensor:
+        """The sensor of this name."""
+        return self._get(self.sensors, "sensor", name)
+
+    def get_alert(self, name: str) -> Alert:
+        """The alert of this name."""
+        return self._get(self.alerts, "alert", name)
 
     def _get(self, records: Mapping[str, _RecordT], kind: str, name: str) -> _RecordT:
         record = records.get(name)

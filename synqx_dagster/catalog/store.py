@@ -45,6 +45,7 @@ from synqx_dagster.model import (
     RecordKind,
     Schedule,
     SealedSecret,
+    Sensor,
 )
 from synqx_dagster.model import Mapping as MappingRecord
 from synqx_dagster.settings import Settings
@@ -184,6 +185,7 @@ class Catalog:
         mappings: Iterable[str] = (),
         pipelines: Iterable[str] = (),
         schedules: Iterable[str] = (),
+        sensors: Iterable[str] = (),
         connections: Iterable[str] = (),
     ) -> CatalogSnapshot:
         """The named records of a revision and what they refer to, by at most seven indexed queries.
@@ -195,6 +197,7 @@ class Catalog:
             number = revisions.resolve_revision(connection, revision)
             reader = _PartialReader(connection, number)
             found_schedules = reader.read(Schedule, schedules)
+            found_sensors = reader.read(Sensor, sensors)
             found_pipelines = reader.read(
                 Pipeline, [*pipelines, *(name for item in found_schedules for name in item.pipeline_names)]
             )
@@ -203,6 +206,7 @@ class Catalog:
                 [
                     *mappings,
                     *(name for schedule in found_schedules for name in schedule.mapping_names),
+                    *(name for sensor in found_sensors for name in sensor.mapping_names),
                     *(name for pipeline in found_pipelines for name in pipeline.mapping_names),
                 ],
             )
@@ -264,10 +268,10 @@ class Catalog:
             self.vault.unseal_from_settings(self.settings)
         return self.vault
 
-    def resolve_secret(self, connection: Connection, field: str) -> str | None:
-        """The text of a connection's secret field; None when it is not set.
+    def resolve_secret(self, record: Record, field: str) -> str | None:
+        """The text of a record's secret field; None when it is not set.
 
-        A sealed secret is looked up by the connection's name and the version in the record, so that a run that
+        A sealed secret is looked up by the record's name and the version in the record, so that a run that
         keeps an old revision keeps its password, too. An operator's seal keeps back references as well: nothing
         connects with a password until somebody unlocks.
 
@@ -278,8 +282,8 @@ class Catalog:
         """
         from synqx_dagster.catalog import secrets
 
-        value = secrets_of(connection).get(field)
-        place = f"connection {connection.name!r}, {field}"
+        value = secrets_of(record).get(field)
+        place = f"{record.kind} {record.name!r}, {field}"
         match value:
             case None:
                 return None
@@ -295,7 +299,7 @@ class Catalog:
                 raise ConfigurationError(f"{place}: the record does not say which version of the secret it means")
             case SealedSecret(version=int(version)):
                 with self.read() as database:
-                    stored = secrets.read_envelope(database, connection, field, version)
+                    stored = secrets.read_envelope(database, record, field, version)
                 return self.unseal().open_secret(stored.address, stored.envelope)
         raise AssertionError(value)
 

@@ -6,6 +6,7 @@ see `synqx_dagster.connectors.files_transaction` and docs/connectors-files.md.
 
 from __future__ import annotations
 
+import fnmatch
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from synqx_dagster.connectors.files_layout import is_part_directory, list_tables
 from synqx_dagster.connectors.files_local import LocalStore
 from synqx_dagster.connectors.files_options import FilesOptions, check_options
 from synqx_dagster.connectors.files_read import FilesReadSession
-from synqx_dagster.connectors.files_store import Store, join
+from synqx_dagster.connectors.files_store import Store, check_relative, join
 from synqx_dagster.connectors.files_types import holds, native_type
 from synqx_dagster.connectors.files_write import FilesWriteSession
 from synqx_dagster.connectors.protocol import (
@@ -26,6 +27,7 @@ from synqx_dagster.connectors.protocol import (
     ConnectionConfig,
     ConnectionReport,
     ReadLimits,
+    SourceFile,
     TableDescription,
 )
 from synqx_dagster.errors import ConnectionFailedError, DataError, PlanError, SynqxError
@@ -110,6 +112,22 @@ class FilesConnector:
         finally:
             database.close()
         return found
+
+    def list_source_files(self, directory: str, pattern: str) -> list[SourceFile]:
+        """Files of a directory whose name fits a pattern (``*``, ``?``, ``[...]``), by path; hidden ones are left out.
+
+        Raises:
+            DatabaseError: The directory's path leads outside of the root.
+            ConnectionFailedError: The root is not there, or cannot be reached.
+        """
+        _, store = self._open()
+        store.check()
+        found = store.list_files(check_relative(directory, "the directory"))
+        return [
+            SourceFile(file.path, file.stamp.size, file.stamp.mark)
+            for file in found
+            if fnmatch.fnmatchcase(file.name, pattern)
+        ]
 
     def _iter_directories(self, store: Store, database: FilesDatabase) -> Iterator[str]:
         waiting = [""]

@@ -73,6 +73,14 @@ class PostgresqlConnector:
         with self._checkout() as connection, wrap_errors(action), connection.cursor() as cursor:
             return fetch_tables(cursor, schema, None)
 
+    def read_change_counter(self, table: TableName, *, timeout_seconds: float) -> str | None:
+        """What the server counted in a table: rows written, and the file that holds them; None without such a table.
+
+        The statistics lag by up to a second, count what was rolled back, and begin anew after a crash.
+        """
+        with self.read(ReadLimits(timeout_seconds=timeout_seconds)) as session:
+            return session.read_change_counter(table)
+
     def quote(self, identifier: str) -> str:
         """An identifier in double quotes."""
         return postgresql_names.quote(identifier)

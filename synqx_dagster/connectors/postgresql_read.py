@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from synqx_dagster.connectors import postgresql_types
 from synqx_dagster.connectors.postgresql_checksum import PostgresqlChecksums
-from synqx_dagster.connectors.postgresql_columns import describe_cursor, find_columns
+from synqx_dagster.connectors.postgresql_columns import DEFAULT_SCHEMA, describe_cursor, find_columns
 from synqx_dagster.connectors.postgresql_connect import open_adbc, settings_sql
 from synqx_dagster.connectors.postgresql_dates import exact_dates
 from synqx_dagster.connectors.postgresql_errors import wrap_errors
 from synqx_dagster.connectors.postgresql_privileges import find_missing
 from synqx_dagster.connectors.protocol import ConnectionConfig, Encoded, MissingPrivilege, ReadLimits, TableNeed
+from synqx_dagster.connectors.queries import load_query
 from synqx_dagster.connectors.query_guard import limit_batches
 from synqx_dagster.errors import DatabaseError, QueryRefusedError, RetryableError
 from synqx_dagster.model.table import Column, TableName
@@ -100,6 +101,14 @@ class PostgresqlReadSession(PostgresqlChecksums):
         """The privileges that the user lacks."""
         with wrap_errors(self._action):
             return find_missing(self._cursor, needs, creates_beside)
+
+    def read_change_counter(self, table: TableName) -> str | None:
+        """What the server counted in a table and its partitions; None where there is no such table."""
+        parameters = {"schema": table.schema or DEFAULT_SCHEMA, "table": table.name}
+        with wrap_errors(self._action):
+            self._cursor.execute(load_query("postgresql_changes"), parameters)
+            row = self._cursor.fetchone()
+        return None if row is None else str(row[0])
 
     def encode(self, expression: str, data_type: DataType, native_type: str | None = None) -> Encoded:
         """Wrap an expression so that its value arrives exactly."""

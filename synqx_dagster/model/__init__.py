@@ -1,5 +1,6 @@
 """The records that users declare, as frozen values without any input or output."""
 
+from synqx_dagster.model.alert import Alert
 from synqx_dagster.model.base import RECORD_KINDS, Record, RecordKind, Value, dagster_name
 from synqx_dagster.model.connection import Connection, PoolSettings, SshTunnel, TlsSettings
 from synqx_dagster.model.dataset import Dataset
@@ -9,16 +10,19 @@ from synqx_dagster.model.pipeline import Pipeline, PipelineNode
 from synqx_dagster.model.schedule import Schedule
 from synqx_dagster.model.schema import Schema, SchemaColumn
 from synqx_dagster.model.secret import EnvSecret, FileSecret, LiteralSecret, SealedSecret, Secret
+from synqx_dagster.model.sensor import Sensor
 from synqx_dagster.model.table import Column, TableName, primary_key_of
 from synqx_dagster.model.types import DataType
 
 RECORD_TYPES: dict[RecordKind, type[Record]] = {
-    record_type.kind: record_type for record_type in (Connection, Schema, Dataset, Mapping, Pipeline, Schedule)
+    record_type.kind: record_type
+    for record_type in (Connection, Schema, Dataset, Mapping, Pipeline, Schedule, Sensor, Alert)
 }
 
 __all__ = [
     "RECORD_KINDS",
     "RECORD_TYPES",
+    "Alert",
     "Column",
     "ColumnMapping",
     "Connection",
@@ -39,6 +43,7 @@ __all__ = [
     "SchemaColumn",
     "SealedSecret",
     "Secret",
+    "Sensor",
     "SshTunnel",
     "TableName",
     "TlsSettings",

@@ -12,6 +12,7 @@ transactions).
 | `reading`, `writing` | the two kinds of sessions |
 | `privileges` | what a session's user may do |
 | `connector` | what opens them |
+| `watching` | what a connector can tell a sensor without reading rows |
 | `threads` | how a thread that uses a session is waited for |
 """
 
@@ -53,6 +54,7 @@ from synqx_dagster.connectors.protocol.reports import (
     TableDescription,
 )
 from synqx_dagster.connectors.protocol.threads import wait_for
+from synqx_dagster.connectors.protocol.watching import ChangeCounter, FileListing, SourceFile
 from synqx_dagster.connectors.protocol.writing import (
     DELETED_FLAG,
     CopyWriteSession,
@@ -71,6 +73,7 @@ __all__ = [
     "DELETED_FLAG",
     "ENDLESS_DAYS",
     "Capabilities",
+    "ChangeCounter",
     "ConnectionConfig",
     "ConnectionReport",
     "Connector",
@@ -78,6 +81,7 @@ __all__ = [
     "CopyWriteSession",
     "DirectReadSession",
     "Encoded",
+    "FileListing",
     "HistorySpec",
     "InPlaceWriteSession",
     "LockingConnector",
@@ -92,6 +96,7 @@ __all__ = [
     "SharedWriteSession",
     "SnapshotConnector",
     "SnapshotReadSession",
+    "SourceFile",
     "SshTunnelConfig",
     "TableDescription",
     "TableNeed",
