@@ -193,6 +193,10 @@ class ConnectionFailedError(RetryableError):
         super().__init__(message, hint=hint, reason=reason, **context)
 
 
+class AlertDeliveryError(RetryableError):
+    """An alert could not be told."""
+
+
 class StatementTimeoutError(RetryableError):
     """The server ended a statement that took too long."""
 

@@ -24,6 +24,7 @@ EVERYTHING = frozenset(
         "mapping",
         "transfer",
         "pipelines",
+        "alerts",
         "defs",
         "definitions",
     }
@@ -48,6 +49,8 @@ ALLOWED: dict[str, frozenset[str]] = {
         {"errors", "model", "mapping", "transfer", "connectors.protocol"}
         | {"connectors.duckdb_types", "connectors.duckdb_session", "connectors.file_database"}
     ),
+    # What it connects to, the operator's lists of hosts decide, as for connections.
+    "alerts": frozenset({"errors", "model", "connectors.network"}),
     "defs": EVERYTHING - {"api", "gateway", "cli", "demo"},
     "definitions": EVERYTHING - {"api", "gateway", "cli", "demo"},
     "demo": EVERYTHING - {"api", "gateway", "cli"},
