@@ -20,14 +20,17 @@ import dagster as dg
 
 from synqx_dagster import model
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
+from synqx_dagster.defs.alert_sensor import build_alert_sensor
 from synqx_dagster.defs.jobs import ASSET_JOB, JobBuilder, JobPlan, build_executor, plan_pipeline, plan_schedule
 from synqx_dagster.defs.lineage_cache import LineageCache, TraceLineage, trace_unconnected
 from synqx_dagster.defs.ordering import order_steps
 from synqx_dagster.defs.purging import build_purge_sensor
+from synqx_dagster.defs.record_sensors import build_sensor, plan_sensor
 from synqx_dagster.defs.schedules import build_schedule
 from synqx_dagster.defs.sensors import build_catalog_sensor
 from synqx_dagster.defs.translator import Translator
 from synqx_dagster.errors import NotFoundError, SynqxError
+from synqx_dagster.model import dagster_name
 from synqx_dagster.model.pipeline import find_cycle
 
 if TYPE_CHECKING:
@@ -49,6 +52,7 @@ class _Built:
 
     jobs: dict[str, dg.JobDefinition] = field(default_factory=dict)
     schedules: list[dg.ScheduleDefinition] = field(default_factory=list)
+    sensors: list[dg.SensorDefinition] = field(default_factory=list)
     assets: dict[dg.AssetKey, dg.AssetsDefinition] = field(default_factory=dict)
     resources: dict[str, dg.ResourceDefinition] = field(default_factory=dict)
     graph: AssetGraph | None = None
@@ -115,9 +119,12 @@ class CatalogRepositoryData(dg.RepositoryData):
         return self._everything.schedules
 
     def get_all_sensors(self) -> Sequence[dg.SensorDefinition]:
-        """The sensor that follows the catalog, and the one that deletes old runs if a setting asks for it."""
+        """The sensor that follows the catalog, those of the catalog, the one that sends alerts, and the one that deletes.
+
+        Old runs are deleted only where a setting asks for it.
+        """
         purge = build_purge_sensor(self._settings)
-        return [self._sensor, *([] if purge is None else [purge])]
+        return [self._sensor, *self._everything.sensors, *([] if purge is None else [purge])]
 
     def get_top_level_resources(self) -> Mapping[str, dg.ResourceDefinition]:
         """The connections."""
@@ -149,7 +156,7 @@ class CatalogRepositoryData(dg.RepositoryData):
         if self.revision is None or "_snapshot" in self.__dict__:
             return self._snapshot
         catalog = self._get_catalog()
-        for kind in ("pipelines", "schedules"):
+        for kind in ("pipelines", "schedules", "sensors"):
             try:
                 return catalog.snapshot_for(self.revision, **{kind: [job_name]})
             except NotFoundError:
@@ -169,6 +176,11 @@ class CatalogRepositoryData(dg.RepositoryData):
                 taken = plans.setdefault(plan.name, plan)
                 if (taken.mappings, taken.edges, taken.pipelines) != (plan.mappings, plan.edges, plan.pipelines):
                     raise dg.DagsterInvalidDefinitionError(f"another job has the name {plan.name}")
+        for sensor in snapshot.sensors.values():
+            made = plan_sensor(sensor)
+            with self._kept_apart(f"sensor {sensor.name}"):
+                if made is not None and plans.setdefault(made.name, made) is not made:
+                    raise dg.DagsterInvalidDefinitionError(f"another job has the name {made.name}")
         return plans
 
     @cached_property
@@ -245,6 +257,13 @@ class CatalogRepositoryData(dg.RepositoryData):
                 plan = plan_schedule(schedule, self._snapshot)
                 if plan.name in built.jobs:
                     built.schedules.append(build_schedule(schedule, plan, self._snapshot, self._get_catalog))
+        for sensor in self._snapshot.sensors.values():
+            with self._kept_apart(f"sensor {sensor.name}"):
+                job_name = dagster_name(sensor.pipeline or sensor.name)
+                if job_name in built.jobs:
+                    built.sensors.append(build_sensor(sensor, job_name, self._snapshot, self._get_catalog))
+        if self._snapshot.alerts:
+            built.sensors.append(build_alert_sensor(self._snapshot, self._get_catalog))
         return built
 
     def _usable_mappings(self, translator: Translator) -> list[model.Mapping]:

@@ -1,8 +1,13 @@
-"""Schedules of the catalog as Dagster schedules; a tick under a sealed vault is skipped and says why."""
+"""Schedules of the catalog as Dagster schedules.
+
+A tick is skipped, and says why, under a sealed vault, while the schedule is paused, and when it comes too late for a
+schedule that makes up for nothing. Dagster itself makes up for the last tick that it missed, and for no other.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -11,6 +16,7 @@ from synqx_dagster.catalog.snapshot import CatalogSnapshot
 from synqx_dagster.defs.access import find_seal_reason, needs_vault
 from synqx_dagster.defs.jobs import JobPlan, connections_of
 from synqx_dagster.defs.names import METADATA_PREFIX
+from synqx_dagster.defs.ticks import TICK_TAG, find_missed
 from synqx_dagster.model import Schedule, dagster_name
 
 if TYPE_CHECKING:
@@ -28,11 +34,25 @@ def build_schedule(
     connections = connections_of(snapshot, plan.mappings, plan.pipelines)
     secrets_needed = any(needs_vault(snapshot.get_connection(name)) for name in connections)
 
-    def evaluate(_context: dg.ScheduleEvaluationContext) -> dg.SkipReason | dg.RunRequest:
+    def find_skip_reason(due: datetime) -> str | None:
+        if schedule.is_paused(due):
+            return f"the schedule is paused until {schedule.paused_until}"
+        late_seconds = (datetime.now(UTC) - due).total_seconds()
+        if schedule.catch_up == "none" and late_seconds > schedule.grace_seconds:
+            return f"missed by {late_seconds:.0f} s, and catch_up is none"
         reason = find_seal_reason(get_catalog(), secrets_needed=secrets_needed)
+        return f"the vault is sealed: {reason}" if reason is not None else None
+
+    def evaluate(context: dg.ScheduleEvaluationContext) -> Iterator[dg.SkipReason | dg.RunRequest]:
+        due = context.scheduled_execution_time
+        reason = find_skip_reason(due)
         if reason is not None:
-            return dg.SkipReason(f"the vault is sealed: {reason}")
-        return dg.RunRequest(tags={f"{METADATA_PREFIX}schedule": schedule.name})
+            yield dg.SkipReason(reason)
+            return
+        missed = find_missed(context.instance, schedule, due) if schedule.catch_up == "all" else []
+        for moment in [*missed, due]:
+            if not schedule.is_paused(moment):
+                yield _request(schedule, moment)
 
     return dg.ScheduleDefinition(
         name=dagster_name(schedule.name),
@@ -44,3 +64,10 @@ def build_schedule(
         default_status=(dg.DefaultScheduleStatus.RUNNING if schedule.enabled else dg.DefaultScheduleStatus.STOPPED),
         metadata={f"{METADATA_PREFIX}revision": snapshot.revision},
     )
+
+
+def _request(schedule: Schedule, moment: datetime) -> dg.RunRequest:
+    """The run of one tick. The key is the tick's own, so that a daemon that died within it does not run it twice."""
+    text = moment.astimezone(UTC).isoformat()
+    tags = {f"{METADATA_PREFIX}schedule": schedule.name, TICK_TAG: text}
+    return dg.RunRequest(run_key=text if schedule.catch_up == "all" else None, tags=tags)

@@ -95,6 +95,7 @@ class FakeCatalog:
     vault: FakeVault = field(default_factory=FakeVault)
     settings: Settings = field(default_factory=lambda: load_settings({}))
     reads: list[str] = field(default_factory=list)
+    catalog_id: str = "fake"
 
     def latest_revision(self) -> int:
         """The highest number there is."""
@@ -114,12 +115,13 @@ class FakeCatalog:
         schedules = [whole.get_schedule(name) for name in names.get("schedules", ())]
         pipeline_names = [*names.get("pipelines", ()), *(p for item in schedules for p in item.pipeline_names)]
         pipelines = [whole.get_pipeline(name) for name in pipeline_names]
-        wanted = [name for item in (*schedules, *pipelines) for name in item.mapping_names]
+        sensors = [whole.get_sensor(name) for name in names.get("sensors", ())]
+        wanted = [name for item in (*schedules, *pipelines, *sensors) for name in item.mapping_names]
         mappings = [whole.get_mapping(name) for name in wanted]
         for item in mappings:
             records += [whole.get_connection(item.source_connection), whole.get_connection(item.target_connection)]
             records += [whole.get_schema(item.target_schema)] if item.target_schema else []
-        return CatalogSnapshot.from_records(revision, [*records, *mappings, *pipelines, *schedules])
+        return CatalogSnapshot.from_records(revision, [*records, *mappings, *pipelines, *schedules, *sensors])
 
     def resolve_secret(self, connection: model.Connection, secret_field: str) -> str | None:
         """Only a load asks for it."""

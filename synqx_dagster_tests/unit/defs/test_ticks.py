@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.remote_origin import (
+    ManagedGrpcPythonEnvCodeLocationOrigin,
+    RemoteInstigatorOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    ScheduleInstigatorData,
+    TickData,
+    TickStatus,
+)
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._utils.error import SerializableErrorInfo
 
 from synqx_dagster import model
 from synqx_dagster.defs import sensors
 from synqx_dagster.defs.jobs import plan_schedule
 from synqx_dagster.defs.schedules import build_schedule
 from synqx_dagster.defs.sensors import build_catalog_sensor
+from synqx_dagster.defs.ticks import find_next
 from synqx_dagster.errors import NotInitialisedError
 from synqx_dagster_tests.unit.defs.fakes import FakeCatalog, FakeVault, connection, mapping, snapshot_of
 
@@ -90,7 +106,7 @@ def reloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def look(catalog: Any, revision: int | None, problems: tuple[str, ...] = ()) -> Any:
     sensor = build_catalog_sensor(revision, problems, lambda: catalog)
     assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.DagsterInstance.local_temp() as instance:
         return sensor.evaluate_tick(dg.build_sensor_context(instance=instance))
 
 
@@ -123,3 +139,96 @@ def test_without_a_catalog_it_waits(reloads):
 
     assert "synqx init" in look(NoCatalog(), None).skip_message
     assert reloads == []
+
+
+# --- late and paused --------------------------------------------------------------------------------------------
+
+
+def late_tick(schedule: dg.ScheduleDefinition, due: datetime) -> Any:
+    return schedule.evaluate_tick(dg.build_schedule_context(scheduled_execution_time=due))
+
+
+def test_a_late_tick_runs_unless_nothing_is_to_be_made_up_for():
+    catalog = catalog_of(sealed_secret=False, vault=FakeVault())
+    due = datetime.now(UTC) - timedelta(seconds=400)
+    assert late_tick(schedule_of(catalog), due).run_requests
+    data = late_tick(schedule_of(catalog, catch_up="none"), due)
+    assert not data.run_requests
+    assert "catch_up is none" in data.skip_message
+    assert late_tick(schedule_of(catalog, catch_up="none", grace_seconds=900), due).run_requests
+
+
+def test_a_paused_schedule_skips_its_ticks_and_says_until_when():
+    schedule = schedule_of(catalog_of(sealed_secret=False, vault=FakeVault()), paused_until="2026-01-01T02:00:01Z")
+    assert "paused until 2026-01-01T02:00:01Z" in tick(schedule).skip_message
+    assert late_tick(schedule, datetime(2026, 1, 1, 2, 1, tzinfo=UTC)).run_requests
+
+
+def scheduler_state(name: str, since: datetime) -> InstigatorState:
+    """What Dagster stores of a schedule that its daemon runs."""
+    location = ManagedGrpcPythonEnvCodeLocationOrigin(
+        LoadableTargetOrigin(module_name="synqx_dagster.definitions"), "synqx"
+    )
+    origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "__repository__"), name)
+    data = ScheduleInstigatorData("0 * * * *", since.timestamp())
+    return InstigatorState(origin, InstigatorType.SCHEDULE, InstigatorStatus.DECLARED_IN_CODE, data)
+
+
+@pytest.mark.parametrize(
+    ("limit", "hours"), [(10, [8, 9, 10, 11, 12]), (3, [10, 11, 12]), (1, [12])], ids=["all", "bound", "last only"]
+)
+def test_each_missed_tick_is_made_up_for_within_the_bound(limit, hours):
+    catalog = catalog_of(sealed_secret=False, vault=FakeVault())
+    schedule = schedule_of(catalog, cron_expression="0 * * * *", catch_up="all", catch_up_limit=limit)
+    with dg.DagsterInstance.local_temp() as instance:
+        state = instance.add_instigator_state(scheduler_state("nightly", datetime(2026, 1, 1, 5, 30, tzinfo=UTC)))
+        for hour, status in ((6, TickStatus.SUCCESS), (7, TickStatus.SKIPPED), (8, TickStatus.FAILURE)):
+            made = datetime(2026, 1, 1, hour, tzinfo=UTC).timestamp()
+            instance.create_tick(
+                TickData(
+                    instigator_origin_id=state.instigator_origin_id,
+                    instigator_name="nightly",
+                    instigator_type=InstigatorType.SCHEDULE,
+                    status=status,
+                    timestamp=made,
+                    selector_id=state.selector_id,
+                    run_ids=["run"] if status == TickStatus.SUCCESS else None,
+                    skip_reason="sealed" if status == TickStatus.SKIPPED else None,
+                    error=SerializableErrorInfo("why", [], None) if status == TickStatus.FAILURE else None,
+                )
+            )
+        due = datetime(2026, 1, 1, 12, tzinfo=UTC)
+        data = schedule.evaluate_tick(dg.build_schedule_context(instance, due))
+    times = [datetime.fromisoformat(request.tags["synqx/scheduled_at"]).hour for request in data.run_requests]
+    assert times == hours
+    assert len({request.run_key for request in data.run_requests}) == len(hours)
+
+
+def test_what_a_schedule_was_not_enabled_for_it_has_not_missed():
+    catalog = catalog_of(sealed_secret=False, vault=FakeVault())
+    schedule = schedule_of(catalog, cron_expression="0 * * * *", catch_up="all")
+    due = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    with dg.DagsterInstance.local_temp() as instance:
+        instance.add_instigator_state(scheduler_state("nightly", datetime(2026, 1, 1, 10, 30, tzinfo=UTC)))
+        data = schedule.evaluate_tick(dg.build_schedule_context(instance, due))
+    assert [request.tags["synqx/scheduled_at"][11:13] for request in data.run_requests] == ["11", "12"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "now", "expected"),
+    [
+        ({}, "2026-03-28T12:00:00+00:00", "2026-03-29T00:30:00+00:00"),
+        # The night in which Berlin's clocks go from two to three.
+        ({"cron_expression": "30 2 * * *"}, "2026-03-29T03:30:00+00:00", "2026-03-30T00:30:00+00:00"),
+        ({"paused_until": "2026-04-05T00:00:00Z"}, "2026-03-28T12:00:00+00:00", "2026-04-05T00:30:00+00:00"),
+        ({"enabled": False}, "2026-03-28T12:00:00+00:00", None),
+    ],
+)
+def test_the_next_run_is_known_in_the_schedules_own_time_zone(fields, now, expected):
+    defaults = {"mapping": "orders", "cron_expression": "30 1,2 * * *", "timezone": "Europe/Berlin"}
+    record = model.Schedule(name="nightly", **{**defaults, **fields})
+    found = find_next(record, datetime.fromisoformat(now))
+    if expected is None:
+        assert found is None
+    else:
+        assert found == datetime.fromisoformat(expected)

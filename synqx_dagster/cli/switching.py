@@ -1,0 +1,54 @@
+"""Changing `enabled` in the catalog, for the commands of schedules and sensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from synqx_dagster.cli.output import Output, printable
+
+if TYPE_CHECKING:
+    from synqx_dagster.catalog.store import Catalog
+    from synqx_dagster.defs.switches import Switchable
+
+
+def change_records(
+    output: Output,
+    catalog: Catalog,
+    names: Sequence[str],
+    *,
+    kind: str,
+    values: Mapping[str, Any],
+    done: str,
+    author: str,
+    reason: str | None,
+) -> None:
+    """Write these values into records of one kind, as one revision, and let Dagster follow at once.
+
+    Args:
+        kind: ``schedule`` or ``sensor``.
+        done: What they are then, for the message.
+
+    Raises:
+        NotFoundError: There is no such record; nothing was changed.
+        ConflictError: Somebody else was first; nothing was changed.
+    """
+    from synqx_dagster.defs.instance import open_instance
+    from synqx_dagster.defs.sensors import SENSOR_NAME
+    from synqx_dagster.defs.switches import press, set_enabled
+
+    snapshot = catalog.snapshot()
+    find = snapshot.get_schedule if kind == "schedule" else snapshot.get_sensor
+    records: list[Switchable] = [find(name).model_copy(update=dict(values)) for name in dict.fromkeys(names)]
+    number = set_enabled(catalog, snapshot, records, author=author, reason=reason)
+    with open_instance(catalog.settings) as instance:
+        press(instance, records, marker=SENSOR_NAME)
+    changed = number != snapshot.revision
+    document = {"revision": number, "changed": changed, f"{kind}s": [record.name for record in records]}
+
+    def draw() -> None:
+        for record in records:
+            output.print(f"{printable(record.name)} is {done}.")
+        output.print(f"Revision {number}." if changed else "Nothing had to be changed.", style="dim")
+
+    output.result(document, draw)

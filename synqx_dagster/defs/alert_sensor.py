@@ -1,0 +1,214 @@
+"""The sensor that tells alerts: it finds what happened, queues it, and makes the attempts that are due.
+
+Guarantee: what was found is stored before it is told, and each attempt's outcome before the next one, so that a crash
+loses nothing; an attempt whose outcome was not stored is made again, with the same event id.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from synqx_dagster.alerts.delivery import deliver
+from synqx_dagster.alerts.messages import AlertEvent
+from synqx_dagster.alerts.queue import AlertQueue
+from synqx_dagster.catalog.snapshot import CatalogSnapshot
+from synqx_dagster.defs.access import find_seal_reason
+from synqx_dagster.defs.alert_events import AlertMemory, begin_memory, take_events
+from synqx_dagster.defs.names import METADATA_PREFIX
+from synqx_dagster.errors import SealedError, SynqxError
+from synqx_dagster.model import Alert, SealedSecret
+
+if TYPE_CHECKING:
+    from synqx_dagster.catalog.store import Catalog
+
+logger = logging.getLogger(__name__)
+
+ALERT_SENSOR_NAME = "synqx_alerts"
+INTERVAL_SECONDS = 15
+#: No attempt begins later than this in one evaluation: Dagster ends it after 60 s.
+DELIVERY_SECONDS = 25.0
+
+
+@dataclass
+class AlertState:
+    """What is kept between looks and over restarts."""
+
+    memory: AlertMemory
+    queues: dict[str, AlertQueue] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """As it is stored."""
+        queues = {name: queue.to_dict() for name, queue in self.queues.items()}
+        return json.dumps({"memory": self.memory.to_dict(), "queues": queues})
+
+    @classmethod
+    def from_json(cls, text: str) -> AlertState:
+        """Read what `to_json` wrote."""
+        values = json.loads(text)
+        queues = {name: AlertQueue.from_dict(item) for name, item in values["queues"].items()}
+        return cls(AlertMemory.from_dict(values["memory"]), queues)
+
+
+def load_state(instance: dg.DagsterInstance, catalog: Catalog) -> AlertState | None:
+    """What is kept of a catalog's alerts; None before the first look."""
+    key = _key_of(catalog)
+    text = instance.daemon_cursor_storage.get_cursor_values({key}).get(key)
+    return AlertState.from_json(text) if text else None
+
+
+def _save(instance: dg.DagsterInstance, catalog: Catalog, state: AlertState) -> None:
+    instance.daemon_cursor_storage.set_cursor_values({_key_of(catalog): state.to_json()})
+
+
+def _key_of(catalog: Catalog) -> str:
+    return f"{METADATA_PREFIX}alerts/{catalog.catalog_id}"
+
+
+def build_alert_sensor(snapshot: CatalogSnapshot, get_catalog: Callable[[], Catalog]) -> dg.SensorDefinition:
+    """The sensor over all alerts of a snapshot."""
+
+    def evaluate(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        return dg.SkipReason("\n".join(tell_alerts(context.instance, get_catalog(), snapshot)))
+
+    return dg.SensorDefinition(
+        name=ALERT_SENSOR_NAME,
+        evaluation_fn=evaluate,
+        minimum_interval_seconds=INTERVAL_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Tells the alerts of the catalog what happened: by webhook, Slack or mail.",
+    )
+
+
+def tell_alerts(
+    instance: dg.DagsterInstance, catalog: Catalog, snapshot: CatalogSnapshot, now: datetime | None = None
+) -> list[str]:
+    """Look once, and make the attempts that are due; returns what was done, in words."""
+    moment = now or datetime.now(UTC)
+    state = load_state(instance, catalog)
+    if state is None:
+        # What happened before there were alerts is nobody's surprise.
+        _save(instance, catalog, AlertState(begin_memory(moment)))
+        return ["alerts begin now: what happens from here on is told"]
+    alerts = {alert.name: alert for alert in snapshot.alerts.values() if alert.enabled}
+    state.queues = {name: queue for name, queue in state.queues.items() if name in snapshot.alerts}
+    events = take_events(instance, snapshot, state.memory, moment)
+    for alert in alerts.values():
+        queue = state.queues.setdefault(alert.name, AlertQueue())
+        for event in events:
+            if concerns(alert, event):
+                queue.add(event, moment.timestamp())
+    _save(instance, catalog, state)
+    done = []
+    deadline = time.monotonic() + DELIVERY_SECONDS
+    for alert in alerts.values():
+        done.append(_tell(instance, catalog, state, alert, moment, deadline))
+    return [line for line in done if line] or ["nothing to tell"]
+
+
+def concerns(alert: Alert, event: AlertEvent) -> bool:
+    """Whether an alert is about an event."""
+    if event.event_type not in alert.events:
+        return False
+    if event.event_type == "quarantine_threshold":
+        named = frozenset(alert.mappings)
+        over = {name for name, rows in event.quarantine.items() if rows >= alert.quarantine_rows}
+        if not over or (alert.mappings and not (alert.pipelines or alert.schedules) and named.isdisjoint(over)):
+            return False
+    return alert.covers(
+        pipelines=frozenset(event.pipelines),
+        mappings=frozenset(event.mappings),
+        schedules=frozenset(event.schedules),
+    )
+
+
+def _tell(
+    instance: dg.DagsterInstance,
+    catalog: Catalog,
+    state: AlertState,
+    alert: Alert,
+    moment: datetime,
+    deadline: float,
+) -> str | None:
+    """Make the attempts of one alert that are due; says what came of them."""
+    queue = state.queues[alert.name]
+    told = 0
+    started = time.monotonic()
+    while time.monotonic() < deadline:
+        now = moment.timestamp() + time.monotonic() - started
+        waiting = len(queue.pending)
+        item = queue.next_due(now, alert.max_per_hour)
+        if item is None:
+            if len(queue.pending) != waiting:
+                _save(instance, catalog, state)
+            break
+        reason = find_seal_reason(catalog, secrets_needed=needs_vault(alert))
+        if reason is not None:
+            return f"{alert.name}: {waiting} wait, because the vault is sealed: {reason}"
+        try:
+            deliver(
+                alert,
+                item.event,
+                queue.untold(),
+                partial(catalog.resolve_secret, alert),
+                host_policy=catalog.settings.host_policy,
+            )
+        except SealedError as exc:
+            return f"{alert.name}: {waiting} wait, because the vault is sealed: {exc}"
+        except SynqxError as exc:
+            logger.warning("%s", exc)
+            if exc.context.get("delivered"):
+                queue.succeeded(now)
+            else:
+                queue.failed(now, str(exc))
+                _save(instance, catalog, state)
+                break
+        else:
+            queue.succeeded(now)
+            told += 1
+        _save(instance, catalog, state)
+    parts = [f"told {told}"] if told else []
+    if queue.pending:
+        parts.append(f"{len(queue.pending)} wait")
+    if queue.last_error is not None:
+        parts.append(f"the last attempt failed: {queue.last_error}")
+    parts += queue.untold().lines()
+    return f"{alert.name}: {'; '.join(parts)}" if parts else None
+
+
+def needs_vault(alert: Alert) -> bool:
+    """Whether telling it takes a secret out of the vault."""
+    from synqx_dagster.catalog.snapshot import secrets_of
+
+    return any(isinstance(secret, SealedSecret) for secret in secrets_of(alert).values())
+
+
+def report_alerts(instance: dg.DagsterInstance, catalog: Catalog, alerts: list[Alert]) -> list[dict[str, Any]]:
+    """How alerts do, as plain values, in the given order."""
+    state = load_state(instance, catalog)
+    reports = []
+    for alert in alerts:
+        queue = (state.queues.get(alert.name) if state is not None else None) or AlertQueue()
+        sent_at = queue.last_sent_at
+        reports.append(
+            {
+                "name": alert.name,
+                "enabled": alert.enabled,
+                "channel": next(name for name in ("webhook", "slack", "email") if getattr(alert, name) is not None),
+                "events": list(alert.events),
+                "waiting": len(queue.pending),
+                "last_sent_at": datetime.fromtimestamp(sent_at, UTC) if sent_at is not None else None,
+                "last_error": queue.last_error,
+                "suppressed": dict(queue.suppressed),
+                "given_up": dict(queue.given_up),
+            }
+        )
+    return reports

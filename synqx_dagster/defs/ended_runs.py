@@ -1,0 +1,96 @@
+"""Runs that have ended since the last look, each of them once, from Dagster's run storage.
+
+Guarantee: a run is given once for as long as what was seen is kept, whatever order its ending was stored in; one
+that ended before the first look is not given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+
+#: A run may be stored a little later than the time that it carries.
+_OVERLAP = timedelta(seconds=60)
+#: How many ids are kept, so that a run that is touched again (by tags) is not taken for a new one.
+_KEPT_IDS = 2000
+_PAGE_RUNS = 500
+
+
+@dataclass
+class RunCursor:
+    """How far runs have been seen.
+
+    Attributes:
+        begun_at: The first look.
+        updated_at: The newest change of a run that was seen.
+        seen: Ids of runs that were given, the oldest first.
+    """
+
+    begun_at: datetime
+    updated_at: datetime
+    seen: list[str] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, now: datetime) -> RunCursor:
+        """A cursor that has seen everything up to now."""
+        return cls(now, now)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "begun_at": self.begun_at.isoformat(),
+            "updated_at": self.updated_at.isoformat(),
+            "seen": self.seen[-_KEPT_IDS:],
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> RunCursor:
+        """Read what `to_dict` gave."""
+        begun, updated = (datetime.fromisoformat(values[name]) for name in ("begun_at", "updated_at"))
+        return cls(begun, updated, list(values["seen"]))
+
+
+def take_ended_runs(
+    instance: dg.DagsterInstance,
+    cursor: RunCursor,
+    statuses: Collection[dg.DagsterRunStatus],
+    job_names: Collection[str] | None = None,
+) -> list[dg.RunRecord]:
+    """Runs that ended since the cursor was moved, in the order of their ending; moves the cursor.
+
+    Args:
+        job_names: Only of these jobs; left out: of all.
+    """
+    found: dict[str, dg.RunRecord] = {}
+    seen = set(cursor.seen)
+    after = cursor.updated_at - _OVERLAP
+    newest = cursor.updated_at
+    while True:
+        page = instance.get_run_records(
+            filters=dg.RunsFilter(statuses=list(statuses), updated_after=after.astimezone(UTC)),
+            limit=_PAGE_RUNS,
+            order_by="update_timestamp",
+            ascending=True,
+        )
+        for record in page:
+            updated = record.update_timestamp.astimezone(UTC)
+            newest = max(newest, updated)
+            run_id = record.dagster_run.run_id
+            ended = record.end_time or updated.timestamp()
+            if run_id in seen or ended < cursor.begun_at.timestamp():
+                continue
+            if job_names is None or record.dagster_run.job_name in job_names:
+                found[run_id] = record
+        if len(page) < _PAGE_RUNS:
+            break
+        last = page[-1].update_timestamp.astimezone(UTC)
+        if last <= after:
+            break  # So many of one moment: the rest is found when one of them is.
+        after = last
+    cursor.updated_at = newest
+    cursor.seen = [*cursor.seen, *found][-_KEPT_IDS:]
+    return sorted(found.values(), key=lambda record: record.end_time or record.update_timestamp.timestamp())

@@ -1,0 +1,165 @@
+"""When a schedule was and will be due, and what Dagster's storage says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick, TickStatus
+from dagster._core.storage.tags import SCHEDULE_NAME_TAG, SENSOR_NAME_TAG
+from dagster._utils.schedules import cron_string_iterator
+
+from synqx_dagster.defs.names import METADATA_PREFIX
+from synqx_dagster.defs.sensors import SENSOR_NAME
+from synqx_dagster.defs.switches import find_states
+from synqx_dagster.model import Schedule, Sensor, dagster_name
+from synqx_dagster.model.schedule import parse_moment
+
+#: The tick that a run belongs to, in a schedule that makes up for missed ticks one by one.
+TICK_TAG = f"{METADATA_PREFIX}scheduled_at"
+
+
+def iter_due(schedule: Schedule, after: float, until: float) -> Iterator[datetime]:
+    """Times at which a schedule is due, after one timestamp and up to another, in order."""
+    for moment in cron_string_iterator(after, schedule.cron_expression, schedule.timezone):
+        if moment.timestamp() > until:
+            return
+        if moment.timestamp() > after:
+            yield moment
+
+
+def find_next(schedule: Schedule, now: datetime) -> datetime | None:
+    """When a schedule will run next, in UTC; None when it is disabled."""
+    if not schedule.enabled:
+        return None
+    start = now
+    if schedule.is_paused(now) and schedule.paused_until is not None:
+        start = parse_moment(schedule.paused_until)
+    moment = next(cron_string_iterator(start.timestamp(), schedule.cron_expression, schedule.timezone))
+    return moment.astimezone(UTC)
+
+
+def read_ticks(
+    instance: dg.DagsterInstance, state: InstigatorState, *, before: float | None = None, limit: int | None = None
+) -> list[InstigatorTick]:
+    """Ticks of a schedule or sensor, the newest first."""
+    return list(instance.get_ticks(state.instigator_origin_id, state.selector_id, before=before, limit=limit))
+
+
+def find_missed(instance: dg.DagsterInstance, schedule: Schedule, due: datetime) -> list[datetime]:
+    """Times before `due` that nobody was there for since the tick before; the latest `catch_up_limit`, in order."""
+    state = find_states(instance, marker=SENSOR_NAME).get((InstigatorType.SCHEDULE, dagster_name(schedule.name)))
+    if state is None:
+        return []
+    made = [
+        tick.timestamp
+        for tick in read_ticks(instance, state, before=due.timestamp(), limit=20)
+        if tick.status in (TickStatus.SUCCESS, TickStatus.SKIPPED) and tick.timestamp < due.timestamp()
+    ]
+    data: Any = state.instigator_data
+    # What a schedule was not yet enabled for, it has not missed.
+    begin = max([*made, data.start_timestamp or 0.0])
+    if not begin:
+        return []
+    missed = [moment for moment in iter_due(schedule, begin, due.timestamp()) if moment.timestamp() < due.timestamp()]
+    return missed[-(schedule.catch_up_limit - 1) :] if schedule.catch_up_limit > 1 else []
+
+
+# --- what users see ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ScheduleReport:
+    """A schedule and how it does. Times are UTC.
+
+    Attributes:
+        last_run_at: When its last run began, or was queued if it has not begun; None when it never ran.
+        next_run_at: When it is due next; None when it is disabled.
+        last_tick_status: ``STARTED``, ``SKIPPED``, ``SUCCESS`` or ``FAILURE``; None when it was never due.
+        last_tick_reason: Why the last tick was skipped or failed.
+    """
+
+    name: str
+    last_run_at: datetime | None
+    last_run_id: str | None
+    last_run_status: str | None
+    next_run_at: datetime | None
+    last_tick_at: datetime | None = None
+    last_tick_status: str | None = None
+    last_tick_reason: str | None = None
+
+
+def report_schedules(
+    instance: dg.DagsterInstance, schedules: list[Schedule], now: datetime | None = None
+) -> list[ScheduleReport]:
+    """How schedules do, from Dagster's storage, in the given order."""
+    now = now or datetime.now(UTC)
+    states = find_states(instance, marker=SENSOR_NAME)
+    reports = []
+    for schedule in schedules:
+        name = dagster_name(schedule.name)
+        records = instance.get_run_records(filters=dg.RunsFilter(tags={SCHEDULE_NAME_TAG: name}), limit=1)
+        run = records[0] if records else None
+        state = states.get((InstigatorType.SCHEDULE, name))
+        ticks = read_ticks(instance, state, limit=1) if state is not None else []
+        tick = ticks[0] if ticks else None
+        reports.append(
+            ScheduleReport(
+                name=schedule.name,
+                last_run_at=_start_of(run) if run is not None else None,
+                last_run_id=run.dagster_run.run_id if run is not None else None,
+                last_run_status=run.dagster_run.status.value if run is not None else None,
+                next_run_at=find_next(schedule, now),
+                last_tick_at=datetime.fromtimestamp(tick.timestamp, UTC) if tick is not None else None,
+                last_tick_status=tick.status.value if tick is not None else None,
+                last_tick_reason=_reason_of(tick) if tick is not None else None,
+            )
+        )
+    return reports
+
+
+def report_sensors(instance: dg.DagsterInstance, sensors: list[Sensor]) -> list[dict[str, Any]]:
+    """How sensors do, from Dagster's storage, as plain values in the given order."""
+    states = find_states(instance, marker=SENSOR_NAME)
+    reports = []
+    for sensor in sensors:
+        name = dagster_name(sensor.name)
+        records = instance.get_run_records(filters=dg.RunsFilter(tags={SENSOR_NAME_TAG: name}), limit=1)
+        state = states.get((InstigatorType.SENSOR, name))
+        ticks = read_ticks(instance, state, limit=1) if state is not None else []
+        tick = ticks[0] if ticks else None
+        reports.append(
+            {
+                "last_run_at": _start_of(records[0]) if records else None,
+                "last_run_id": records[0].dagster_run.run_id if records else None,
+                "last_run_status": records[0].dagster_run.status.value if records else None,
+                "last_tick_at": datetime.fromtimestamp(tick.timestamp, UTC) if tick is not None else None,
+                "last_tick_status": tick.status.value if tick is not None else None,
+                "last_tick_reason": _reason_of(tick) if tick is not None else None,
+            }
+        )
+    return reports
+
+
+def _start_of(record: dg.RunRecord) -> datetime:
+    if record.start_time is not None:
+        return datetime.fromtimestamp(record.start_time, UTC)
+    return record.create_timestamp.astimezone(UTC)
+
+
+def _reason_of(tick: InstigatorTick) -> str | None:
+    if tick.status == TickStatus.FAILURE and tick.error is not None:
+        return tick.error.message.strip()
+    return tick.skip_reason
+
+
+def is_daemon_running(instance: dg.DagsterInstance) -> bool:
+    """Whether a daemon that starts schedules has been heard of lately."""
+    from dagster._daemon.daemon import SchedulerDaemon
+
+    status = instance.get_daemon_statuses([SchedulerDaemon.daemon_type()]).get(SchedulerDaemon.daemon_type())
+    return bool(status is not None and status.healthy)
