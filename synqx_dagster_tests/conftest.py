@@ -22,4 +22,5 @@ pytest_plugins = [
     "synqx_dagster_tests.fix_cli",
     "synqx_dagster_tests.fix_plugin",
     "synqx_dagster_tests.fix_shop",
+    "synqx_dagster_tests.fix_receivers",
 ]

@@ -133,7 +133,8 @@ class _Smtp(smtplib.SMTP):
     def __init__(self, endpoint: Endpoint, context: ssl.SSLContext | None, timeout_seconds: float) -> None:
         self._endpoint = endpoint
         self._context = context
-        super().__init__(timeout=timeout_seconds)
+        # Connects; and the name is what the certificate must be for.
+        super().__init__(endpoint.host, endpoint.port, timeout=timeout_seconds)
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         stream = open_socket(self._endpoint, timeout_seconds=timeout)
@@ -159,12 +160,15 @@ def _mail(
         _explained(alert.name, f"the mail server {channel.host}"),
         _Smtp(endpoint, context if channel.tls == "implicit" else None, timeout_seconds) as client,
     ):
-        client.connect(channel.host, channel.port)
         if channel.tls == "starttls":
             # Raises where the server has none: nothing goes out in the clear instead.
             client.starttls(context=context)
         if channel.username is not None and password is not None:
-            client.login(channel.username, password)
+            try:
+                client.login(channel.username, password)
+            except smtplib.SMTPServerDisconnected:
+                # Some hang up where others answer.
+                raise smtplib.SMTPAuthenticationError(535, b"") from None
         refused = client.send_message(message, channel.sender, list(channel.recipients))
     if refused:
         # The others have it; to send it again would give it to them twice.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
@@ -289,4 +289,4 @@ def _moment(timestamp: float) -> str:
 
 def begin_memory(now: datetime) -> AlertMemory:
     """A memory that has seen everything up to now."""
-    return AlertMemory(RunCursor.begin(now - timedelta(seconds=1)), looked_at=now.timestamp())
+    return AlertMemory(RunCursor.begin(now), looked_at=now.timestamp())

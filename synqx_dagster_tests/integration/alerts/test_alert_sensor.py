@@ -1,0 +1,298 @@
+"""From what happened to who is told: real runs in a real instance, a real catalog, a real web server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.remote_origin import (
+    ManagedGrpcPythonEnvCodeLocationOrigin,
+    RemoteInstigatorOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    ScheduleInstigatorData,
+    TickData,
+    TickStatus,
+)
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+
+from synqx_dagster.catalog.apply import apply_changes, plan_changes
+from synqx_dagster.catalog.store import Catalog
+from synqx_dagster.catalog.validation import build_record
+from synqx_dagster.defs.alert_sensor import ALERT_SENSOR_NAME, build_alert_sensor, report_alerts, tell_alerts
+from synqx_dagster.errors import BadRowsError
+from synqx_dagster.model import Record
+from synqx_dagster_tests.fix_receivers import WebReceiver
+from synqx_dagster_tests.unit.catalog.records import connection, definitions, mapping, pipeline, schedule
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.local_temp() as opened:
+        yield opened
+
+
+class Desk:
+    """A catalog with alerts, an instance, and somebody who is told."""
+
+    def __init__(self, catalog: Catalog, instance: dg.DagsterInstance, receiver: WebReceiver) -> None:
+        self.catalog, self.instance, self.receiver = catalog, instance, receiver
+        self.now = datetime.now(UTC)
+
+    def declare(self, **alert: Any) -> None:
+        values = {"name": "on_call", "events": ["run_failure", "recovery"], "webhook": {"url": self.receiver.url()}}
+        records: list[Record] = [
+            *(connection("shop"), connection("warehouse"), mapping("customers"), mapping("orders")),
+            *(pipeline("load", "customers"), schedule("hourly", mapping="orders", cron_expression="0 * * * *")),
+            build_record("alert", values | alert),
+        ]
+        plan = plan_changes(self.catalog, definitions(*records))
+        apply_changes(self.catalog, plan, author="tester", reason=None)
+
+    def look(self, after_seconds: float = 0) -> list[str]:
+        self.now += timedelta(seconds=after_seconds)
+        return tell_alerts(self.instance, self.catalog, self.catalog.snapshot(), self.now)
+
+    def told(self) -> list[dict[str, Any]]:
+        found = [json.loads(call.body) for call in self.receiver.received]
+        self.receiver.received.clear()
+        return found
+
+
+@pytest.fixture
+def desk(catalog: Catalog, instance: dg.DagsterInstance, web_receiver: WebReceiver) -> Desk:
+    return Desk(catalog, instance, web_receiver)
+
+
+def run(
+    instance: dg.DagsterInstance,
+    job_name: str,
+    error: Exception | None = None,
+    *,
+    bad_rows: int = 0,
+    tags: dict[str, str] | None = None,
+) -> str:
+    """A run that has ended, whose one step is that of the mapping ``customers``."""
+
+    @dg.op
+    def customers(context) -> None:  # type: ignore[no-untyped-def] # Dagster reads the annotation, and not its text
+        if error is not None:
+            raise error
+        metadata = {"synqx/mapping": "customers", "synqx/rows_quarantined": bad_rows}
+        context.log_event(dg.AssetMaterialization("warehouse", metadata=metadata))
+
+    @dg.job(name=job_name)
+    def job() -> None:
+        customers()
+
+    return job.execute_in_process(instance=instance, raise_on_error=False, tags=tags).run_id
+
+
+def our_failure() -> dg.Failure:
+    """As a load fails."""
+    return dg.Failure(
+        "2 rows break the contract\nlook at them",
+        metadata={"synqx/mapping": "customers", "synqx/error": BadRowsError.__name__},
+        allow_retries=False,
+    )
+
+
+def test_a_failure_is_told_once_and_so_is_the_recovery(desk):
+    desk.declare()
+    run(desk.instance, "load", our_failure())
+    desk.now = datetime.now(UTC)
+    assert "alerts begin now" in desk.look()[0]
+    assert desk.told() == []
+    run_id = run(desk.instance, "load", our_failure())
+    assert desk.look() == ["on_call: told 1"]
+    (failure,) = desk.told()
+    assert (failure["event"], failure["run_id"], failure["pipelines"]) == ("run_failure", run_id, ["load"])
+    assert failure["troubles"] == [
+        {"name": "customers", "message": "2 rows break the contract\nlook at them", "error": "BadRowsError"}
+    ]
+    assert desk.look(30) == ["nothing to tell"]
+    run(desk.instance, "load")
+    run(desk.instance, "load")
+    desk.look(30)
+    assert [message["event"] for message in desk.told()] == ["recovery"]
+
+
+def test_what_an_error_from_elsewhere_says_is_not_told(desk):
+    desk.declare()
+    desk.look()
+    run(desk.instance, "load", ValueError("canary-value"))
+    desk.look()
+    (message,) = desk.told()
+    assert "canary" not in json.dumps(message)
+    assert "ValueError that SynqX did not expect" in message["troubles"][0]["message"]
+
+
+def test_a_run_that_will_be_tried_again_is_not_told_yet(desk):
+    desk.declare()
+    desk.look()
+    run(desk.instance, "load", our_failure(), tags={"dagster/will_retry": "true"})
+    assert desk.look() == ["nothing to tell"]
+    run(desk.instance, "load", our_failure())
+    desk.look()
+    assert len(desk.told()) == 1
+
+
+@pytest.mark.parametrize(
+    ("about", "is_told"),
+    [
+        ({"pipelines": ["load"]}, True),
+        ({"mappings": ["customers"]}, True),
+        ({"mappings": ["orders"]}, False),
+        ({"schedules": ["hourly"]}, False),
+        ({"enabled": False}, False),
+        ({"events": ["recovery"]}, False),
+    ],
+)
+def test_an_alert_is_about_what_it_names(desk, about, is_told):
+    desk.declare(**about)
+    desk.look()
+    run(desk.instance, "load", our_failure())
+    desk.look()
+    assert bool(desk.told()) is is_told
+
+
+def test_rows_in_quarantine_are_told_from_the_threshold_on(desk):
+    desk.declare(events=["quarantine_threshold"], quarantine_rows=5)
+    desk.look()
+    run(desk.instance, "load", bad_rows=4)
+    run(desk.instance, "load", bad_rows=5)
+    desk.look()
+    (message,) = desk.told()
+    assert message["quarantine"] == {"customers": 5}
+
+
+# --- delivery -----------------------------------------------------------------------------------------------------
+
+
+def test_a_webhook_that_is_down_loses_nothing_and_is_said(desk):
+    desk.declare()
+    desk.look()
+    desk.receiver.answers = [503, 503]
+    ids = [run(desk.instance, "load", our_failure()), run(desk.instance, "load", our_failure())]
+    (line,) = desk.look()
+    assert "2 wait; the last attempt failed" in line
+    assert "answered 503" in line
+    assert desk.look(10) != ["nothing to tell"], "it says so as long as it waits"
+    assert len(desk.receiver.received) == 1, "no attempt before the wait is over"
+    desk.look(25)
+    assert len(desk.receiver.received) == 2
+    (report,) = report_alerts(desk.instance, desk.catalog, list(desk.catalog.snapshot().alerts.values()))
+    assert (report["waiting"], report["channel"]) == (2, "webhook")
+    assert "answered 503" in report["last_error"]
+    desk.told()
+    # What waits is in Dagster's storage: another process goes on with it.
+    assert desk.look(61) == ["on_call: told 2"]
+    assert [message["run_id"] for message in desk.told()] == ids
+    assert desk.look(61) == ["nothing to tell"]
+
+
+def test_beyond_the_cap_messages_are_counted_and_said_with_the_next(desk):
+    desk.declare(max_per_hour=2)
+    desk.look()
+    for _ in range(5):
+        run(desk.instance, "load", our_failure())
+    assert "3 run_failure not sent since the last message" in desk.look()[0]
+    assert len(desk.told()) == 2
+    run(desk.instance, "load", our_failure())
+    desk.look(3700)
+    (message,) = desk.told()
+    assert message["suppressed"] == {"run_failure": 3}
+
+
+def test_a_sealed_vault_spends_no_attempt(desk):
+    desk.declare()
+    desk.look()
+    desk.catalog.vault.seal()
+    run(desk.instance, "load", our_failure())
+    (line,) = desk.look()
+    assert "1 wait, because the vault is sealed" in line
+    assert desk.told() == []
+    desk.catalog.vault.unlock(password=desk.catalog.settings.master_password)
+    assert desk.look(1) == ["on_call: told 1"]
+
+
+def test_no_secret_is_in_what_is_kept_or_told(desk, caplog):
+    desk.declare()
+    desk.look()
+    desk.receiver.answers = [500]
+    run(desk.instance, "load", our_failure())
+    snapshot = desk.catalog.snapshot()
+    sensor = build_alert_sensor(snapshot, lambda: desk.catalog)
+    assert sensor.name == ALERT_SENSOR_NAME
+    data = sensor.evaluate_tick(dg.build_sensor_context(instance=desk.instance))
+    key = f"synqx/alerts/{desk.catalog.catalog_id}"
+    kept = desk.instance.daemon_cursor_storage.get_cursor_values({key})[key]
+    seen = [data.skip_message, kept, caplog.text, repr(snapshot), json.dumps(snapshot.to_dict())]
+    assert "answered 500" in data.skip_message
+    assert all("canary" not in text for text in seen)
+    assert b"canary-token" not in b"".join(call.body for call in desk.receiver.received)
+
+
+# --- schedules ----------------------------------------------------------------------------------------------------
+
+
+def state_of(instance: dg.DagsterInstance, since: datetime) -> InstigatorState:
+    location = ManagedGrpcPythonEnvCodeLocationOrigin(LoadableTargetOrigin(module_name="m"), "synqx")
+    origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "__repository__"), "hourly")
+    data = ScheduleInstigatorData("0 * * * *", since.timestamp())
+    state = InstigatorState(origin, InstigatorType.SCHEDULE, InstigatorStatus.DECLARED_IN_CODE, data)
+    return instance.add_instigator_state(state)
+
+
+def make_tick(instance: dg.DagsterInstance, state: InstigatorState, due: datetime, status: TickStatus) -> None:
+    instance.create_tick(
+        TickData(
+            instigator_origin_id=state.instigator_origin_id,
+            instigator_name="hourly",
+            instigator_type=InstigatorType.SCHEDULE,
+            status=status,
+            timestamp=due.timestamp(),
+            selector_id=state.selector_id,
+            run_ids=["run"] if status == TickStatus.SUCCESS else None,
+            skip_reason="the vault is sealed" if status == TickStatus.SKIPPED else None,
+        )
+    )
+
+
+def test_a_tick_that_nobody_was_there_for_is_told_once(desk):
+    desk.declare(events=["missed_schedule"])
+    desk.now = datetime(2026, 1, 1, 10, 30, tzinfo=UTC)
+    state = state_of(desk.instance, desk.now)
+    desk.look()
+    desk.look(15)
+    make_tick(desk.instance, state, datetime(2026, 1, 1, 11, tzinfo=UTC), TickStatus.SUCCESS)
+    make_tick(desk.instance, state, datetime(2026, 1, 1, 12, tzinfo=UTC), TickStatus.SKIPPED)
+    # Away for four hours: schedules first get the time to make up for what they missed.
+    assert desk.look(4 * 3600) == ["nothing to tell"]
+    make_tick(desk.instance, state, datetime(2026, 1, 1, 14, tzinfo=UTC), TickStatus.SUCCESS)
+    desk.look(130)
+    (message,) = desk.told()
+    assert message["schedules"] == ["hourly"]
+    assert message["due_at"] == ["2026-01-01T12:00:00+00:00", "2026-01-01T13:00:00+00:00"]
+    assert message["troubles"] == [{"name": "hourly", "message": "the vault is sealed", "error": None}]
+    assert desk.look(30) == ["nothing to tell"]
+
+
+def test_a_disabled_schedule_misses_nothing(desk):
+    desk.declare(events=["missed_schedule"])
+    snapshot = desk.catalog.snapshot()
+    off = snapshot.get_schedule("hourly").model_copy(update={"enabled": False})
+    apply_changes(desk.catalog, plan_changes(desk.catalog, definitions(off)), author="t", reason=None)
+    state_of(desk.instance, datetime(2026, 1, 1, 1, tzinfo=UTC))
+    desk.now = datetime(2026, 1, 1, 10, 30, tzinfo=UTC)
+    desk.look()
+    for _ in range(6):
+        assert desk.look(1800) == ["nothing to tell"]
