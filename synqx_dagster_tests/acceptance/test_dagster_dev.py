@@ -163,3 +163,51 @@ def test_no_asset_of_a_pipeline_is_out_of_date_after_its_run(server):
     # That the third's sources are newer now is true, and the only thing there is to say.
     causes = [("DATA", table) for table in tables[:2]]
     assert [server.staleness()[table] for table in tables] == [("FRESH", []), ("FRESH", []), ("STALE", causes)]
+
+
+NIGHTLY = """
+---
+kind: schedule
+name: nightly
+pipeline: load_customers
+cron_expression: "0 2 * * *"
+"""
+
+_SELECTOR = '{repositoryLocationName: "synqx", repositoryName: "__repository__", scheduleName: "nightly"}'
+
+
+def schedule_state(server: DevServer) -> dict[str, str] | None:
+    """What the web UI says of the schedule; None before it is there."""
+    found = server.query(
+        f"{{ scheduleOrError(scheduleSelector: {_SELECTOR})"
+        " { __typename ... on Schedule { scheduleState { id status } } } }"
+    )["scheduleOrError"]
+    return found["scheduleState"] if found["__typename"] == "Schedule" else None
+
+
+def shows_status(server: DevServer, status: str) -> bool:
+    state = schedule_state(server)
+    return state is not None and state["status"] == status
+
+
+def is_enabled(server: DevServer) -> bool:
+    with Catalog.open(server.project.settings) as catalog:
+        return catalog.snapshot().get_schedule("nightly").enabled
+
+
+def test_a_schedule_that_is_stopped_in_the_web_ui_is_disabled_in_the_catalog(server):
+    settings = server.project.settings
+    server.project.apply(CUSTOMERS + NIGHTLY, description="with a schedule")
+    request_reload(settings)
+    wait_for(lambda: shows_status(server, "RUNNING"), seconds=120, what="schedule that runs")
+    state = schedule_state(server)
+    assert state is not None
+    server.query("mutation($id: String!) { stopRunningSchedule(id: $id) { __typename } }", id=state["id"])
+    wait_for(lambda: not is_enabled(server), seconds=120, what="revision that says so")
+    with Catalog.open(settings) as catalog:
+        assert catalog.history(1)[0].author == "the web UI"
+    # The catalog decides from here on: what the web UI stored must not outlive it.
+    server.project.apply(CUSTOMERS + NIGHTLY, description="enabled again")
+    request_reload(settings)
+    wait_for(lambda: shows_status(server, "RUNNING"), seconds=120, what="schedule that runs again")
+    assert is_enabled(server)

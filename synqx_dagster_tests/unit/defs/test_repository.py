@@ -70,6 +70,27 @@ def test_everything_that_a_catalog_declares_is_there():
     assert external == {"shop/public/src_a", "shop/public/src_b"}
 
 
+def test_sensors_and_alerts_are_there_and_a_sensors_job_is_built_by_itself():
+    watch = {"type": "source_changed", "connection": "shop", "table": "t", "column": "id"}
+    records = [
+        *(A, B, pipeline("p", "a", "b")),
+        model.Sensor(name="changed", mapping=("a", "b"), **watch),
+        model.Sensor(name="starts_p", pipeline="p", enabled=False, **watch),
+        model.Alert(name="on_call", events=("recovery",), slack={"url": {"env": "HOOK"}}),
+    ]
+    repository = repository_of(*records)
+    repository.load_all_definitions()
+    sensors = {item.name: item for item in repository.sensor_defs}
+    assert set(sensors) == {SENSOR_NAME, "synqx_alerts", "changed", "starts_p"}
+    assert (sensors["changed"].job_name, sensors["starts_p"].job_name) == ("changed", "p")
+    assert sensors["changed"].default_status == dg.DefaultSensorStatus.RUNNING
+    assert sensors["starts_p"].default_status == dg.DefaultSensorStatus.STOPPED
+    assert set(repository.job_names) == {ASSET_JOB, "p", "changed"}
+    lazy = repository_of(*records)
+    assert set(order(lazy.get_job("changed"))) == {OPS["a"], OPS["b"]}
+    assert "snapshot" not in catalog_of(lazy).reads
+
+
 @pytest.mark.parametrize("edges", [[("a", "b"), ("b", "c")], [("c", "b"), ("b", "a")]])
 def test_edges_order_mappings_that_share_no_data(edges):
     repository = repository_of(A, B, C, pipeline("p", "a", "b", "c", edges=edges))
