@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from synqx_dagster.catalog.documents import Definitions
 from synqx_dagster.catalog.validation import build_record
 from synqx_dagster.model import (
+    Alert,
     Connection,
     EnvSecret,
     FileSecret,
@@ -20,6 +21,7 @@ from synqx_dagster.model import (
     Schedule,
     Schema,
     SchemaColumn,
+    Sensor,
 )
 from synqx_dagster.model.types import TYPE_KINDS, DataType
 
@@ -198,10 +200,51 @@ def schedules(draw: st.DrawFn, names: st.SearchStrategy[str] = _names) -> Schedu
         cron_expression=draw(_filled),
         timezone=draw(st.sampled_from(["UTC", "Europe/Berlin"])),
         enabled=draw(st.booleans()),
+        paused_until=draw(st.none() | st.just("2030-01-31T08:00:00+01:00")),
+        catch_up=draw(st.sampled_from(["none", "last", "all"])),
+    )
+
+
+@st.composite
+def sensors(draw: st.DrawFn, names: st.SearchStrategy[str] = _names) -> Sensor:
+    """Sensors of each type."""
+    kinds: list[dict[str, Any]] = [
+        {"type": "source_changed", "connection": draw(_names), "table": "s.t", "column": draw(st.none() | _filled)},
+        {
+            "type": "new_file",
+            "connection": draw(_names),
+            "directory": draw(st.none() | _filled),
+            "pattern": draw(st.none() | _filled),
+            "stable_seconds": draw(st.none() | st.integers(0, 86_400)),
+        },
+        {"type": "pipeline_succeeded", "after_pipeline": draw(_names)},
+    ]
+    runs = draw(st.sampled_from([{"mapping": draw(_names)}, {"pipeline": draw(_names)}]))
+    return Sensor(name=draw(names), enabled=draw(st.booleans()), **runs, **draw(st.sampled_from(kinds)))
+
+
+@st.composite
+def alerts(draw: st.DrawFn, names: st.SearchStrategy[str] = _names) -> Alert:
+    """Alerts by each channel, whose secrets are references."""
+    secret = draw(_secrets.filter(lambda item: item is not None))
+    mail = {"host": "mail.example.com", "sender": "a@example.com", "recipients": ("b@example.com",)}
+    channels: list[dict[str, Any]] = [
+        {"webhook": {"url": secret, "signing_key": draw(_secrets)}},
+        {"slack": {"url": secret}},
+        {"email": mail | draw(st.sampled_from([{}, {"username": draw(_filled), "password": secret}]))},
+    ]
+    return Alert(
+        name=draw(names),
+        events=draw(st.sampled_from([("recovery",), ("run_failure", "missed_schedule")])),
+        pipelines=tuple(draw(st.lists(_names, max_size=2))),
+        max_per_hour=draw(st.integers(1, 1000)),
+        **draw(st.sampled_from(channels)),
     )
 
 
 def any_records() -> st.SearchStrategy[list[Record]]:
     """Records of every kind, each name once within its kind; their references may lead nowhere."""
-    anything: st.SearchStrategy[Record] = st.one_of(connections(), schemas(), mappings(), schedules())
+    anything: st.SearchStrategy[Record] = st.one_of(
+        connections(), schemas(), mappings(), schedules(), sensors(), alerts()
+    )
     return st.lists(anything, max_size=4, unique_by=lambda record: (record.kind, record.name))
