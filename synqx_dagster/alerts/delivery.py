@@ -102,6 +102,9 @@ def _post(
     is_tls = parts.scheme == "https"
     port = parts.port or (443 if is_tls else 80)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    # Without a port where it goes without saying: not every server takes its own name with one.
+    name = f"[{host}]" if ":" in host else host
+    target = name if parts.port is None else f"{name}:{parts.port}"
     context = _context(alert, ca_file) if is_tls else None
     endpoint = _locate(alert, host, port, policy, timeout_seconds)
     with _explained(alert, f"the webhook at {host}"):
@@ -116,7 +119,13 @@ def _post(
                 "POST",
                 path,
                 body,
-                {"Content-Type": "application/json", "User-Agent": _USER_AGENT, "Connection": "close", **headers},
+                {
+                    "Host": target,
+                    "Content-Type": "application/json",
+                    "User-Agent": _USER_AGENT,
+                    "Connection": "close",
+                    **headers,
+                },
             )
             status = connection.getresponse().status
     if not 200 <= status < 300:

@@ -78,12 +78,22 @@ class AlertMemory:
 
 
 def take_events(
-    instance: dg.DagsterInstance, snapshot: CatalogSnapshot, memory: AlertMemory, now: datetime
+    instance: dg.DagsterInstance,
+    snapshot: CatalogSnapshot,
+    memory: AlertMemory,
+    now: datetime,
+    location: str | None = None,
 ) -> list[AlertEvent]:
-    """Events since `memory` was moved; moves it."""
+    """Events since `memory` was moved; moves it.
+
+    Args:
+        location: The code location of this catalog: runs of others on the same instance are nobody's business here.
+    """
     ended = take_ended_runs(instance, memory.runs, [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE])
     events: list[AlertEvent] = []
     for record in ended:
+        if not _belongs(record.dagster_run, location):
+            continue
         events.extend(_events_of_run(instance, snapshot, memory, record))
     events.extend(_missed_ticks(instance, snapshot, memory, now))
     memory.looked_at = now.timestamp()
@@ -162,6 +172,13 @@ def _events_of_run(
             quarantine=quarantine,
             **common,
         )
+
+
+def _belongs(run: dg.DagsterRun, location: str | None) -> bool:
+    origin = run.remote_job_origin
+    if location is None or origin is None or REVISION_TAG in run.tags:
+        return True
+    return origin.repository_origin.code_location_origin.location_name == location
 
 
 def _subject_of(run: dg.DagsterRun) -> str:

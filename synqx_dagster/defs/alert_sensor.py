@@ -77,7 +77,9 @@ def build_alert_sensor(snapshot: CatalogSnapshot, get_catalog: Callable[[], Cata
     """The sensor over all alerts of a snapshot."""
 
     def evaluate(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        return dg.SkipReason("\n".join(tell_alerts(context.instance, get_catalog(), snapshot)))
+        origin = context.code_location_origin
+        location = origin.location_name if origin is not None else None
+        return dg.SkipReason("\n".join(tell_alerts(context.instance, get_catalog(), snapshot, location=location)))
 
     return dg.SensorDefinition(
         name=ALERT_SENSOR_NAME,
@@ -89,7 +91,12 @@ def build_alert_sensor(snapshot: CatalogSnapshot, get_catalog: Callable[[], Cata
 
 
 def tell_alerts(
-    instance: dg.DagsterInstance, catalog: Catalog, snapshot: CatalogSnapshot, now: datetime | None = None
+    instance: dg.DagsterInstance,
+    catalog: Catalog,
+    snapshot: CatalogSnapshot,
+    now: datetime | None = None,
+    *,
+    location: str | None = None,
 ) -> list[str]:
     """Look once, and make the attempts that are due; returns what was done, in words."""
     moment = now or datetime.now(UTC)
@@ -100,7 +107,7 @@ def tell_alerts(
         return ["alerts begin now: what happens from here on is told"]
     alerts = {alert.name: alert for alert in snapshot.alerts.values() if alert.enabled}
     state.queues = {name: queue for name, queue in state.queues.items() if name in snapshot.alerts}
-    events = take_events(instance, snapshot, state.memory, moment)
+    events = take_events(instance, snapshot, state.memory, moment, location)
     for alert in alerts.values():
         queue = state.queues.setdefault(alert.name, AlertQueue())
         for event in events:

@@ -87,9 +87,10 @@ def take_ended_runs(
                 found[run_id] = record
         if len(page) < _PAGE_RUNS:
             break
-        last = page[-1].update_timestamp.astimezone(UTC)
+        # The last moment again: the page may have ended among several runs of it.
+        last = page[-1].update_timestamp.astimezone(UTC) - timedelta(microseconds=1)
         if last <= after:
-            break  # So many of one moment: the rest is found when one of them is.
+            break
         after = last
     cursor.updated_at = newest
     cursor.seen = [*cursor.seen, *found][-_KEPT_IDS:]

@@ -53,8 +53,10 @@ def find_states(
     """
     statuses = _BY_HAND if by_hand else None
     states = list(instance.all_instigator_state(instigator_statuses=statuses))
-    everything = instance.all_instigator_state(instigator_type=InstigatorType.SENSOR) if by_hand else states
-    ours = {_place(state) for state in everything if state.instigator_name == marker}
+    ours: set[tuple[str, str]] = set()
+    if states and location is None:
+        every_sensor = instance.all_instigator_state(instigator_type=InstigatorType.SENSOR) if by_hand else states
+        ours = {_place(state) for state in every_sensor if state.instigator_name == marker}
     found = {}
     for state in states:
         place = _place(state)
