@@ -54,7 +54,7 @@ $(VENV)/.created:
 
 $(VENV)/.demo: $(VENV)/.created pyproject.toml setup.py
 	@echo "Installing SynqX into $(VENV) (the first time takes about a minute)"
-	@$(INSTALL) ".[embedded]"
+	@$(INSTALL) ".[demo]"
 	@$(COMPILE)
 	@touch $@
 
