@@ -138,7 +138,7 @@ class _Broken:
         )
 
     def find_jobs(self, records: CatalogSnapshot) -> set[_Key]:
-        """Mappings that could not be read, and pipelines, schedules and sensors with a part that is one of them or is not there.
+        """Mappings that could not be read, and pipelines, schedules and sensors with a part that is so or is not there.
 
         Of a mapping without one of its connections its tables are known all the same.
         """

@@ -119,9 +119,9 @@ class CatalogRepositoryData(dg.RepositoryData):
         return self._everything.schedules
 
     def get_all_sensors(self) -> Sequence[dg.SensorDefinition]:
-        """The sensor that follows the catalog, those of the catalog, the one that sends alerts, and the one that deletes.
+        """The sensor that follows the catalog, those of the catalog, and the one that sends alerts.
 
-        Old runs are deleted only where a setting asks for it.
+        Last the one that deletes old runs, if a setting asks for it.
         """
         purge = build_purge_sensor(self._settings)
         return [self._sensor, *self._everything.sensors, *([] if purge is None else [purge])]
