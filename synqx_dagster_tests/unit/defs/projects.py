@@ -97,6 +97,10 @@ class Project:
         with closing(sqlite3.connect(self.directory / "warehouse.db")) as database:
             return database.execute(f"select * from {table} order by 1").fetchall()
 
+    def target(self) -> sqlite3.Connection:
+        """A connection to the target."""
+        return sqlite3.connect(self.directory / "warehouse.db")
+
     def run(self, *command: str, timeout_seconds: float = 120, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run a command in this project."""
         return subprocess.run(

@@ -1,0 +1,222 @@
+"""Pipelines through Dagster: their assets, what their nodes did, runs that go on where they failed, and versions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from synqx_dagster.catalog.store import Catalog
+from synqx_dagster.defs.execution import run_targets
+from synqx_dagster.defs.instance import open_instance
+from synqx_dagster.defs.repository import CatalogRepository, CatalogRepositoryData
+from synqx_dagster_tests.unit.defs.projects import Project, describe
+
+DIAMOND = """
+kind: asset
+name: customers
+connection: shop
+table: customer
+---
+kind: pipeline
+name: diamond
+nodes:
+  - {{node_id: customers, operator_type: extract, operator_class: sqlite, source_asset: customers}}
+  - {{node_id: orders, operator_type: extract, operator_class: table, config: {{connection: shop, table: orders}}}}
+  - {{node_id: both, operator_type: transform, operator_class: join, config: {{"on": [id], suffix: _of_order}}}}
+  - node_id: named
+    operator_type: transform
+    operator_class: pandas
+    config: {{function: "naming:shout", columns: {{id: bigint, name: string, name_of_order: string, loud: string}}}}
+  - node_id: checked
+    operator_type: validate
+    operator_class: rules
+    config: {{rules: [{{check: range, column: id, minimum: 1}}], on_bad_row: quarantine, quarantine: loud, key: [id]}}
+  - {{node_id: loud, operator_type: load, operator_class: table,
+     config: {{connection: warehouse, table: loud, on_bad_row: quarantine}}}}
+  - {{node_id: quiet, operator_type: transform, operator_class: select, config: {{columns: [id, name]}}}}
+  - {{node_id: names, operator_type: load, operator_class: table, config: {{connection: warehouse, table: names}}}}
+edges:
+  - {{from_node_id: customers, to_node_id: both}}
+  - {{from_node_id: orders, to_node_id: both}}
+  - {{from_node_id: both, to_node_id: named}}
+  - {{from_node_id: named, to_node_id: checked}}
+  - {{from_node_id: checked, to_node_id: loud}}
+  - {{from_node_id: checked, to_node_id: quiet}}
+  - {{from_node_id: quiet, to_node_id: names}}
+"""
+
+FUNCTION = """
+def shout(frame):
+    frame["loud"] = frame["name"].str.upper()
+    return frame
+"""
+
+LOUD, NAMES = dg.AssetKey(["warehouse", "loud"]), dg.AssetKey(["warehouse", "names"])
+STORED = dg.AssetKey(["pipelines", "diamond", "checked"])
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    project = Project(tmp_path)
+    project.fill(10)
+    project.fill(8, "orders")
+    (tmp_path / "naming.py").write_text(FUNCTION)
+    project.apply(DIAMOND)
+    return project
+
+
+@pytest.fixture
+def catalog(project: Project) -> Iterator[Catalog]:
+    with Catalog.open(project.settings) as catalog:
+        yield catalog
+
+
+def metadata_of(project: Project, key: dg.AssetKey) -> dict[str, Any]:
+    with open_instance(project.settings) as instance:
+        event = instance.get_latest_materialization_event(key)
+    assert event is not None
+    assert event.asset_materialization is not None
+    return {name: value.value for name, value in event.asset_materialization.metadata.items()}
+
+
+def test_a_diamond_loads_both_tables_and_its_nodes_add_up(project: Project, catalog: Catalog) -> None:
+    report = run_targets(catalog, ["diamond"])
+    assert report.succeeded, report
+    assert {asset.asset_key: (asset.rows_in, asset.rows_out, asset.rows_quarantined) for asset in report.assets} == {
+        "warehouse/loud": (8, 7, 1),
+        "warehouse/names": (7, 7, 0),
+    }
+    assert project.rows("loud")[0] == (1, "name 1", "name 1", "NAME 1")
+    assert project.rows("names")[-1] == (7, "name 7")
+    nodes = [node for key in (STORED, LOUD, NAMES) for node in metadata_of(project, key)["synqx/nodes"]]
+    assert {node["node_id"]: (node["rows_in"], node["rows_out"], node["rows_quarantined"]) for node in nodes} == {
+        "customers": (10, 10, 0),
+        "orders": (8, 8, 0),
+        "both": (18, 8, 0),
+        "named": (8, 8, 0),
+        "checked": (8, 7, 1),
+        "loud": (8, 7, 1),
+        "quiet": (7, 7, 0),
+        "names": (7, 7, 0),
+    }
+    (kept,) = project.rows("_synqx_quarantine")
+    assert json.loads(str(kept[-1])) == {"id": 0, "name": "name 0", "name_of_order": "name 0", "loud": "NAME 0"}
+
+
+def test_lineage_goes_through_the_pipeline(project: Project, catalog: Catalog) -> None:
+    run_targets(catalog, ["diamond"])
+    stored = metadata_of(project, STORED)["dagster/column_lineage"].deps_by_column
+    customer, orders = dg.AssetKey(["shop", "customer"]), dg.AssetKey(["shop", "orders"])
+    # Nobody can tell what a function in Python makes of its input.
+    assert stored == {}
+    names = metadata_of(project, NAMES)["dagster/column_lineage"].deps_by_column
+    assert names == {
+        "id": [dg.TableColumnDep(asset_key=STORED, column_name="id")],
+        "name": [dg.TableColumnDep(asset_key=STORED, column_name="name")],
+    }
+    data = CatalogRepositoryData(project.settings, 1, lambda: catalog)
+    assets = CatalogRepository("test", repository_data=data).asset_graph
+    assert assets.get(STORED).parent_keys == {customer, orders}
+    assert assets.get(NAMES).parent_keys == {STORED}
+    assert assets.get(LOUD).group_name == "diamond"
+
+
+def test_one_job_is_built_without_the_others(project: Project, catalog: Catalog) -> None:
+    job = CatalogRepositoryData(project.settings, 1, lambda: catalog).get_job("diamond")
+    assert {node.name for node in job.nodes} == {"pipelines__diamond__checked", "warehouse__loud", "warehouse__names"}
+    assert job.run_tags["synqx/at_most_1"] == "diamond"
+    ad_hoc = CatalogRepositoryData(project.settings, 1, lambda: catalog).get_ad_hoc_job([NAMES])
+    assert "warehouse__names" in {node.name for node in ad_hoc.nodes}
+
+
+def test_a_run_that_failed_goes_on_from_its_failed_step(project: Project, catalog: Catalog) -> None:
+    run_targets(catalog, ["diamond"])
+    with closing(project.target()) as target, target:
+        target.execute("drop table names")
+        target.execute("create table names (id integer, other text)")
+    failed = run_targets(catalog, ["diamond"])
+    assert [failure.error for failure in failed.failures] == ["TargetMismatchError"]
+    with closing(project.target()) as target, target:
+        target.execute("drop table names")
+    # What a step has stored is read again, and not made again: its source may have gone on.
+    project.fill(100, "orders")
+    result = project.run(
+        *("python", "-c", REEXECUTE, failed.run_id), **{"PYTHONPATH": project.environment["PYTHONPATH"]}
+    )
+    assert result.returncode == 0, describe(result)
+    assert len(project.rows("names")) == 7
+    assert metadata_of(project, STORED)["synqx/stored_by_run"] == failed.run_id
+
+
+REEXECUTE = """
+import sys
+import dagster as dg
+from dagster._core.definitions.reconstruct import ReconstructableRepository
+import synqx_dagster.definitions
+
+instance = dg.DagsterInstance.get()
+job = ReconstructableRepository.for_module("synqx_dagster.definitions", "defs").get_reconstructable_job("diamond")
+with dg.execute_job(
+    job, instance=instance, reexecution_options=dg.ReexecutionOptions.from_failure(sys.argv[1], instance)
+) as result:
+    assert result.success
+    assert {event.step_key for event in result.get_step_success_events()} == {"warehouse__names"}
+"""
+
+
+def test_stored_rows_of_older_runs_are_removed(project: Project, catalog: Catalog) -> None:
+    first = run_targets(catalog, ["diamond"]).run_id
+    second = run_targets(catalog, ["diamond"]).run_id
+    folder = project.home / "exchange" / "diamond"
+    assert {entry.name for entry in folder.iterdir()} == {second}
+    assert first != second
+
+
+def test_a_step_says_which_version_it_ran(project: Project, catalog: Catalog) -> None:
+    run_targets(catalog, ["diamond"])
+    assert metadata_of(project, NAMES)["synqx/pipeline_version"] == 1
+    project.apply(DIAMOND.replace("minimum: 1", "minimum: 2"))
+    run_targets(catalog, ["diamond"])
+    assert metadata_of(project, NAMES)["synqx/pipeline_version"] == 2
+    assert [version.number for version in catalog.versions("pipeline", "diamond")] == [1, 2]
+    assert catalog.find_version("pipeline", "diamond", 1) == 1
+
+
+def test_versions_are_listed_compared_and_restored(project: Project) -> None:
+    project.apply(DIAMOND.replace("minimum: 1", "minimum: 5"))
+    listed = project.run("synqx", "pipelines", "versions", "diamond", "--json")
+    assert listed.returncode == 0, describe(listed)
+    assert [(item["version"], item["is_current"]) for item in json.loads(listed.stdout)] == [(2, True), (1, False)]
+    compared = project.run("synqx", "pipelines", "diff", "diamond")
+    assert "nodes[checked].config.rules" in compared.stdout, describe(compared)
+    restored = project.run("synqx", "pipelines", "restore", "diamond", "1", "--reason", "back")
+    assert restored.returncode == 0, describe(restored)
+    assert "version 3, revision 3" in restored.stdout
+    missing = project.run("synqx", "pipelines", "restore", "diamond", "9")
+    assert missing.returncode == 2
+    assert "has no version 9" in missing.stderr
+
+
+def test_nodes_that_fail_are_named_in_the_run(project: Project, catalog: Catalog) -> None:
+    (project.directory / "naming.py").write_text("def shout(frame):\n    raise ValueError(frame['name'].iloc[0])\n")
+    result = project.run("synqx", "run", "diamond", "--json")
+    assert result.returncode == 1, describe(result)
+    (failure,) = json.loads(result.stdout)["failures"]
+    assert "node 'named': the function naming:shout raised ValueError at naming.py:2" in failure["message"]
+    assert "name 0" not in result.stdout + result.stderr
+
+
+def test_a_pipeline_that_is_wrong_is_refused_with_file_and_line(project: Project) -> None:
+    text = (project.directory / "synqx.yaml").read_text()
+    (project.directory / "synqx.yaml").write_text(text.replace("columns: [id, name]", "colums: [id, name]"))
+    result = project.run("synqx", "check", "synqx.yaml")
+    assert result.returncode == 2, describe(result)
+    assert "unknown key 'colums' (did you mean 'columns'?)" in result.stderr
+    line = next(number for number, one in enumerate(text.splitlines(), 1) if "columns: [id, name]" in one)
+    assert f"synqx.yaml:{line}" in result.stderr
