@@ -40,7 +40,7 @@ SECTIONS: dict[str, dict[str, LazyCommand]] = {
     "Move data": {
         "connections": LazyCommand("connections:connections", "List, test and discover connections."),
         "preview": LazyCommand("mappings:preview", "Show the first rows as a mapping would load them."),
-        "plan": LazyCommand("mappings:plan", "Explain how a mapping would be loaded; change nothing."),
+        "plan": LazyCommand("mappings:plan", "Explain how a mapping or a pipeline would run; change nothing."),
         "run": LazyCommand("run:run", "Run mappings, pipelines or schedules through Dagster, here and now."),
         "pipelines": LazyCommand("pipelines:pipelines", "List pipelines; look at their versions, and go back to one."),
         "verify": LazyCommand("verify:verify", "Compare a target with what its mapping says, value by value."),

@@ -32,6 +32,7 @@ _SQL_LINES = 6
 _SQL_LINE_CHARACTERS = 100
 
 _MAPPING_PREFIX = "mapping:"
+_PIPELINE_PREFIX = "pipeline:"
 
 
 @contextmanager
@@ -146,24 +147,40 @@ def _cell(value: str | None, *, bad: bool) -> Text:
 
 
 @click.command(cls=SynqxCommand)
-@click.argument("mapping_name", metavar="MAPPING")
+@click.argument("mapping_name", metavar="NAME")
 @click.option("--sql", "whole_sql", is_flag=True, help="Show long statements whole; --json always has them so.")
 @json_option
 @pass_output
 def plan(output: Output, mapping_name: str, *, whole_sql: bool) -> None:
-    """Explain how a mapping would be loaded; change nothing.
+    """Explain how a mapping or a pipeline would run; change nothing.
 
-    Asks both databases for their columns and shows the lane and why it was chosen, in how many ranges the source is
-    read, the statements, how the rows become visible, what is guaranteed, and where the target differs.
+    NAME is a mapping, or a pipeline (`pipeline:NAME` where a mapping has the name, too). Asks both databases for
+    their columns and shows the lane and why it was chosen, in how many ranges the source is read, the statements, how the rows become visible, what is guaranteed, and where the target differs.
     """
     from synqx_dagster.transfer.prepare import plan_load
 
     catalog = open_catalog()
+    if (pipeline := _find_pipeline(catalog, mapping_name)) is not None:
+        from synqx_dagster.cli.pipeline_plan import draw_plan, find_plan
+
+        plan_of_steps = find_plan(catalog, pipeline)
+        output.result(plan_of_steps.to_dict(), lambda: draw_plan(output, plan_of_steps))
+        return
     snapshot, mapping, schema = read_mapping(catalog, mapping_name)
     names = [mapping.source_connection, mapping.target_connection]
     with connected(catalog, snapshot, names) as (source, target):
         found = plan_load(mapping, schema, source, target).to_dict()
     output.result(found, lambda: _draw_plan(output, mapping, found, whole_sql=whole_sql))
+
+
+def _find_pipeline(catalog: Catalog, text: str) -> str | None:
+    """The pipeline that a name means; None where it means a mapping, or nothing."""
+    if text.startswith(_PIPELINE_PREFIX):
+        return text.removeprefix(_PIPELINE_PREFIX)
+    if text.startswith(_MAPPING_PREFIX):
+        return None
+    snapshot = catalog.snapshot()
+    return text if text in snapshot.pipelines and text not in snapshot.mappings else None
 
 
 def _draw_plan(output: Output, mapping: Mapping, found: dict[str, Any], *, whole_sql: bool) -> None:

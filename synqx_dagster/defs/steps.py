@@ -310,5 +310,6 @@ def _importable(directory: Path) -> Iterator[None]:
     """Let the modules of a directory be imported; it stays so, because other steps need them as well."""
     text = str(directory)
     if text not in sys.path:
-        sys.path.insert(0, text)
+        # Last: a module of the project that is called like a library must not take its place.
+        sys.path.append(text)
     yield

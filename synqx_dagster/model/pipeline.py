@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from synqx_dagster.model.base import Label, Name, Record, RecordKind, Value, dagster_name
+from synqx_dagster.model.mapping import RESERVED_PREFIX
 
 OperatorType = Literal["extract", "transform", "validate", "load"]
 
@@ -143,10 +144,12 @@ class Pipeline(Record):
     def _check_graph(self) -> Pipeline:
         seen: dict[str, str] = {}
         for node in self.nodes:
-            # Steps are named after their nodes.
-            other = seen.setdefault(dagster_name(node.node_id), node.node_id)
+            if node.node_id.casefold().startswith(RESERVED_PREFIX):
+                raise ValueError(f"names that begin with {RESERVED_PREFIX} are SynqX's own")
+            # Steps are named after their nodes, and SQL does not tell upper case from lower.
+            other = seen.setdefault(dagster_name(node.node_id).casefold(), node.node_id)
             if other != node.node_id:
-                raise ValueError(f"the nodes {other!r} and {node.node_id!r} are one name in Dagster")
+                raise ValueError(f"the nodes {other!r} and {node.node_id!r} are one name in SQL and in Dagster")
         node_ids = {node.node_id for node in self.nodes}
         if len(node_ids) != len(self.nodes):
             listed = [node.node_id for node in self.nodes]

@@ -1,14 +1,16 @@
 """Rows between steps: Arrow files in a directory of the machine, or in an object store that all machines reach.
 
-One dataset is a folder: ``rows.arrow``, a file of bad rows for each validate node that set some aside, and
-``dataset.json``, which is written last. Guarantee: a dataset without its ``dataset.json`` does not exist, and one that
-has it is complete.
+One dataset is a folder: in it a folder for each attempt, with ``rows.arrow`` and a file of bad rows for each validate
+node that set some aside, and ``dataset.json``, which names one attempt and is put in place last, in one piece.
+Guarantee: what ``dataset.json`` names is complete, however many attempts write at the same time; without it there is no
+dataset.
 """
 
 from __future__ import annotations
 
 import json
 import posixpath
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -37,8 +39,9 @@ class Watermarks:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a step stored. ``bad_rows`` counts them by breach, for each validate node."""
+    """What an attempt at a step has stored. ``bad_rows`` counts them by breach, for each validate node."""
 
+    attempt: str
     columns: tuple[Column, ...]
     rows: int
     bytes: int
@@ -67,7 +70,7 @@ class Exchange:
             ) from exc
 
     def write(self, path: Sequence[str], stream: StepStream, watermarks: Watermarks | None) -> Dataset:
-        """Store the rows of a step; replaces what an earlier attempt left there.
+        """Store the rows of a step; they take the place of what an earlier attempt has stored.
 
         Raises:
             RetryableError: There is no room, or the store does not answer.
@@ -75,27 +78,29 @@ class Exchange:
         """
         import pyarrow as pa
 
-        folder = self._folder(path)
+        attempt = uuid.uuid4().hex
+        folder = posixpath.join(self._folder(path), attempt)
         options = pa.ipc.IpcWriteOptions(compression="zstd")
         rows = size = 0
         with _explained(self.location):
-            self._clear(folder)
             self._files.create_dir(folder, recursive=True)
             sink = self._files.open_output_stream(posixpath.join(folder, ROWS))
-        with sink, pa.ipc.new_stream(sink, arrow_schema(stream.columns), options=options) as writer:
-            for batch in stream.iter_batches():
-                rows += batch.num_rows
-                size += batch.nbytes
-                with _explained(self.location):
+            with sink, pa.ipc.new_stream(sink, arrow_schema(stream.columns), options=options) as writer:
+                for batch in stream.iter_batches():
+                    rows += batch.num_rows
+                    size += batch.nbytes
                     writer.write_batch(batch)
         bad_rows: dict[str, Counter[Breach]] = {}
         for node_id, spool in stream.spools.items():
             if spool.rows:
                 bad_rows[node_id] = spool.counts
                 self._write_bad_rows(posixpath.join(folder, _bad_rows_file(node_id)), spool)
-        dataset = Dataset(stream.columns, rows, size, bad_rows, watermarks)
-        with _explained(self.location), self._files.open_output_stream(posixpath.join(folder, DATASET)) as out:
-            out.write(json.dumps(_to_json(dataset)).encode())
+        dataset = Dataset(attempt, stream.columns, rows, size, bad_rows, watermarks)
+        with _explained(self.location):
+            fresh = posixpath.join(folder, DATASET)
+            with self._files.open_output_stream(fresh) as out:
+                out.write(json.dumps(_to_json(dataset)).encode())
+            self._files.move(fresh, self._file(path, DATASET))
         return dataset
 
     def _write_bad_rows(self, file: str, spool: BadRowSpool) -> None:
@@ -119,17 +124,24 @@ class Exchange:
 
     def read(self, path: Sequence[str], dataset: Dataset) -> StoredRows:
         """A dataset as an input of a step."""
-        return StoredRows(dataset.columns, dataset.rows, lambda: self._iter_file(self._file(path, ROWS)))
+        file = self._file(path, dataset.attempt, ROWS)
+        return StoredRows(dataset.columns, dataset.rows, lambda: self._iter_file(file))
 
     def give_bad_rows(self, path: Sequence[str], dataset: Dataset, node_id: str, spool: BadRowSpool) -> None:
         """Put the rows that a validate node has set aside into a spool."""
         if node_id in dataset.bad_rows:
-            spool.absorb(self._iter_file(self._file(path, _bad_rows_file(node_id))), dataset.bad_rows[node_id])
+            file = self._file(path, dataset.attempt, _bad_rows_file(node_id))
+            spool.absorb(self._iter_file(file), dataset.bad_rows[node_id])
 
     def remove(self, path: Sequence[str]) -> None:
         """Remove a dataset, or all below a path; nothing if there is none."""
         with _explained(self.location):
-            self._clear(self._folder(path))
+            folder = self._folder(path)
+            # First what says that there is something: a reader must not find it beside rows that are half gone.
+            with suppress(FileNotFoundError):
+                self._files.delete_file(posixpath.join(folder, DATASET))
+            with suppress(FileNotFoundError):
+                self._files.delete_dir(folder)
 
     def list(self, path: Sequence[str]) -> list[tuple[str, float]]:
         """Names of the folders below a path, each with the time of its last change in seconds since 1970."""
@@ -154,18 +166,11 @@ class Exchange:
                         return
                 yield batch
 
-    def _clear(self, folder: str) -> None:
-        # The marker first: a reader must not find it beside rows that are half gone.
-        with suppress(FileNotFoundError):
-            self._files.delete_file(posixpath.join(folder, DATASET))
-        with suppress(FileNotFoundError):
-            self._files.delete_dir(folder)
-
     def _folder(self, path: Sequence[str]) -> str:
         return posixpath.join(self._base, *(_safe(part) for part in path))
 
-    def _file(self, path: Sequence[str], name: str) -> str:
-        return posixpath.join(self._folder(path), name)
+    def _file(self, path: Sequence[str], *names: str) -> str:
+        return posixpath.join(self._folder(path), *names)
 
 
 def _bad_rows_file(node_id: str) -> str:
@@ -198,6 +203,7 @@ def _explained(location: str) -> Iterator[None]:
 def _to_json(dataset: Dataset) -> dict[str, Any]:
     return {
         "version": 1,
+        "attempt": dataset.attempt,
         "columns": [[column.name, native_of(column)] for column in dataset.columns],
         "rows": dataset.rows,
         "bytes": dataset.bytes,
@@ -212,6 +218,7 @@ def _to_json(dataset: Dataset) -> dict[str, Any]:
 def _from_json(values: dict[str, Any]) -> Dataset:
     watermarks = values["watermarks"]
     return Dataset(
+        values["attempt"],
         tuple(make_column(name, native) for name, native in values["columns"]),
         values["rows"],
         values["bytes"],

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from synqx_dagster.errors import ConfigurationError
-from synqx_dagster.model.mapping import Mapping
+from synqx_dagster.model.mapping import RESERVED_PREFIX, Mapping
 from synqx_dagster.pipelines.graph import Graph, Node
 from synqx_dagster.pipelines.operators.ends import LoadConfig
 
+#: What a load calls the rows of its step; no node has such a name.
+ROWS = f"{RESERVED_PREFIX}rows"
+
 #: The query by which a load asks for the rows of its step.
-ROWS_QUERY = 'SELECT * FROM "rows"'
+ROWS_QUERY = f'SELECT * FROM "{ROWS}"'
 
 _MAX_NAME = 128
 

@@ -20,8 +20,6 @@ from synqx_dagster.pipelines.source import StreamConnector
 from synqx_dagster.pipelines.stream import StepContext, StepStream
 from synqx_dagster.transfer.ledger import Ledger
 from synqx_dagster.transfer.load import run_load
-from synqx_dagster.transfer.plan import LoadPlan
-from synqx_dagster.transfer.prepare import plan_load
 from synqx_dagster.transfer.quarantine import BadRowSpool
 from synqx_dagster.transfer.result import LoadRequest, LoadResult, Progress, ReadWindow
 
@@ -88,13 +86,6 @@ def run_load_step(request: StepRequest) -> StepResult:
     finally:
         if request.on_reports is not None:
             request.on_reports(load.reports(result))
-
-
-def plan_load_step(request: StepRequest) -> tuple[LoadPlan, tuple[NodeReport, ...]]:
-    """Plan a step that ends in a load; opens its sources and reads no rows."""
-    load = _LoadStep(request)
-    plan = plan_load(load.request.mapping, load.request.schema, load.request.source, load.request.target)
-    return plan, load.reports(None)
 
 
 @contextmanager

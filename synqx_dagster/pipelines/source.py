@@ -26,6 +26,7 @@ from synqx_dagster.connectors.protocol import (
 from synqx_dagster.errors import FatalError
 from synqx_dagster.model.table import Column, TableName
 from synqx_dagster.model.types import DataType
+from synqx_dagster.pipelines.loading import ROWS
 from synqx_dagster.pipelines.stream import StepStream, StreamEnd
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class StreamReadSession(DuckdbReadSession):
         self._watch = None
         self._stream = stream
         self._end = end
-        end.database.view("rows", f"SELECT * FROM {end.sql_name}")
+        end.database.view(ROWS, f"SELECT * FROM {end.sql_name}")
 
     @contextmanager
     def _errors(self, doing: str) -> Iterator[None]:

@@ -35,6 +35,9 @@ from synqx_dagster.transfer.quarantine import BadRowSpool
 if TYPE_CHECKING:
     import pyarrow as pa
 
+#: Between the names of nodes in the context of an error.
+_SEPARATOR = "\n"
+
 #: What a stage of row-wise expressions needs; it holds no rows but those in flight.
 _STREAMING_BYTES = 192 * 1024 * 1024
 
@@ -97,6 +100,7 @@ class StepStream:
         reports: What each node did, in order; complete when the rows have passed.
         spools: Bad rows of validate nodes, by node; complete when the rows have passed.
         extracts: The step's extracts, by node.
+        node_columns: The columns that each node gives.
     """
 
     def __init__(self, graph: Graph, step: Step, context: StepContext) -> None:
@@ -109,10 +113,12 @@ class StepStream:
         self._flows: dict[str, _Flow] = {}
         self._timers: list[threading.Timer] = []
         self._timed_out: str | None = None
+        self._has_passed = False
         self._finishing: list[Callable[[], None]] = []
         self.end: StreamEnd | None = None
         self.columns: tuple[Column, ...] = ()
         self.extracts: dict[str, Extract] = {}
+        self.node_columns: dict[str, tuple[Column, ...]] = {}
         self.spools: dict[str, BadRowSpool] = {}
         self.reports: dict[str, NodeReport] = {
             name: NodeReport(name, _operator_name(graph.nodes[name])) for name in step.nodes
@@ -130,7 +136,8 @@ class StepStream:
     def __exit__(self, *_: object) -> None:
         for timer in self._timers:
             timer.cancel()
-        self.cancel()
+        if not self._has_passed:
+            self.cancel()
         self._stack.close()
 
     def cancel(self) -> None:
@@ -166,8 +173,11 @@ class StepStream:
 
     def _open_extract(self, node: Node) -> Extract:
         source = self._context.connectors[str(node.connection)]
-        read = self._stack.enter_context(source.read())
-        return open_extract(node, source, read, self._context.so_far.get(node.node_id))
+        try:
+            read = self._stack.enter_context(source.read())
+            return open_extract(node, source, read, self._context.so_far.get(node.node_id))
+        except SynqxError as exc:
+            raise _named(exc, [node.node_id]) from exc.__cause__
 
     def _holds_rows(self, stage: Stage) -> bool:
         return stage.is_python or any(
@@ -198,6 +208,8 @@ class StepStream:
             relations[name] = Relation(sql_name, name, columns)
         for name in stage.nodes:
             relations[name] = self._open_node(database, name, relations, waited)
+            is_judge = isinstance(self._graph.nodes[name].operator, Validate)
+            self.node_columns[name] = relations[name].columns[:-2] if is_judge else relations[name].columns
         end, relation = self._graph.nodes[stage.end], relations[stage.end]
         if isinstance(end.operator, Validate):
             columns = relation.columns[:-2]
@@ -228,7 +240,7 @@ class StepStream:
         if name in self.extracts:
             extract = self.extracts[name]
             counter = Counter()
-            prefetch = self._stack.enter_context(Prefetch(extract.iter_batches(), extract.cancel))
+            prefetch = self._stack.enter_context(Prefetch(_naming(extract.iter_batches(), name), extract.cancel))
             database.register("source " + name, extract.schema, _timed(_counted(iter(prefetch), counter), waited))
             # The compiler calls what it reads `source`.
             sql = f"WITH source AS (SELECT * FROM {quoted('source ' + name)}) {extract.sql()}"
@@ -252,6 +264,7 @@ class StepStream:
         (name,) = stage.inputs
         given, _, batches = self._incoming(name)
         columns = operator.output(node.config, [Relation(quoted(name), name, given)])
+        self.node_columns[node.node_id] = columns
         waited = Counter()
         rows = self._run_python(node, operator, _timed(batches, waited), arrow_schema(columns), memory_bytes)
         return self._hand_on(stage, columns, rows, Counter(), waited)
@@ -324,6 +337,7 @@ class StepStream:
         """Pass the last rows on, and complete the reports when all have passed or something has failed."""
         try:
             yield from batches
+            self._has_passed = True
         except BaseException as exc:
             self._attribute(exc)
             raise
@@ -410,18 +424,32 @@ class StepStream:
                 f"node {self._timed_out!r} did not end within its {seconds} s",
                 hint="raise its timeout_seconds, or find out what keeps it",
             )
-        if isinstance(exc, SynqxError) and len(stage.nodes) == 1 and repr(stage.end) not in exc.message:
-            exc.message = f"node {stage.end!r}: {exc.message}"
-            exc.args = (exc.message,)
-        return exc
+        return _named(exc, stage.nodes)
 
     def _attribute(self, exc: BaseException) -> None:
-        """Note an error on the reports of the nodes that it names."""
-        if not isinstance(exc, SynqxError):
-            return
-        for name, report in self.reports.items():
-            if repr(name) in exc.message and report.error is None:
-                report.error = exc.message
+        """Note an error on the reports of the nodes that it is of."""
+        if isinstance(exc, SynqxError):
+            for name in str(exc.context.get("nodes", "")).split(_SEPARATOR):
+                if name in self.reports:
+                    self.reports[name].error = exc.message
+
+
+def _named(exc: BaseException, nodes: Sequence[str]) -> BaseException:
+    """An error with the nodes that it is of; one that has some keeps them."""
+    if isinstance(exc, SynqxError) and "nodes" not in exc.context:
+        exc.context["nodes"] = _SEPARATOR.join(nodes)
+        if not any(repr(name) in exc.message for name in nodes):
+            exc.message = f"node{'s' if len(nodes) > 1 else ''} {', '.join(map(repr, nodes))}: {exc.message}"
+            exc.args = (exc.message,)
+    return exc
+
+
+def _naming(batches: Iterator[pa.RecordBatch], node_id: str) -> Iterator[pa.RecordBatch]:
+    """Pass on what an extract reads; what its source raises is said to be of this node."""
+    try:
+        yield from batches
+    except BaseException as exc:  # noqa: BLE001  # raised again, with its node
+        raise _named(exc, [node_id]) from exc.__cause__
 
 
 def _operator_name(node: Node) -> str:

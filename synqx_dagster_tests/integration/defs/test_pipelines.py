@@ -146,9 +146,7 @@ def test_a_run_that_failed_goes_on_from_its_failed_step(project: Project, catalo
         target.execute("drop table names")
     # What a step has stored is read again, and not made again: its source may have gone on.
     project.fill(100, "orders")
-    result = project.run(
-        *("python", "-c", REEXECUTE, failed.run_id), **{"PYTHONPATH": project.environment["PYTHONPATH"]}
-    )
+    result = project.run(*("python", "-c", REEXECUTE, failed.run_id), PYTHONPATH=project.environment["PYTHONPATH"])
     assert result.returncode == 0, describe(result)
     assert len(project.rows("names")) == 7
     assert metadata_of(project, STORED)["synqx/stored_by_run"] == failed.run_id
