@@ -7,7 +7,8 @@ from synqx_dagster.catalog.validation import explain
 from synqx_dagster.connectors.registry import connector_types, dialect_of
 from synqx_dagster.errors import ConfigurationError, DriverMissingError, Problem
 from synqx_dagster.model import Pipeline
-from synqx_dagster.pipelines.graph import Graph, GraphProblem, check_graph, loads_of
+from synqx_dagster.pipelines.building import GraphProblem, check_graph
+from synqx_dagster.pipelines.graph import Graph, loads_of
 from synqx_dagster.pipelines.loading import load_mapping
 from synqx_dagster.pipelines.operators.ends import ExtractConfig
 from synqx_dagster.pipelines.operators.registry import find_operator

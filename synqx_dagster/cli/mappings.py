@@ -155,7 +155,8 @@ def plan(output: Output, mapping_name: str, *, whole_sql: bool) -> None:
     """Explain how a mapping or a pipeline would run; change nothing.
 
     NAME is a mapping, or a pipeline (`pipeline:NAME` where a mapping has the name, too). Asks both databases for
-    their columns and shows the lane and why it was chosen, in how many ranges the source is read, the statements, how the rows become visible, what is guaranteed, and where the target differs.
+    their columns and shows the lane and why it was chosen, in how many ranges the source is read, the statements, how
+    the rows become visible, what is guaranteed, and where the target differs.
     """
     from synqx_dagster.transfer.prepare import plan_load
 

@@ -24,7 +24,7 @@ def find_plan(catalog: Catalog, name: str) -> PipelinePlan:
     """
     from synqx_dagster.cli.mappings import connected
     from synqx_dagster.connectors.registry import connector_types
-    from synqx_dagster.pipelines.graph import build_graph
+    from synqx_dagster.pipelines.building import build_graph
     from synqx_dagster.pipelines.planning import plan_pipeline
 
     snapshot = catalog.snapshot_for(pipelines=[name])

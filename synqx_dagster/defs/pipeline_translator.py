@@ -14,16 +14,9 @@ from synqx_dagster.defs.translator import Translator, connection_uri, declared_c
 from synqx_dagster.errors import DriverMissingError
 from synqx_dagster.mapping.lineage import Lineage, tables_of, trace_query
 from synqx_dagster.model import Column, Pipeline, Schema, TableName, dagster_name
-from synqx_dagster.pipelines.graph import (
-    Graph,
-    Node,
-    Step,
-    build_graph,
-    extracts_of,
-    known_columns,
-    loads_after,
-    trace_origins,
-)
+from synqx_dagster.pipelines.building import build_graph
+from synqx_dagster.pipelines.graph import Graph, Node, Step, extracts_of, loads_after
+from synqx_dagster.pipelines.lineage import known_columns, trace_origins
 from synqx_dagster.pipelines.operators.ends import IncrementalConfig, LoadConfig
 
 #: The first part of the keys of rows that steps store for each other.

@@ -6,7 +6,8 @@ import itertools
 from typing import Any
 
 from synqx_dagster.model import Dataset, Pipeline
-from synqx_dagster.pipelines.graph import Graph, GraphProblem, check_graph
+from synqx_dagster.pipelines.building import GraphProblem, check_graph
+from synqx_dagster.pipelines.graph import Graph
 
 DB_TYPES = frozenset({"sqlite", "duckdb", "postgresql"})
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synqx_dagster.model import Dataset
-from synqx_dagster.pipelines.graph import known_columns, order_nodes, trace_origins
+from synqx_dagster.pipelines.graph import order_nodes
+from synqx_dagster.pipelines.lineage import known_columns, trace_origins
 from synqx_dagster_tests.unit.pipelines.graphs import check, graph, node, pipeline
 
 A, B = node("a", "extract"), node("b", "extract")

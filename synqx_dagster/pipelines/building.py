@@ -1,0 +1,259 @@
+"""From a pipeline's record to its graph, or to all that is wrong with it, each with its place.
+
+Everything here is pure: it looks at records and at nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import pydantic
+
+from synqx_dagster.errors import ConfigurationError, DriverMissingError
+from synqx_dagster.model.dataset import Dataset
+from synqx_dagster.model.pipeline import Pipeline, PipelineNode
+from synqx_dagster.pipelines.graph import Graph, Node, loads_after, order_nodes, plan_steps
+from synqx_dagster.pipelines.operators.ends import IncrementalConfig, LoadConfig
+from synqx_dagster.pipelines.operators.protocol import Input, NodeColumns
+from synqx_dagster.pipelines.operators.registry import find_operator
+from synqx_dagster.pipelines.operators.validate import ValidateConfig
+
+
+@dataclass(frozen=True)
+class GraphProblem:
+    """Something wrong with a pipeline.
+
+    Attributes:
+        path: The field of the record.
+        error: What Pydantic says of a node's config, for whoever has better words for it.
+    """
+
+    path: tuple[str | int, ...]
+    message: str
+    hint: str | None = None
+    error: pydantic.ValidationError | None = field(default=None, compare=False)
+
+
+GetDataset = Callable[[str], Dataset | None]
+
+
+def check_graph(
+    pipeline: Pipeline, find_dataset: GetDataset, db_types: frozenset[str]
+) -> tuple[Graph | None, tuple[GraphProblem, ...]]:
+    """A pipeline's graph, and all that is wrong with it; no graph where anything is.
+
+    Args:
+        find_dataset: The dataset of a name; None where there is none, which is somebody else's to report.
+        db_types: Kinds of connections, as `find_operator` takes them.
+    """
+    reader = _Reader(pipeline, find_dataset, db_types)
+    nodes = reader.read()
+    problems = list(reader.problems)
+    if not problems:
+        problems.extend(_check_shape(pipeline, nodes))
+    if not problems:
+        problems.extend(_check_columns(pipeline, nodes))
+    if problems:
+        return None, tuple(problems)
+    return Graph(pipeline, nodes, plan_steps(pipeline, nodes)), ()
+
+
+def build_graph(pipeline: Pipeline, find_dataset: GetDataset, db_types: frozenset[str]) -> Graph:
+    """The graph of a pipeline of the catalog, which was checked when it was applied.
+
+    Raises:
+        ConfigurationError: It does not hold (any more): an operator's package is gone, or a dataset changed.
+    """
+    graph, problems = check_graph(pipeline, find_dataset, db_types)
+    if graph is None:
+        first = problems[0]
+        place = ".".join(map(str, first.path))
+        raise ConfigurationError(f"pipeline {pipeline.name!r}: {place}: {first.message}", hint=first.hint)
+    return graph
+
+
+# --- nodes --------------------------------------------------------------------------------------------------------
+
+
+class _Reader:
+    def __init__(self, pipeline: Pipeline, find_dataset: GetDataset, db_types: frozenset[str]) -> None:
+        self._pipeline = pipeline
+        self._find_dataset = find_dataset
+        self._db_types = db_types
+        self.problems: list[GraphProblem] = []
+
+    def read(self) -> dict[str, Node]:
+        """Nodes by id, each after those that it reads or waits for; those that cannot be read are left out."""
+        by_id = {node.node_id: (index, node) for index, node in enumerate(self._pipeline.nodes)}
+        inputs: dict[str, list[str]] = {node_id: [] for node_id in by_id}
+        consumers: dict[str, list[str]] = {node_id: [] for node_id in by_id}
+        for edge in self._pipeline.edges:
+            giver, taker = by_id[edge.from_node_id][1], by_id[edge.to_node_id][1]
+            if giver.gives_rows and taker.takes_rows:
+                inputs[taker.node_id].append(giver.node_id)
+                consumers[giver.node_id].append(taker.node_id)
+        nodes = {}
+        for node_id in order_nodes(self._pipeline):
+            index, record = by_id[node_id]
+            if record.runs_mapping:
+                continue
+            made = self._node(index, record, tuple(inputs[node_id]), tuple(consumers[node_id]))
+            if made is not None:
+                nodes[node_id] = made
+        return nodes
+
+    def _node(
+        self, index: int, record: PipelineNode, inputs: tuple[str, ...], consumers: tuple[str, ...]
+    ) -> Node | None:
+        try:
+            operator = find_operator(record, self._db_types)
+        except (ConfigurationError, DriverMissingError) as exc:
+            self._report(("nodes", index, "operator_class"), exc.message, exc.hint)
+            return None
+        try:
+            # Through JSON: Pydantic's strict mode takes a list for a tuple only there.
+            config = operator.config_type.model_validate_json(json.dumps(record.config), strict=True)
+        except pydantic.ValidationError as exc:
+            first = exc.errors(include_url=False, include_input=False)[0]
+            path = ("nodes", index, "config", *first["loc"])
+            self.problems.append(GraphProblem(path, first["msg"], None, exc))
+            return None
+        dataset = self._dataset(record)
+        node = Node(record, operator, config, inputs, consumers, dataset)
+        self._check_ends(index, node)
+        return node
+
+    def _dataset(self, record: PipelineNode) -> Dataset | None:
+        name = record.source_asset or record.destination_asset
+        return None if name is None else self._find_dataset(name)
+
+    def _check_ends(self, index: int, node: Node) -> None:
+        record = node.record
+        if record.operator_type not in ("extract", "load"):
+            return
+        field_name = "source_asset" if record.operator_type == "extract" else "destination_asset"
+        named = getattr(record, field_name)
+        given = [name for name in ("connection", "table", "query") if getattr(node.config, name, None) is not None]
+        if named is not None:
+            if given:
+                message = f"{field_name} says what config.{given[0]} says, too"
+                self._report(("nodes", index, "config", given[0]), message, "leave one of them out")
+            elif node.dataset is not None and record.operator_type == "load" and node.dataset.query is not None:
+                self._report(("nodes", index, field_name), f"the asset {named!r} is a query, which cannot be loaded")
+        elif node.connection is None or (node.table is None and node.query is None):
+            places = "table or query" if record.operator_type == "extract" else "table"
+            message = f"the node does not say what it {'reads' if record.operator_type == 'extract' else 'loads'}"
+            hint = f"give {field_name}, or connection and {places} in config"
+            self._report(("nodes", index, "config"), message, hint)
+
+    def _report(self, path: tuple[str | int, ...], message: str, hint: str | None = None) -> None:
+        self.problems.append(GraphProblem(path, message, hint))
+
+
+# --- what is wrong ------------------------------------------------------------------------------------------------
+
+
+def _check_shape(pipeline: Pipeline, nodes: Mapping[str, Node]) -> Iterator[GraphProblem]:
+    index_of = {node.node_id: index for index, node in enumerate(pipeline.nodes)}
+    loaded: dict[tuple[str | None, str], str] = {}
+    for node in nodes.values():
+        place = ("nodes", index_of[node.node_id])
+        yield from _check_arity(node, place)
+        if not node.consumers and node.record.gives_rows:
+            yield GraphProblem(
+                place, f"nothing reads the rows of {node.node_id!r}", "lead an edge from it to a load, or remove it"
+            )
+        if isinstance(node.config, LoadConfig):
+            # The schema that a name without one means is the connection's to know; check of the catalog asks it.
+            key = (node.connection, str(node.table))
+            other = loaded.setdefault(key, node.node_id)
+            if other != node.node_id:
+                yield GraphProblem(place, f"{other!r} and {node.node_id!r} load one table: {node.table}")
+        if isinstance(node.config, ValidateConfig) and node.config.on_bad_row == "quarantine":
+            yield from _check_quarantine(node, nodes, place)
+        if isinstance(node.config, IncrementalConfig):
+            yield from _check_incremental(node, nodes, place)
+
+
+def _check_arity(node: Node, place: tuple[str | int, ...]) -> Iterator[GraphProblem]:
+    count, least, most = len(node.inputs), node.operator.least_inputs, node.operator.most_inputs
+    if count < least or (most is not None and count > most):
+        wanted = str(least) if least == most else f"{least} or more" if most is None else f"{least} to {most}"
+        name = f"{node.record.operator_type} {node.record.operator_class!r}"
+        plural = "" if wanted == "1" else "s"
+        got = f"edges lead here from {', '.join(map(repr, node.inputs))}" if count else "no edge leads here"
+        yield GraphProblem(place, f"{node.node_id!r}: {name} takes {wanted} input{plural}, not {count}", got)
+
+
+def _check_quarantine(node: Node, nodes: Mapping[str, Node], place: tuple[str | int, ...]) -> Iterator[GraphProblem]:
+    config = node.config
+    assert isinstance(config, ValidateConfig)
+    loads = loads_after(node.node_id, nodes)
+    path = (*place, "config", "quarantine")
+    if config.quarantine is None and len(loads) > 1:
+        yield GraphProblem(
+            path,
+            f"the rows of {node.node_id!r} reach several loads",
+            f"say which keeps the bad rows: {', '.join(loads)}",
+        )
+        return
+    if config.quarantine is not None and config.quarantine not in loads:
+        yield GraphProblem(
+            path, f"{config.quarantine!r} is no load that these rows reach", f"loads: {', '.join(loads)}"
+        )
+        return
+    keeper = nodes[config.quarantine or loads[0]]
+    assert isinstance(keeper.config, LoadConfig)
+    if keeper.config.on_bad_row != "quarantine":
+        yield GraphProblem(
+            path,
+            f"{node.node_id!r} sends bad rows to the load {keeper.node_id!r}, which keeps none",
+            f"set on_bad_row: quarantine at {keeper.node_id!r}",
+        )
+
+
+def _check_incremental(node: Node, nodes: Mapping[str, Node], place: tuple[str | int, ...]) -> Iterator[GraphProblem]:
+    loads = loads_after(node.node_id, nodes)
+    if len(loads) != 1:
+        yield GraphProblem(
+            place,
+            f"the rows of the incremental extract {node.node_id!r} reach {len(loads)} loads",
+            "its watermark is committed with the rows of one load; give each load an extract of its own",
+        )
+        return
+    load = nodes[loads[0]]
+    assert isinstance(load.config, LoadConfig)
+    if load.config.mode == "replace":
+        yield GraphProblem(
+            place,
+            f"{node.node_id!r} reads only what is new, and the load {load.node_id!r} replaces the rest",
+            "use merge or append",
+        )
+    others = [
+        other.node_id
+        for other in nodes.values()
+        if other is not node
+        and isinstance(other.config, IncrementalConfig)
+        and loads[0] in loads_after(other.node_id, nodes)
+    ]
+    if others:
+        yield GraphProblem(
+            place,
+            f"the incremental extracts {node.node_id!r} and {others[0]!r} reach one load",
+            "a target's ledger holds one watermark",
+        )
+
+
+def _check_columns(pipeline: Pipeline, nodes: Mapping[str, Node]) -> Iterator[GraphProblem]:
+    index_of = {node.node_id: index for index, node in enumerate(pipeline.nodes)}
+    columns: dict[str, NodeColumns] = {}
+    for node_id, node in nodes.items():
+        inputs = [Input(name, columns[name]) for name in node.inputs]
+        found = False
+        for problem in node.operator.check(node.config, inputs):
+            found = True
+            yield GraphProblem(("nodes", index_of[node_id], "config", *problem.path), problem.message, problem.hint)
+        # What follows from a node that is wrong would be wrong, too.
+        columns[node_id] = None if found else node.operator.columns(node.config, inputs)
