@@ -200,7 +200,7 @@ def _mariadb_pipe(lab: Lab, expected: Digest) -> Contestant:
     )  # fmt: skip
 
 
-def _need_plain(lab: Lab) -> tuple[int, int]:
+def need_plain(lab: Lab) -> tuple[int, int]:
     """Have ``lineitem_plain``: text for char(n), and a date that is text."""
     lab.need_lineitem()
 
@@ -281,7 +281,7 @@ _EXPECTED_TRANSFORMED = f"""(
 @contextmanager
 def start_transform(lab: Lab) -> Iterator[Bench]:
     """Split, join, cast and hash: computed by the source, and by DuckDB, which a cast of text to date needs."""
-    rows, size = _need_plain(lab)
+    rows, size = need_plain(lab)
     expected = _digest_transformed(lab, SOURCE, _EXPECTED_TRANSFORMED)
     plain = lab.digest(SOURCE, "lineitem_plain")
     # The split column and the comment are replaced by what is made of them.
@@ -332,7 +332,7 @@ def start_transform(lab: Lab) -> Iterator[Bench]:
 @contextmanager
 def start_quarantine(lab: Lab) -> Iterator[Bench]:
     """A text column that must become a decimal, and does not in one row of a thousand."""
-    _need_plain(lab)
+    need_plain(lab)
     columns = ", ".join(
         f"case when {_IS_BAD} then 'n/a' else l_quantity::text end" if name == "l_quantity" else name
         for name in COLUMNS

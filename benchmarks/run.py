@@ -27,13 +27,14 @@ from benchmarks.machine import describe_machine, product_versions
 from benchmarks.merges import MERGE
 from benchmarks.page import draw_page
 from benchmarks.peers import install_peers
+from benchmarks.pipelines import PIPELINE
 from benchmarks.processes import MEMORY, TABLES_100
 from benchmarks.servers import MARIADB_SETTINGS, POSTGRESQL_SETTINGS
 from benchmarks.synqx import preload
 
 CASES = {
     case.name: case
-    for case in (PG_PG, TRANSFORM, QUARANTINE, MYSQL_PG, PG_DUCKDB, PG_PARQUET, MERGE, TABLES_100, MEMORY)
+    for case in (PG_PG, TRANSFORM, QUARANTINE, MYSQL_PG, PG_DUCKDB, PG_PARQUET, MERGE, TABLES_100, PIPELINE, MEMORY)
 }
 _PEERS = ("sling", "dlt")
 _ROOT = Path(__file__).parent.parent
