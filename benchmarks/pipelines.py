@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -84,9 +85,7 @@ def start_pipeline(lab: Lab) -> Iterator[Bench]:
         "kind": "pipeline",
         "name": "chain",
         "nodes": nodes,
-        "edges": [
-            {"from_node_id": first, "to_node_id": second} for first, second in zip(names, names[1:], strict=False)
-        ],
+        "edges": [{"from_node_id": first, "to_node_id": second} for first, second in itertools.pairwise(names)],
     }
     one = mapping("one", "public.lineitem_plain", "synqx.one", target_schema="lines", column_mappings=column_mappings)
     records = [*postgresql_connections(lab.postgresql.endpoint), schema, one, pipeline]
