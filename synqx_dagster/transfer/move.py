@@ -99,7 +99,10 @@ def _stream(
             table=str(plan.target),
         )
     seconds = time.perf_counter() - start
-    phases = {"read": arriving.seconds, "transform": good.seconds - arriving.seconds, "write": seconds - good.seconds}
+    # DuckDB may wait for the source in one thread while another one hands rows on: what then overlaps is no time of its
+    # own.
+    read_seconds = min(arriving.seconds, good.seconds)
+    phases = {"read": read_seconds, "transform": good.seconds - read_seconds, "write": max(seconds - good.seconds, 0.0)}
     return Moved(rows_in, size_bytes, None, phases)
 
 
