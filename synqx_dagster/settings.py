@@ -46,7 +46,7 @@ class Settings:
     key_file: Path | None = None
     dagster_home: Path = Path(".synqx")
     executor: str = "in_process"
-    exchange: str = ".synqx/exchange"
+    exchange: str = field(default=".synqx/exchange", repr=False)
     code_directory: Path = Path()
     host_policy: HostPolicy = field(default_factory=HostPolicy)
     log_format: str = "text"

@@ -10,6 +10,8 @@ from synqx_dagster.model import dagster_name
 
 METADATA_PREFIX = "synqx/"
 REVISION_TAG = "synqx/revision"
+#: What the nodes of a pipeline's step did, as a JSON list; see `synqx_dagster.pipelines.report`.
+NODES_METADATA = f"{METADATA_PREFIX}nodes"
 PIPELINE_TAG = "synqx/pipeline"
 
 _TAG_KEY = re.compile(r"([A-Za-z0-9_.-]{1,63}/)?[A-Za-z0-9_.-]{1,63}")

@@ -14,13 +14,12 @@ from typing import Any
 import dagster as dg
 
 from synqx_dagster.defs.instance import PROCESS_TAG
-from synqx_dagster.defs.names import METADATA_PREFIX
+from synqx_dagster.defs.names import METADATA_PREFIX, NODES_METADATA
 from synqx_dagster.defs.run_failures import failure_report
 from synqx_dagster.defs.run_logs import step_keys
 from synqx_dagster.defs.runs import RunInfo, get_run
 
 #: Metadata of a step that several nodes of a pipeline share: a JSON list with an object for each node.
-NODES_METADATA = f"{METADATA_PREFIX}nodes"
 
 _SCHEDULED_TIME_TAG = ".dagster/scheduled_execution_time"
 

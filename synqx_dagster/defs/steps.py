@@ -25,14 +25,14 @@ from synqx_dagster.defs.assets import (
 from synqx_dagster.defs.attempts import LOAD_ID_METADATA, find_load_id
 from synqx_dagster.defs.checks import check_results, check_specs
 from synqx_dagster.defs.failures import translate_error
-from synqx_dagster.defs.names import METADATA_PREFIX, REVISION_TAG, op_name, resource_key
+from synqx_dagster.defs.names import METADATA_PREFIX, NODES_METADATA, REVISION_TAG, op_name, resource_key
 from synqx_dagster.defs.ordering import RESULT, after_step
 from synqx_dagster.defs.pipeline_translator import PipelineTranslator
 from synqx_dagster.defs.resources import ConnectionResource
 from synqx_dagster.defs.windows import read_window
 from synqx_dagster.errors import NotFoundError, RetryableError, SynqxError
 from synqx_dagster.pipelines.graph import Graph, Step
-from synqx_dagster.pipelines.loading import load_mapping
+from synqx_dagster.pipelines.loading import load_mapping, step_name
 from synqx_dagster.pipelines.report import NodeReport
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NODES_METADATA = f"{METADATA_PREFIX}nodes"
 STORED_METADATA = f"{METADATA_PREFIX}stored_by_run"
 VERSION_METADATA = f"{METADATA_PREFIX}pipeline_version"
 
@@ -115,21 +114,29 @@ class _StepRunner:
             dagster.RetryRequested: It may succeed later, and its nodes allow another attempt.
         """
         retries = max(self.graph.nodes[name].record.retries for name in self.step.nodes)
+        reports: list[NodeReport] = []
         try:
-            return self._run(context)
+            return self._run(context, reports)
         except SynqxError as exc:
             translated = translate_error(
-                exc,
-                mapping_name=f"{self.graph.pipeline.name}: {self.step.name}",
-                retry_number=context.retry_number,
-                max_retries=retries,
+                exc, mapping_name=self._name, retry_number=context.retry_number, max_retries=retries
             )
+            if isinstance(translated, dg.Failure) and reports:
+                nodes = {NODES_METADATA: dg.MetadataValue.json([report.to_dict() for report in reports])}
+                translated = dg.Failure(
+                    translated.description, metadata={**translated.metadata, **nodes}, allow_retries=False
+                )
             if isinstance(exc, RetryableError) and isinstance(translated, dg.RetryRequested):
                 context.log.warning(f"{exc}; attempt {context.retry_number + 2} of {retries + 1} follows")
             # The cause is told in full by the description; its frames say nothing to who reads the log.
             raise translated from None
 
-    def _run(self, context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+    @property
+    def _name(self) -> str:
+        """What reports call the step: as its load is called as a mapping."""
+        return step_name(self.graph.pipeline.name, self.step.name)
+
+    def _run(self, context: dg.AssetExecutionContext, reports: list[NodeReport]) -> dg.MaterializeResult[None]:
         catalog = self.get_catalog()
         revision = self.translator.snapshot.revision
         if REVISION_TAG not in context.run.tags:
@@ -137,7 +144,7 @@ class _StepRunner:
         version = catalog.find_version("pipeline", self.graph.pipeline.name, revision)
         self._require_unsealed(catalog)
         with _importable(catalog.settings.code_directory):
-            request = self._request(context, catalog)
+            request = self._request(context, catalog, reports)
             result = self._load(context, request) if self.step.is_load else self._store(context, request)
         metadata = {**(result.metadata or {}), VERSION_METADATA: version}
         return result._replace(metadata=metadata)
@@ -147,9 +154,14 @@ class _StepRunner:
         names = self.translator.connections_of(self.graph, self.step)
         require_unsealed(catalog, secrets_needed=any(needs_vault(snapshot.get_connection(name)) for name in names))
 
-    def _request(self, context: dg.AssetExecutionContext, catalog: Catalog) -> StepRequest:
+    def _request(self, context: dg.AssetExecutionContext, catalog: Catalog, reports: list[NodeReport]) -> StepRequest:
         from synqx_dagster.pipelines.exchange import Exchange
         from synqx_dagster.pipelines.run import StepRequest
+
+        def take(found: tuple[NodeReport, ...]) -> None:
+            reports[:] = found
+            for report in found:
+                context.log.info(describe_node(report))
 
         load_id = find_load_id(context.instance, context.run, self.key)
         if load_id != context.run.run_id:
@@ -176,8 +188,8 @@ class _StepRunner:
             memory_bytes=self.graph.pipeline.memory_bytes,
             spill=catalog.settings.home / "spill",
             window=read_window(context.run.tags),
-            progress=ProgressLog(context, f"{self.graph.pipeline.name} {self.step.name}", progress_listener.get()),
-            on_reports=lambda reports: _log_nodes(context, reports),
+            progress=ProgressLog(context, self._name, progress_listener.get()),
+            on_reports=take,
         )
 
     def _path(self, run_id: str, name: str) -> tuple[str, ...]:
@@ -191,13 +203,11 @@ class _StepRunner:
             path = self._path(run_id, name)
             if (dataset := exchange.find(path)) is not None:
                 return StoredInput(path, dataset)
-        event = context.instance.get_latest_materialization_event(self.translator.stored_key(self.graph.pipeline, name))
-        latest = event.asset_materialization if event is not None else None
-        found = latest.metadata.get(STORED_METADATA) if latest is not None else None
-        if found is not None:
-            path = self._path(str(found.value), name)
+        latest = _stored_by(context.instance, self.translator.stored_key(self.graph.pipeline, name))
+        if latest is not None:
+            path = self._path(latest, name)
             if (dataset := exchange.find(path)) is not None:
-                context.log.info(f"the rows of {name} are those that run {found.value} stored")
+                context.log.info(f"the rows of {name} are those that run {latest} stored")
                 return StoredInput(path, dataset)
         raise NotFoundError(
             f"the rows that {name!r} stored are not there any more",
@@ -262,9 +272,18 @@ class _StepRunner:
     def _write(self, request: StepRequest, stream: StepStream, watermarks: Watermarks | None) -> Any:
         return request.exchange.write(self._path(request.run_id, self.step.name), stream, watermarks)
 
+    def _latest_of_others(self, instance: dg.DagsterInstance) -> list[str]:
+        names = [step.name for step in self.graph.steps if not step.is_load and step.name != self.step.name]
+        found = (_stored_by(instance, self.translator.stored_key(self.graph.pipeline, name)) for name in names)
+        return [run_id for run_id in found if run_id is not None]
+
     def _remove_old(self, context: dg.AssetExecutionContext, exchange: Exchange) -> None:
-        """Remove what earlier runs of the pipeline have stored, unless they are under way or may be gone on with."""
-        keep = set(_iter_ancestors(context.instance, context.run))
+        """Remove what earlier runs of the pipeline have stored, unless somebody may still ask for it.
+
+        That is: a run that is under way, one that may be gone on with, and the latest rows of another node, which a run
+        of a part of the pipeline reads.
+        """
+        keep = {*_iter_ancestors(context.instance, context.run), *self._latest_of_others(context.instance)}
         for run_id, changed in exchange.list((self.graph.pipeline.name,)):
             if run_id in keep:
                 continue
@@ -277,9 +296,12 @@ class _StepRunner:
                     logger.warning("rows of run %s are left where they are: %s", run_id, exc)
 
 
-def _log_nodes(context: dg.AssetExecutionContext, reports: tuple[NodeReport, ...]) -> None:
-    for report in reports:
-        context.log.info(describe_node(report))
+def _stored_by(instance: dg.DagsterInstance, key: dg.AssetKey) -> str | None:
+    """The run that has stored the latest rows of an asset."""
+    event = instance.get_latest_materialization_event(key)
+    latest = event.asset_materialization if event is not None else None
+    found = latest.metadata.get(STORED_METADATA) if latest is not None else None
+    return None if found is None else str(found.value)
 
 
 def describe_node(report: NodeReport) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import re
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -60,14 +61,15 @@ class Exchange:
     def __init__(self, location: str) -> None:
         from pyarrow.fs import FileSystem
 
-        self.location = location
+        #: For messages: as Arrow takes it, a URI may hold keys.
+        self.location = re.sub(r"//[^/@]*@", "//***@", location)
         try:
             self._files, self._base = FileSystem.from_uri(location)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001  # whatever Arrow's filesystems raise
             raise ConfigurationError(
-                f"{location!r} is no place for the rows between steps: {type(exc).__name__}",
+                f"{self.location!r} is no place for the rows between steps: {type(exc).__name__}",
                 hint="give an absolute directory, or a URI such as s3://bucket/prefix",
-            ) from exc
+            ) from None
 
     def write(self, path: Sequence[str], stream: StepStream, watermarks: Watermarks | None) -> Dataset:
         """Store the rows of a step; they take the place of what an earlier attempt has stored.

@@ -16,6 +16,11 @@ ROWS_QUERY = f'SELECT * FROM "{ROWS}"'
 _MAX_NAME = 128
 
 
+def step_name(pipeline_name: str, node_id: str) -> str:
+    """What reports and ledgers call the step that ends in a node."""
+    return f"{pipeline_name} {node_id}"[:_MAX_NAME]
+
+
 def load_mapping(graph: Graph, node: Node) -> Mapping:
     """A load node as the transfer engine knows it. The ledger knows it by pipeline and node."""
     config = node.config
@@ -26,7 +31,7 @@ def load_mapping(graph: Graph, node: Node) -> Mapping:
     return Mapping.model_validate(
         {
             **shared,
-            "name": f"{graph.pipeline.name} {node.node_id}"[:_MAX_NAME],
+            "name": step_name(graph.pipeline.name, node.node_id),
             "source_connection": node.connection,
             "source_query": ROWS_QUERY,
             "target_connection": node.connection,

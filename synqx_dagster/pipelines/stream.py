@@ -429,15 +429,15 @@ class StepStream:
     def _attribute(self, exc: BaseException) -> None:
         """Note an error on the reports of the nodes that it is of."""
         if isinstance(exc, SynqxError):
-            for name in str(exc.context.get("nodes", "")).split(_SEPARATOR):
+            for name in str(exc.context.get("failed_nodes", "")).split(_SEPARATOR):
                 if name in self.reports:
                     self.reports[name].error = exc.message
 
 
 def _named(exc: BaseException, nodes: Sequence[str]) -> BaseException:
     """An error with the nodes that it is of; one that has some keeps them."""
-    if isinstance(exc, SynqxError) and "nodes" not in exc.context:
-        exc.context["nodes"] = _SEPARATOR.join(nodes)
+    if isinstance(exc, SynqxError) and "failed_nodes" not in exc.context:
+        exc.context["failed_nodes"] = _SEPARATOR.join(nodes)
         if not any(repr(name) in exc.message for name in nodes):
             exc.message = f"node{'s' if len(nodes) > 1 else ''} {', '.join(map(repr, nodes))}: {exc.message}"
             exc.args = (exc.message,)

@@ -175,8 +175,10 @@ def load_function(text: str) -> Callable[..., Any]:
     try:
         found = getattr(importlib.import_module(module_name), name)
     except Exception as exc:
+        # What a user's module says while it is imported may hold a password; that a name is missing does not.
+        told = f": {exc}" if isinstance(exc, ImportError | AttributeError | SyntaxError) else ""
         raise OperatorFailedError(
-            f"the function {text} cannot be imported: {type(exc).__name__}: {exc}",
+            f"the function {text} cannot be imported: {type(exc).__name__}{told}",
             hint="its module must lie in the project's directory or be installed where the run is",
         ) from exc
     if not callable(found):
