@@ -41,6 +41,7 @@ from synqx_dagster.model import (
     Sensor,
     dagster_name,
 )
+from synqx_dagster.model.pipeline import PIPELINES
 
 #: Names that Dagster does not give to a job (dagster 1.13, `_core/definitions/utils.py`), and those that are taken.
 _RESERVED_JOB_NAMES = {
@@ -190,6 +191,13 @@ def _check_names(union: RecordUnion) -> Iterator[Problem]:
         name = dagster_name(record.name)
         if name in _RESERVED_JOB_NAMES or name.startswith("__"):
             yield union.problem(record, ("name",), f"{record.name!r} is reserved: Dagster allows no job of this name")
+    if union.records.pipelines and PIPELINES in union.records.connections:
+        yield union.problem(
+            union.records.connections[PIPELINES],
+            ("name",),
+            f"{PIPELINES!r} is no name for a connection beside pipelines",
+            "the assets of rows that pipelines store have keys that begin with it",
+        )
 
 
 def _check_sensor_names(union: RecordUnion) -> Iterator[Problem]:

@@ -22,7 +22,7 @@ def check_pipeline(union: RecordUnion, pipeline: Pipeline) -> tuple[Graph | None
     if graph is not None:
         for node in loads_of(graph):
             problems.extend(_check_load(union, graph, node.node_id))
-        problems.extend(_check_extracts(union, graph))
+        problems.extend(_check_extracts(union, graph, db_types))
     return (graph if not problems else None), problems
 
 
@@ -69,8 +69,9 @@ def _check_load(union: RecordUnion, graph: Graph, node_id: str) -> list[Problem]
     return problems
 
 
-def _check_extracts(union: RecordUnion, graph: Graph) -> list[Problem]:
+def _check_extracts(union: RecordUnion, graph: Graph, db_types: frozenset[str]) -> list[Problem]:
     """Queries and conditions that the guard of source queries refuses."""
+    from synqx_dagster.connectors.registry import capabilities_of
     from synqx_dagster.mapping.expressions import parse_expression
     from synqx_dagster.mapping.query import parse_query
 
@@ -84,6 +85,19 @@ def _check_extracts(union: RecordUnion, graph: Graph) -> list[Problem]:
             dialect = dialect_of(connection.db_type, connection.options)
         except (ConfigurationError, DriverMissingError):
             continue  # The problem stands at the connection.
+        operator_class = record.operator_class
+        if operator_class in db_types and operator_class != connection.db_type:
+            problems.append(
+                union.problem(
+                    graph.pipeline,
+                    ("nodes", index, "operator_class"),
+                    f"the connection {connection.name!r} is of type {connection.db_type}, not {operator_class}",
+                    "write table",
+                )
+            )
+        if not capabilities_of(connection.db_type, connection.options).reads:
+            message = f"{connection.db_type} cannot be read from"
+            problems.append(union.problem(graph.pipeline, ("nodes", index), message))
         field = "query"
         try:
             if node.query is not None:

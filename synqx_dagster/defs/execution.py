@@ -82,11 +82,14 @@ def run_targets(
     translator = Translator(snapshot)
     keys = [translator.target_key(mapping) for mapping in mappings]
     builder = JobBuilder(translator, lambda: catalog, dg.in_process_executor, runs_here=True)
+    pipelines = [snapshot.get_pipeline(name) for name in plan.pipelines]
+    loads = [mapping for pipeline in pipelines for mapping in builder.load_mappings(pipeline)]
+    for pipeline in pipelines:
+        for mapping in builder.incremental_mappings(pipeline) or builder.load_mappings(pipeline):
+            check_part(mapping, window)
     is_job = plan.name != MIXED_JOB or bool(plan.edges) or bool(plan.pipelines)
     job = builder.build(plan) if is_job else builder.build_ad_hoc(plan.mappings)
-    pipelines = [snapshot.get_pipeline(name) for name in plan.pipelines]
     steps = sum(len(builder.step_keys(pipeline)) for pipeline in pipelines)
-    loads = [mapping for pipeline in pipelines for mapping in builder.load_mappings(pipeline)]
     with open_instance(catalog.settings, executes=True) as instance:
         end_dead_runs(instance)
         sync_pool_limits(instance, snapshot)

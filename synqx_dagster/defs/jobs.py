@@ -19,8 +19,9 @@ from synqx_dagster.defs.steps import build_step
 from synqx_dagster.defs.translator import Translator
 from synqx_dagster.errors import ConfigurationError
 from synqx_dagster.model import Mapping, Pipeline, Schedule, dagster_name
-from synqx_dagster.pipelines.graph import loads_of
-from synqx_dagster.pipelines.loading import load_mapping
+from synqx_dagster.pipelines.graph import loads_after, loads_of
+from synqx_dagster.pipelines.loading import load_mapping, source_mapping
+from synqx_dagster.pipelines.operators.ends import IncrementalConfig, LoadConfig
 
 if TYPE_CHECKING:
     from synqx_dagster.catalog.store import Catalog
@@ -147,6 +148,19 @@ class JobBuilder:
             return []
         graph = self._pipelines.graph(pipeline)
         return [load_mapping(graph, node) for node in loads_of(graph)]
+
+    def incremental_mappings(self, pipeline: Pipeline) -> list[Mapping]:
+        """What the incremental extracts of a pipeline amount to as mappings, with the mode of the load they reach."""
+        if pipeline.runs_mappings_only:
+            return []
+        nodes = self._pipelines.graph(pipeline).nodes
+        found = []
+        for node in nodes.values():
+            if isinstance(node.config, IncrementalConfig):
+                load = nodes[loads_after(node.node_id, nodes)[0]].config
+                assert isinstance(load, LoadConfig)
+                found.append(source_mapping(node, node.config, node.config.cursor, load.mode))
+        return found
 
     def build(self, plan: JobPlan) -> dg.JobDefinition:
         """The job of a plan.

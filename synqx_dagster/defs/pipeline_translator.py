@@ -14,13 +14,11 @@ from synqx_dagster.defs.translator import Translator, connection_uri, declared_c
 from synqx_dagster.errors import DriverMissingError
 from synqx_dagster.mapping.lineage import Lineage, tables_of, trace_query
 from synqx_dagster.model import Column, Pipeline, Schema, TableName, dagster_name
+from synqx_dagster.model.pipeline import PIPELINES
 from synqx_dagster.pipelines.building import build_graph
 from synqx_dagster.pipelines.graph import Graph, Node, Step, extracts_of, loads_after
 from synqx_dagster.pipelines.lineage import known_columns, trace_origins
 from synqx_dagster.pipelines.operators.ends import IncrementalConfig, LoadConfig
-
-#: The first part of the keys of rows that steps store for each other.
-PIPELINES = "pipelines"
 
 _Deps = dict[str, tuple[tuple[dg.AssetKey, str], ...]]
 
@@ -112,13 +110,13 @@ class PipelineTranslator:
                 metadata["dagster/column_schema"] = declared_columns(schema)
         else:
             kinds.add("arrow")
-        lineage = self.stored_lineage(graph, step, {})
-        if lineage is not None and not step.is_load:
-            metadata["dagster/column_lineage"] = lineage
+            lineage = self.stored_lineage(graph, step, {})
+            if lineage is not None:
+                metadata["dagster/column_lineage"] = lineage
         owners = (*pipeline.owners, *(graph.nodes[step.name].dataset.owners if graph.nodes[step.name].dataset else ()))  # type: ignore[union-attr]
         return dg.AssetSpec(
             key,
-            deps=[up for up in self.upstream_keys(graph, step) if up != key],
+            deps=[up for up in self.upstream_keys(graph, step) if up not in self._loaded_later(graph, step)],
             description=description,
             group_name=dagster_name(pipeline.name),
             owners=list(dict.fromkeys(dagster_owner(owner) for owner in owners)),
@@ -126,6 +124,11 @@ class PipelineTranslator:
             kinds=kinds,
             metadata=metadata,
         )
+
+    def _loaded_later(self, graph: Graph, step: Step) -> set[dg.AssetKey]:
+        """Tables that the rows of a step reach: whoever reads one of them reads what it was, which is no dependency."""
+        names = {load for name in step.nodes for load in loads_after(name, graph.nodes)}
+        return {self.key(graph, graph.step_of(name)) for name in names}
 
     def upstream_keys(self, graph: Graph, step: Step) -> list[dg.AssetKey]:
         """The tables and the stored rows that a step reads, each once."""

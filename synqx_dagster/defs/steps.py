@@ -270,7 +270,8 @@ class _StepRunner:
         return any(name in self.step.nodes for name in self.graph.nodes[report.node_id].inputs)
 
     def _write(self, request: StepRequest, stream: StepStream, watermarks: Watermarks | None) -> Any:
-        return request.exchange.write(self._path(request.run_id, self.step.name), stream, watermarks)
+        path = self._path(request.run_id, self.step.name)
+        return request.exchange.write(path, stream, watermarks, request.made_of)
 
     def _latest_of_others(self, instance: dg.DagsterInstance) -> list[str]:
         names = [step.name for step in self.graph.steps if not step.is_load and step.name != self.step.name]
@@ -287,8 +288,11 @@ class _StepRunner:
         for run_id, changed in exchange.list((self.graph.pipeline.name,)):
             if run_id in keep:
                 continue
-            run = context.instance.get_run_by_id(run_id)
-            is_old = time.time() - changed > _KEPT_SECONDS
+            record = context.instance.get_run_record_by_id(run_id)
+            run = None if record is None else record.dagster_run
+            # An object store has no times of folders.
+            ended = changed if record is None else record.end_time
+            is_old = ended is not None and time.time() - ended > _KEPT_SECONDS
             if run is None or run.is_success or (run.is_finished and is_old):
                 try:
                     exchange.remove((self.graph.pipeline.name, run_id))

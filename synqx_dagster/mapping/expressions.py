@@ -66,8 +66,11 @@ class ParsedExpression:
     is_volatile: bool
 
 
-def parse_expression(text: str, dialect: str) -> ParsedExpression:
+def parse_expression(text: str, dialect: str, *, aggregates: bool = False) -> ParsedExpression:
     """Parse an expression in the source's dialect.
+
+    Args:
+        aggregates: It may be of aggregates over rows (``sum(price)``, ``count(*)``).
 
     Raises:
         QueryRefusedError: It is not one scalar expression over a row: several, a subquery, an aggregate, a window,
@@ -81,7 +84,7 @@ def parse_expression(text: str, dialect: str) -> ParsedExpression:
     if too_deep(tree):
         raise QueryRefusedError("the expression is nested too deep", hint="write it flatter")
     for node in tree.walk():
-        _check_node(node)
+        _check_node(node, aggregates=aggregates)
     return ParsedExpression(
         text=scanned.text,
         tree=tree,
@@ -123,17 +126,17 @@ def _parse(text: str, dialect: str) -> exp.Expr:
     return tree
 
 
-def _check_node(node: exp.Expr) -> None:
+def _check_node(node: exp.Expr, *, aggregates: bool) -> None:
     what = None
     if isinstance(node, (exp.Query, exp.Exists)):
         what = "a subquery"
     elif isinstance(node, exp.Window):
         what = "a window function"
-    elif isinstance(node, exp.AggFunc) and not _is_scalar_extreme(node):
+    elif isinstance(node, exp.AggFunc) and not aggregates and not _is_scalar_extreme(node):
         what = f"the aggregate {node.sql_name().lower()}"
     elif isinstance(node, _MANY_ROWS):
         what = "a function that returns rows"
-    elif isinstance(node, exp.Star):
+    elif isinstance(node, exp.Star) and not (aggregates and isinstance(node.parent, exp.Count)):
         what = "a star"
     elif isinstance(node, exp.Alias):
         what = "an alias"

@@ -15,6 +15,9 @@ OperatorType = Literal["extract", "transform", "validate", "load"]
 #: The load node that runs a mapping of the catalog, whole.
 MAPPING_OPERATOR = "mapping"
 
+#: The first part of the keys of assets that are the rows which steps store for each other.
+PIPELINES = "pipelines"
+
 #: Below it DuckDB cannot even spill.
 MIN_MEMORY_BYTES = 64_000_000
 

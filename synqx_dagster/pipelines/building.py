@@ -6,15 +6,15 @@ Everything here is pure: it looks at records and at nothing else.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pydantic
 
 from synqx_dagster.errors import ConfigurationError, DriverMissingError
 from synqx_dagster.model.dataset import Dataset
-from synqx_dagster.model.pipeline import Pipeline, PipelineNode
-from synqx_dagster.pipelines.graph import Graph, Node, loads_after, order_nodes, plan_steps
+from synqx_dagster.model.pipeline import Pipeline, PipelineNode, find_cycle
+from synqx_dagster.pipelines.graph import Graph, Node, Step, loads_after, order_nodes, plan_steps
 from synqx_dagster.pipelines.operators.ends import IncrementalConfig, LoadConfig
 from synqx_dagster.pipelines.operators.protocol import Input, NodeColumns
 from synqx_dagster.pipelines.operators.registry import find_operator
@@ -36,6 +36,9 @@ class GraphProblem:
     error: pydantic.ValidationError | None = field(default=None, compare=False)
 
 
+#: What bounds the time of a load.
+_USE_CONNECTION = "set the time-outs of its connection"
+
 GetDataset = Callable[[str], Dataset | None]
 
 
@@ -55,9 +58,12 @@ def check_graph(
         problems.extend(_check_shape(pipeline, nodes))
     if not problems:
         problems.extend(_check_columns(pipeline, nodes))
+    if not problems:
+        steps = plan_steps(pipeline, nodes)
+        problems.extend(_check_waiting(pipeline, nodes, steps))
     if problems:
         return None, tuple(problems)
-    return Graph(pipeline, nodes, plan_steps(pipeline, nodes)), ()
+    return Graph(pipeline, nodes, steps), ()
 
 
 def build_graph(pipeline: Pipeline, find_dataset: GetDataset, db_types: frozenset[str]) -> Graph:
@@ -98,11 +104,17 @@ class _Reader:
         for node_id in order_nodes(self._pipeline):
             index, record = by_id[node_id]
             if record.runs_mapping:
+                self._check_mapping_node(index, record)
                 continue
             made = self._node(index, record, tuple(inputs[node_id]), tuple(consumers[node_id]))
             if made is not None:
                 nodes[node_id] = made
         return nodes
+
+    def _check_mapping_node(self, index: int, record: PipelineNode) -> None:
+        for name, hint in (("retries", "set max_retries at the mapping"), ("timeout_seconds", _USE_CONNECTION)):
+            if getattr(record, name):
+                self._report(("nodes", index, name), f"a node that runs a mapping has no {name}", hint)
 
     def _node(
         self, index: int, record: PipelineNode, inputs: tuple[str, ...], consumers: tuple[str, ...]
@@ -120,6 +132,9 @@ class _Reader:
             path = ("nodes", index, "config", *first["loc"])
             self.problems.append(GraphProblem(path, first["msg"], None, exc))
             return None
+        if record.timeout_seconds is not None and record.operator_type == "load":
+            # What a load waits for is its server, and its connection has time-outs of its own.
+            self._report(("nodes", index, "timeout_seconds"), "a load has no time-out of a node", _USE_CONNECTION)
         dataset = self._dataset(record)
         node = Node(record, operator, config, inputs, consumers, dataset)
         self._check_ends(index, node)
@@ -142,6 +157,9 @@ class _Reader:
                 self._report(("nodes", index, "config", given[0]), message, "leave one of them out")
             elif node.dataset is not None and record.operator_type == "load" and node.dataset.query is not None:
                 self._report(("nodes", index, field_name), f"the asset {named!r} is a query, which cannot be loaded")
+        elif record.operator_class in _READS and not given_as(node, _READS[record.operator_class]):
+            reads = _READS[record.operator_class]
+            self._report(("nodes", index, "config"), f"an extract of class {record.operator_class} needs {reads}")
         elif node.connection is None or (node.table is None and node.query is None):
             places = "table or query" if record.operator_type == "extract" else "table"
             message = f"the node does not say what it {'reads' if record.operator_type == 'extract' else 'loads'}"
@@ -150,6 +168,15 @@ class _Reader:
 
     def _report(self, path: tuple[str | int, ...], message: str, hint: str | None = None) -> None:
         self.problems.append(GraphProblem(path, message, hint))
+
+
+#: What extracts of some classes read.
+_READS = {"query": "query", "file": "table"}
+
+
+def given_as(node: Node, field_name: str) -> bool:
+    """Whether a node names what it reads by this field of its config."""
+    return getattr(node.config, field_name, None) is not None
 
 
 # --- what is wrong ------------------------------------------------------------------------------------------------
@@ -231,6 +258,12 @@ def _check_incremental(node: Node, nodes: Mapping[str, Node], place: tuple[str |
             f"{node.node_id!r} reads only what is new, and the load {load.node_id!r} replaces the rest",
             "use merge or append",
         )
+    if load.config.delete_missing:
+        yield GraphProblem(
+            place,
+            f"{node.node_id!r} reads only what is new, and the load {load.node_id!r} deletes what it does not get",
+            "leave delete_missing out",
+        )
     others = [
         other.node_id
         for other in nodes.values()
@@ -243,6 +276,34 @@ def _check_incremental(node: Node, nodes: Mapping[str, Node], place: tuple[str |
             place,
             f"the incremental extracts {node.node_id!r} and {others[0]!r} reach one load",
             "a target's ledger holds one watermark",
+        )
+
+
+def _check_waiting(pipeline: Pipeline, nodes: Mapping[str, Node], steps: Sequence[Step]) -> Iterator[GraphProblem]:
+    """Edges without rows that make steps wait for each other, or for themselves, once nodes are fused into steps."""
+    end_of = {name: step.name for step in steps for name in step.nodes}
+    waiting: dict[str, list[str]] = {node.node_id: [] for node in pipeline.nodes if node.runs_mapping}
+    waiting.update({step.name: [] for step in steps})
+    for index, edge in enumerate(pipeline.edges):
+        first, second = edge.from_node_id, edge.to_node_id
+        before, after = end_of.get(first, first), end_of.get(second, second)
+        if before != after:
+            waiting[before].append(after)
+        elif first not in nodes[second].inputs:
+            yield GraphProblem(
+                ("edges", index),
+                f"{second!r} is to wait for {first!r}, and both run in one step",
+                f"set stored: true at {first!r}, or at a node between",
+            )
+    for step in steps:
+        for name in step.carried:
+            waiting[name].append(step.name)
+    cycle = find_cycle(waiting)
+    if cycle:
+        yield GraphProblem(
+            ("edges",),
+            f"steps wait for each other: {' -> '.join(map(repr, cycle))}",
+            "nodes that one node reads run in its step; set stored: true where a step should end before",
         )
 
 

@@ -63,13 +63,14 @@ def _travels_as(native: str) -> str:
     return _WIDE.get(native, "VARCHAR")
 
 
-def leaving_sql(columns: Sequence[Column], relation: str) -> str:
-    """A SELECT of a relation's columns as they travel."""
+def leaving_sql(columns: Sequence[Column], relation: str, *, also: Sequence[str] = ()) -> str:
+    """A SELECT of a relation's columns as they travel, and of others (`also`) as they are."""
     items = []
     for column in columns:
         native, name = native_of(column), quoted(column.name)
         travels = _travels_as(native)
         items.append(name if travels == native else f"CAST({name} AS {travels}) AS {name}")
+    items.extend(map(quoted, also))
     return f"SELECT {', '.join(items)} FROM {relation}"
 
 

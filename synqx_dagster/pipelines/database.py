@@ -6,6 +6,7 @@ no value of a row.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synqx_dagster.errors import BadRowsError, FatalError, OperatorFailedError, PlanError, SynqxError
+from synqx_dagster.model.mapping import RESERVED_PREFIX
 from synqx_dagster.model.table import Column
 from synqx_dagster.pipelines.carriage import arriving_sql, leaving_sql, make_column
 from synqx_dagster.pipelines.operators.checks import quoted
@@ -30,11 +32,12 @@ _CONFIG = {
     "preserve_insertion_order": "true",
     "threads": "2",
 }
-_FAILURE = re.compile(re.escape(FAILURE_MARK) + r"([0-9a-fA-F]*) ([^\n\"]+)")
+#: Our own `error()` calls; anywhere else in a message such words may be a row's.
+_FAILURE = re.compile(r"Invalid Input Error: " + re.escape(FAILURE_MARK) + r"((?:[0-9a-fA-F]{2})*) ([^\n\"]+)")
 
 
 class StageDatabase:
-    """One DuckDB; use as a context manager.
+    """One DuckDB, to be closed.
 
     Args:
         nodes: The nodes that run in it, for messages.
@@ -48,7 +51,8 @@ class StageDatabase:
         self.nodes = tuple(nodes)
         self._memory_bytes = memory_bytes
         spill.mkdir(parents=True, exist_ok=True)
-        self._spill = Path(tempfile.mkdtemp(prefix="spill-", dir=spill))
+        _remove_left_behind(spill)
+        self._spill = Path(tempfile.mkdtemp(prefix=f"spill-{os.getpid()}-", dir=spill))
         self.connection: Any = duckdb.connect(
             ":memory:",
             config={**_CONFIG, "memory_limit": f"{memory_bytes}B", "temp_directory": str(self._spill)},
@@ -70,7 +74,7 @@ class StageDatabase:
 
     def arrive(self, name: str, columns: Sequence[Column], schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> str:
         """Take a stream of travelling rows as a relation, once; gives its quoted name."""
-        incoming = f"incoming {name}"
+        incoming = f"{RESERVED_PREFIX}incoming {name}"
         self.register(incoming, schema, batches)
         return self.view(name, arriving_sql(columns, quoted(incoming)))
 
@@ -145,7 +149,7 @@ class StageDatabase:
         if isinstance(exc, SynqxError):
             return exc
         message = str(exc)
-        if match := _FAILURE.search(message):
+        if match := _FAILURE.match(message):
             column = bytes.fromhex(match[1]).decode("utf-8", "replace")
             return BadRowsError(
                 f"{self._name}: a value in column {column!r} {match[2].strip()}",
@@ -166,3 +170,21 @@ class StageDatabase:
             f"{self._name}: failed in DuckDB: {kind}",
             hint="an expression failed on a value; guard it (TRY_CAST, NULLIF, CASE)",
         )
+
+
+def _remove_left_behind(spill: Path) -> None:
+    """Remove what processes that were killed have spilled: rows should not lie there for ever."""
+    for directory in spill.glob("spill-*-*"):
+        pid = directory.name.split("-")[1]
+        if pid.isdigit() and not _is_alive(int(pid)):
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -8,17 +8,18 @@ dataset.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import posixpath
 import re
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from synqx_dagster.errors import ConfigurationError, NotFoundError, RetryableError
+from synqx_dagster.errors import ConfigurationError, FatalError, NotFoundError, RetryableError
 from synqx_dagster.model.table import Column
 from synqx_dagster.pipelines.carriage import arrow_schema, make_column, native_of
 from synqx_dagster.pipelines.stream import StepStream, StoredRows
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROWS, DATASET = "rows.arrow", "dataset.json"
+_VERSION = 1
+
+#: Characters of a folder's name.
+_MAX_PART = 200
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,8 @@ class Dataset:
     bytes: int
     bad_rows: dict[str, Counter[Breach]] = field(default_factory=dict)
     watermarks: Watermarks | None = None
+    #: The attempts whose rows these are made of, by the node that stored them.
+    made_of: dict[str, str] = field(default_factory=dict)
 
 
 class Exchange:
@@ -71,7 +78,13 @@ class Exchange:
                 hint="give an absolute directory, or a URI such as s3://bucket/prefix",
             ) from None
 
-    def write(self, path: Sequence[str], stream: StepStream, watermarks: Watermarks | None) -> Dataset:
+    def write(
+        self,
+        path: Sequence[str],
+        stream: StepStream,
+        watermarks: Watermarks | None,
+        made_of: Mapping[str, str] | None = None,
+    ) -> Dataset:
         """Store the rows of a step; they take the place of what an earlier attempt has stored.
 
         Raises:
@@ -97,7 +110,7 @@ class Exchange:
             if spool.rows:
                 bad_rows[node_id] = spool.counts
                 self._write_bad_rows(posixpath.join(folder, _bad_rows_file(node_id)), spool)
-        dataset = Dataset(attempt, stream.columns, rows, size, bad_rows, watermarks)
+        dataset = Dataset(attempt, stream.columns, rows, size, bad_rows, watermarks, dict(made_of or {}))
         with _explained(self.location):
             fresh = posixpath.join(folder, DATASET)
             with self._files.open_output_stream(fresh) as out:
@@ -120,9 +133,16 @@ class Exchange:
         """What is stored at a path; None if there is nothing, or nothing complete."""
         try:
             with _explained(self.location), self._files.open_input_stream(self._file(path, DATASET)) as source:
-                return _from_json(json.loads(source.read()))
+                text = source.read()
         except NotFoundError:
             return None
+        try:
+            return _from_json(json.loads(text))
+        except (ValueError, KeyError, TypeError) as exc:
+            raise FatalError(
+                f"what the step {path[-1]!r} has stored was written by another version of SynqX, or is damaged",
+                hint="run the whole pipeline",
+            ) from exc
 
     def read(self, path: Sequence[str], dataset: Dataset) -> StoredRows:
         """A dataset as an input of a step."""
@@ -136,14 +156,15 @@ class Exchange:
             spool.absorb(self._iter_file(file), dataset.bad_rows[node_id])
 
     def remove(self, path: Sequence[str]) -> None:
-        """Remove a dataset, or all below a path; nothing if there is none."""
+        """Remove the datasets below a path; nothing if there are none."""
+        names = [name for name, _ in self.list(path)]
         with _explained(self.location):
-            folder = self._folder(path)
             # First what says that there is something: a reader must not find it beside rows that are half gone.
+            for name in names:
+                with suppress(FileNotFoundError):
+                    self._files.delete_file(posixpath.join(self._folder(path), name, DATASET))
             with suppress(FileNotFoundError):
-                self._files.delete_file(posixpath.join(folder, DATASET))
-            with suppress(FileNotFoundError):
-                self._files.delete_dir(folder)
+                self._files.delete_dir(self._folder(path))
 
     def list(self, path: Sequence[str]) -> list[tuple[str, float]]:
         """Names of the folders below a path, each with the time of its last change in seconds since 1970."""
@@ -159,7 +180,8 @@ class Exchange:
 
         with _explained(self.location):
             source = self._files.open_input_stream(file)
-        with source, pa.ipc.open_stream(source) as reader:
+            reader = pa.ipc.open_stream(source)
+        with source, reader:
             while True:
                 with _explained(self.location):
                     try:
@@ -183,6 +205,9 @@ def _safe(part: str) -> str:
     from urllib.parse import quote
 
     quoted = quote(part, safe=" ")
+    if len(quoted) > _MAX_PART:
+        # A file system's names end at 255 bytes, and a letter beyond ASCII takes six.
+        quoted = f"{quoted[: _MAX_PART - 33]}~{hashlib.sha256(part.encode()).hexdigest()[:32]}"
     return f"%2E{quoted[1:]}" if quoted.startswith(".") else quoted
 
 
@@ -204,7 +229,7 @@ def _explained(location: str) -> Iterator[None]:
 
 def _to_json(dataset: Dataset) -> dict[str, Any]:
     return {
-        "version": 1,
+        "version": _VERSION,
         "attempt": dataset.attempt,
         "columns": [[column.name, native_of(column)] for column in dataset.columns],
         "rows": dataset.rows,
@@ -213,11 +238,14 @@ def _to_json(dataset: Dataset) -> dict[str, Any]:
             node_id: [[breach.column, breach.reason, count] for breach, count in counts.items()]
             for node_id, counts in dataset.bad_rows.items()
         },
+        "made_of": dataset.made_of,
         "watermarks": None if dataset.watermarks is None else [dataset.watermarks.before, dataset.watermarks.after],
     }
 
 
 def _from_json(values: dict[str, Any]) -> Dataset:
+    if values["version"] != _VERSION:
+        raise ValueError(f"version {values['version']}")
     watermarks = values["watermarks"]
     return Dataset(
         values["attempt"],
@@ -229,4 +257,5 @@ def _from_json(values: dict[str, Any]) -> Dataset:
             for node_id, found in values["bad_rows"].items()
         },
         None if watermarks is None else Watermarks(*watermarks),
+        dict(values["made_of"]),
     )

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from synqx_dagster.connectors.duckdb_types import from_canonical, holds
 from synqx_dagster.connectors.protocol import Connector, ReadSession
-from synqx_dagster.errors import ConfigurationError
 from synqx_dagster.mapping.duckdb_casts import CARRIER_NAMES
 from synqx_dagster.mapping.duckdb_select import ERRORS_COLUMN
 from synqx_dagster.mapping.expressions import parse_expression
-from synqx_dagster.model.mapping import Cursor, LoadMode, Mapping
+from synqx_dagster.model.mapping import LoadMode
 from synqx_dagster.model.table import Column
 from synqx_dagster.pipelines.carriage import column_of, native_of
 from synqx_dagster.pipelines.graph import Node
+from synqx_dagster.pipelines.loading import source_mapping
 from synqx_dagster.pipelines.operators.checks import quoted
 from synqx_dagster.pipelines.operators.columns import FAILURE_MARK
 from synqx_dagster.pipelines.operators.ends import ExtractConfig, IncrementalConfig
@@ -117,23 +117,3 @@ def _holds(data_type: object) -> str | None:
     # What DuckDB has no decimal for travels as text, which holds everything.
     kept = column_of("value", data_type).data_type
     return holds(data_type) if kept == data_type else None
-
-
-def source_mapping(node: Node, config: ExtractConfig, cursor: Cursor | None, mode: LoadMode) -> Mapping:
-    """The extract as the compiler of mappings knows it; its target is nobody's."""
-    connection = node.connection
-    if connection is None:
-        raise ConfigurationError(f"node {node.node_id!r} names no connection")
-    direct = [{"type": "direct", "source_columns": [name], "target_fields": [name]} for name in config.columns or ()]
-    return Mapping.model_validate(
-        {
-            "name": node.node_id,
-            "source_connection": connection,
-            **({"source_query": node.query} if node.query is not None else {"source_table": str(node.table)}),
-            "target_connection": connection,
-            "target_table": "rows",
-            "mode": "append" if cursor is None else mode,
-            "cursor": None if cursor is None else cursor.model_dump(),
-            "column_mappings": direct or None,
-        }
-    )

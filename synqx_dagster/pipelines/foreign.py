@@ -6,7 +6,6 @@ connection, no secret and no log of its own. Guarantee: when the generator is cl
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import threading
 from collections.abc import Iterator
@@ -96,24 +95,39 @@ class _Feeder(threading.Thread):
         self.error: BaseException | None = None
 
     def run(self) -> None:
-        # The process ended or was ended: whoever waits for its rows says why.
-        with contextlib.suppress(OSError, ValueError):
-            try:
-                for batch in self._batches:
-                    self._connection.send_bytes(batch.schema.serialize().to_pybytes())
-                    self._connection.send_bytes(batch.serialize().to_pybytes())
-            except (OSError, ValueError):
-                raise
-            except BaseException as error:  # noqa: BLE001  # raised where the rows are awaited
-                self.error = error
-                self._connection.close()
-                return
-            self._connection.send_bytes(_ENDED)
+        try:
+            for batch in self._batches:
+                if not self._send(batch.schema.serialize().to_pybytes(), batch.serialize().to_pybytes()):
+                    return
+        except BaseException as error:  # noqa: BLE001  # raised where the rows are awaited
+            self.error = error
+            self._connection.close()
+            return
+        self._send(_ENDED)
+
+    def _send(self, *messages: bytes) -> bool:
+        """Send messages; False where the process has ended, or was ended, of which whoever waits for its rows tells."""
+        try:
+            for message in messages:
+                self._connection.send_bytes(message)
+        except (OSError, ValueError):
+            return False
+        return True
 
 
 def _serve(connection: Connection, record: PipelineNode, schema_bytes: bytes, memory_bytes: int) -> None:
     """What the process does."""
     import json
+    import os
+
+    def end_with_parent() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    # A parent that was killed ends nobody.
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
     import pyarrow as pa
 
@@ -141,5 +155,7 @@ def _serve(connection: Connection, record: PipelineNode, schema_bytes: bytes, me
         connection.send(("error", (exc.message, exc.hint)))
     except EOFError:
         pass
+    except Exception as exc:  # noqa: BLE001  # an operator of somebody's; what it says may hold values
+        connection.send(("error", (f"the operator raised {type(exc).__name__}", None)))
     finally:
         connection.close()

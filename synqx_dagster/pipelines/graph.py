@@ -4,7 +4,8 @@ Everything here is pure: it looks at records and at nothing else.
 
 Nodes are fused into steps: a node with exactly one consumer runs in its consumer's step and streams into it, so that
 a step is a tree of nodes with one end, which is a load, or a node whose rows several nodes read. Only those rows are
-stored. Fusing leaves no cycle between steps, because every node of a step leads to the step's end.
+stored. Along edges that carry rows fusing leaves no cycle between steps, because every node of a step leads to the
+step's end; edges that carry none are checked when the graph is built.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What a load node amounts to as a mapping, by which the transfer engine loads it."""
+"""What the ends of a pipeline amount to as mappings, which is what the compiler and the transfer engine know."""
 
 from __future__ import annotations
 
 from synqx_dagster.errors import ConfigurationError
-from synqx_dagster.model.mapping import RESERVED_PREFIX, Mapping
+from synqx_dagster.model.mapping import RESERVED_PREFIX, Cursor, LoadMode, Mapping
 from synqx_dagster.pipelines.graph import Graph, Node
-from synqx_dagster.pipelines.operators.ends import LoadConfig
+from synqx_dagster.pipelines.operators.ends import ExtractConfig, LoadConfig
 
 #: What a load calls the rows of its step; no node has such a name.
 ROWS = f"{RESERVED_PREFIX}rows"
@@ -38,5 +38,25 @@ def load_mapping(graph: Graph, node: Node) -> Mapping:
             "target_table": str(node.table),
             "target_schema": node.target_schema,
             "max_retries": max(graph.nodes[name].record.retries for name in graph.step_of(node.node_id).nodes),
+        }
+    )
+
+
+def source_mapping(node: Node, config: ExtractConfig, cursor: Cursor | None, mode: LoadMode) -> Mapping:
+    """The extract as the compiler of mappings knows it; its target is nobody's."""
+    connection = node.connection
+    if connection is None:
+        raise ConfigurationError(f"node {node.node_id!r} names no connection")
+    direct = [{"type": "direct", "source_columns": [name], "target_fields": [name]} for name in config.columns or ()]
+    return Mapping.model_validate(
+        {
+            "name": node.node_id,
+            "source_connection": connection,
+            **({"source_query": node.query} if node.query is not None else {"source_table": str(node.table)}),
+            "target_connection": connection,
+            "target_table": "rows",
+            "mode": "append" if cursor is None else mode,
+            "cursor": None if cursor is None else cursor.model_dump(),
+            "column_mappings": direct or None,
         }
     )

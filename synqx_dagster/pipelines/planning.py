@@ -10,12 +10,12 @@ from typing import Any
 from synqx_dagster.connectors.protocol import Connector
 from synqx_dagster.model.schema import Schema
 from synqx_dagster.model.table import Column
-from synqx_dagster.pipelines.graph import Graph, Step
+from synqx_dagster.pipelines.graph import Graph, Step, extracts_of
 from synqx_dagster.pipelines.loading import load_mapping
 from synqx_dagster.pipelines.source import StreamConnector
 from synqx_dagster.pipelines.stream import StepContext, StepStream, StoredRows
 from synqx_dagster.transfer.plan import LoadPlan
-from synqx_dagster.transfer.prepare import plan_load
+from synqx_dagster.transfer.prepare import plan_load, refuse_locked
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,10 @@ def _plan_load(graph: Graph, step: Step, context: StepContext, schemas: Mapping[
     mapping = load_mapping(graph, node)
     stream = StepStream(graph, step, context)
     source = StreamConnector(mapping.name, lambda: stream)
+    for extract in extracts_of(step, graph.nodes):
+        refuse_locked(
+            mapping, context.connectors[str(extract.connection)], context.connectors[mapping.target_connection]
+        )
     schema = None if node.target_schema is None else schemas[node.target_schema]
     load = plan_load(mapping, schema, source, context.connectors[mapping.target_connection])
     return StepPlan(step, {**stream.node_columns, step.name: load.columns}, load)

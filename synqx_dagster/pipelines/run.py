@@ -12,7 +12,7 @@ from synqx_dagster.errors import FatalError, RetryableError
 from synqx_dagster.model.schema import Schema
 from synqx_dagster.pipelines.exchange import Dataset, Exchange, Watermarks
 from synqx_dagster.pipelines.extract import ReadSoFar
-from synqx_dagster.pipelines.graph import Graph, Step, loads_after, quarantine_of
+from synqx_dagster.pipelines.graph import Graph, Step, extracts_of, loads_after, quarantine_of
 from synqx_dagster.pipelines.loading import load_mapping
 from synqx_dagster.pipelines.operators.ends import IncrementalConfig, LoadConfig
 from synqx_dagster.pipelines.report import NodeReport
@@ -20,6 +20,7 @@ from synqx_dagster.pipelines.source import StreamConnector
 from synqx_dagster.pipelines.stream import StepContext, StepStream
 from synqx_dagster.transfer.ledger import Ledger
 from synqx_dagster.transfer.load import run_load
+from synqx_dagster.transfer.prepare import refuse_locked
 from synqx_dagster.transfer.quarantine import BadRowSpool
 from synqx_dagster.transfer.result import LoadRequest, LoadResult, Progress, ReadWindow
 
@@ -59,6 +60,23 @@ class StepRequest:
     progress: Callable[[Progress], None] | None = None
     on_reports: Callable[[tuple[NodeReport, ...]], None] | None = None
 
+    @property
+    def made_of(self) -> dict[str, str]:
+        """The attempts whose rows the step reads, directly or through others, by the node that stored them.
+
+        Raises:
+            FatalError: Two of its inputs are made of different rows of one node: they are of different runs.
+        """
+        found: dict[str, str] = {}
+        for name, given in self.inputs.items():
+            for node_id, attempt in {**given.dataset.made_of, name: given.dataset.attempt}.items():
+                if found.setdefault(node_id, attempt) != attempt:
+                    raise FatalError(
+                        f"what {self.step.name!r} reads is made of different rows of {node_id!r}",
+                        hint="run the whole pipeline: some of its steps were run by themselves since",
+                    )
+        return found
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -78,7 +96,10 @@ def run_load_step(request: StepRequest) -> StepResult:
     Raises:
         SynqxError: As `run_load`; the error of a node names it.
     """
+    _ = request.made_of  # refuses inputs that are not of one piece
     load = _LoadStep(request)
+    for node in extracts_of(request.step, request.graph.nodes):
+        refuse_locked(load.request.mapping, request.connectors[str(node.connection)], load.request.target)
     result: LoadResult | None = None
     try:
         result = run_load(load.request)

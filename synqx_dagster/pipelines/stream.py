@@ -2,41 +2,47 @@
 
 Every stage runs in a thread of its own and hands batches on through a short queue, so that memory is bounded by the
 batches in flight, by what the stages' DuckDBs may hold before they spill, and by what functions in Python keep.
-Guarantee: the rows that leave are those of one run of every node over one snapshot of each source; an error of any
-node ends the stream with that error, never with fewer rows.
+Guarantee: the rows that leave are those of one run of every node; all extracts of one connection see one snapshot where
+the database has snapshots that sessions share (PostgreSQL). An error of any node ends the stream with that error, never
+with fewer rows, and a node that validates judges every row, also those that nobody asks for.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from synqx_dagster.connectors.protocol import Connector
-from synqx_dagster.errors import BadRowsError, FatalError, NodeTimeoutError, SynqxError
+from synqx_dagster.connectors.protocol import Connector, ReadSession, SnapshotConnector, SnapshotReadSession
+from synqx_dagster.errors import (
+    FatalError,
+    NodeTimeoutError,
+    OperatorFailedError,
+    PlanError,
+    SynqxError,
+)
+from synqx_dagster.model.pipeline import MIN_MEMORY_BYTES
 from synqx_dagster.model.table import Column
-from synqx_dagster.pipelines.carriage import arrow_schema, leaving_sql
+from synqx_dagster.pipelines.carriage import arrow_schema
 from synqx_dagster.pipelines.database import StageDatabase
 from synqx_dagster.pipelines.extract import Extract, ReadSoFar, open_extract
+from synqx_dagster.pipelines.flow import at_least_one, counted, failed_nodes, named, naming, timed
 from synqx_dagster.pipelines.graph import Graph, Node, Step, extracts_of
+from synqx_dagster.pipelines.judging import judged_rows
 from synqx_dagster.pipelines.operators.checks import quoted
-from synqx_dagster.pipelines.operators.protocol import BatchOperator, Relation, SqlOperator
-from synqx_dagster.pipelines.operators.validate import ERRORS_COLUMN, ROW_COLUMN, Validate, ValidateConfig
+from synqx_dagster.pipelines.operators.protocol import BatchOperator, Input, Relation, SqlOperator
+from synqx_dagster.pipelines.operators.validate import Validate
 from synqx_dagster.pipelines.report import Counter, NodeReport
 from synqx_dagster.pipelines.segments import Stage, plan_stages
-from synqx_dagster.transfer.arrow import BATCH_ROWS, Prefetch, split_bad_rows
+from synqx_dagster.transfer.arrow import BATCH_ROWS, Prefetch
 from synqx_dagster.transfer.quarantine import BadRowSpool
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-#: Between the names of nodes in the context of an error.
-_SEPARATOR = "\n"
 
 #: What a stage of row-wise expressions needs; it holds no rows but those in flight.
 _STREAMING_BYTES = 192 * 1024 * 1024
@@ -112,6 +118,8 @@ class StepStream:
         self._databases: list[StageDatabase] = []
         self._flows: dict[str, _Flow] = {}
         self._timers: list[threading.Timer] = []
+        self._sessions: dict[str, ReadSession] = {}
+        self._snapshots: dict[str, str] = {}
         self._timed_out: str | None = None
         self._has_passed = False
         self._finishing: list[Callable[[], None]] = []
@@ -163,7 +171,8 @@ class StepStream:
             self.extracts[node.node_id] = self._open_extract(node)
         heavy = sum(1 for stage in self._stages if self._holds_rows(stage))
         for stage in self._stages:
-            memory = self._context.memory_bytes // max(heavy, 1) if self._holds_rows(stage) else _STREAMING_BYTES
+            share = max(self._context.memory_bytes // max(heavy, 1), MIN_MEMORY_BYTES)
+            memory = share if self._holds_rows(stage) else _STREAMING_BYTES
             flow = self._open_stage(stage, memory)
             if flow is not None:
                 self._flows[stage.end] = flow
@@ -174,17 +183,25 @@ class StepStream:
     def _open_extract(self, node: Node) -> Extract:
         source = self._context.connectors[str(node.connection)]
         try:
-            read = self._stack.enter_context(source.read())
+            read = self._open_session(str(node.connection), source)
             return open_extract(node, source, read, self._context.so_far.get(node.node_id))
         except SynqxError as exc:
-            raise _named(exc, [node.node_id]) from exc.__cause__
+            raise named(exc, [node.node_id]) from exc.__cause__
+
+    def _open_session(self, name: str, source: Connector) -> ReadSession:
+        """A read session; all those of one connection see the same rows where it can have them do so."""
+        first = self._sessions.get(name)
+        if first is not None and isinstance(source, SnapshotConnector) and isinstance(first, SnapshotReadSession):
+            if name not in self._snapshots:
+                self._snapshots[name] = first.export_snapshot()
+            return self._stack.enter_context(source.read_at(self._snapshots[name]))
+        session = self._stack.enter_context(source.read())
+        self._sessions.setdefault(name, session)
+        return session
 
     def _holds_rows(self, stage: Stage) -> bool:
-        return stage.is_python or any(
-            not self._graph.nodes[name].operator.keeps_rows or self._graph.nodes[name].operator.operator_class == "sort"
-            for name in stage.nodes
-            if self._graph.nodes[name].operator.operator_type != "extract"
-        )
+        nodes = (self._graph.nodes[name] for name in stage.nodes)
+        return any(node.operator.holds_rows(node.config) for node in nodes)
 
     def _open_stage(self, stage: Stage, memory_bytes: int) -> _Flow | None:
         for name in stage.nodes:
@@ -204,7 +221,7 @@ class StepStream:
         relations: dict[str, Relation] = {}
         for name in stage.inputs:
             columns, schema, batches = self._incoming(name)
-            sql_name = database.arrive(name, columns, schema, _timed(batches, waited))
+            sql_name = database.arrive(name, columns, schema, timed(batches, waited))
             relations[name] = Relation(sql_name, name, columns)
         for name in stage.nodes:
             relations[name] = self._open_node(database, name, relations, waited)
@@ -213,7 +230,8 @@ class StepStream:
         end, relation = self._graph.nodes[stage.end], relations[stage.end]
         if isinstance(end.operator, Validate):
             columns = relation.columns[:-2]
-            batches = self._judged(database, end, relation)
+            spool = self.spools[end.node_id] = self._stack.enter_context(BadRowSpool())
+            batches = judged_rows(database, end, relation, spool)
         elif self._step.is_load and stage is self._stages[-1]:
             self.columns = relation.columns
             self.end = StreamEnd(database, relation.sql_name, stage, own, waited)
@@ -230,18 +248,26 @@ class StepStream:
         columns, schema, batches = self._incoming(name)
         self.columns = columns
         waited = Counter()
-        sql_name = database.arrive(name, columns, schema, _timed(batches, waited))
+        sql_name = database.arrive(name, columns, schema, timed(batches, waited))
         return StreamEnd(database, sql_name, None, Counter(), waited)
 
     def _open_node(
+        self, database: StageDatabase, name: str, relations: Mapping[str, Relation], waited: Counter
+    ) -> Relation:
+        try:
+            return self._make_node(database, name, relations, waited)
+        except SynqxError as exc:
+            raise named(exc, [name]) from exc.__cause__
+
+    def _make_node(
         self, database: StageDatabase, name: str, relations: Mapping[str, Relation], waited: Counter
     ) -> Relation:
         node = self._graph.nodes[name]
         if name in self.extracts:
             extract = self.extracts[name]
             counter = Counter()
-            prefetch = self._stack.enter_context(Prefetch(_naming(extract.iter_batches(), name), extract.cancel))
-            database.register("source " + name, extract.schema, _timed(_counted(iter(prefetch), counter), waited))
+            rows = self._ahead(Prefetch(naming(extract.iter_batches(), name), extract.cancel))
+            database.register("source " + name, extract.schema, timed(counted(rows, counter), waited))
             # The compiler calls what it reads `source`.
             sql = f"WITH source AS (SELECT * FROM {quoted('source ' + name)}) {extract.sql()}"
 
@@ -254,6 +280,7 @@ class StepStream:
         if not isinstance(operator, SqlOperator):
             raise FatalError(f"node {name!r} is no operator that DuckDB runs")
         inputs = [relations[one] for one in node.inputs]
+        _check_again(node, inputs)
         sql_name = database.view(name, operator.sql(node.config, inputs))
         return Relation(sql_name, name, database.describe(sql_name))
 
@@ -263,10 +290,16 @@ class StepStream:
         assert isinstance(operator, BatchOperator)
         (name,) = stage.inputs
         given, _, batches = self._incoming(name)
-        columns = operator.output(node.config, [Relation(quoted(name), name, given)])
+        inputs = [Relation(quoted(name), name, given)]
+        try:
+            _check_again(node, inputs)
+            columns = operator.output(node.config, inputs)
+        except SynqxError as exc:
+            raise named(exc, [node.node_id]) from exc.__cause__
         self.node_columns[node.node_id] = columns
         waited = Counter()
-        rows = self._run_python(node, operator, _timed(batches, waited), arrow_schema(columns), memory_bytes)
+        incoming = at_least_one(timed(batches, waited), arrow_schema(given))
+        rows = self._run_python(node, operator, incoming, arrow_schema(columns), memory_bytes)
         return self._hand_on(stage, columns, rows, Counter(), waited)
 
     def _run_python(
@@ -281,8 +314,13 @@ class StepStream:
             from synqx_dagster.pipelines.foreign import run_in_process
 
             yield from run_in_process(node, batches, schema, memory_bytes)
-        else:
+            return
+        try:
             yield from operator.run(node.config, batches, schema, memory_bytes)
+        except (SynqxError, KeyboardInterrupt):
+            raise
+        except Exception as exc:  # noqa: BLE001  # an operator of somebody's; what it says may hold values
+            raise OperatorFailedError(f"node {node.node_id!r}: the operator raised {type(exc).__name__}") from None
 
     def _incoming(self, name: str) -> tuple[tuple[Column, ...], pa.Schema, Iterator[pa.RecordBatch]]:
         if name in self._flows:
@@ -321,11 +359,14 @@ class StepStream:
             self.reports[stage.end].rows_out = own.rows
 
         self._finishing.append(finish)
-        self._start_timer(stage)
+        timer = self._start_timer(stage)
         try:
-            yield from _timed(_counted(batches, own), own)
+            yield from timed(counted(batches, own), own)
         except BaseException as exc:  # noqa: BLE001  # raised again, with its node
             raise self._translate(stage, exc) from exc.__cause__
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     # --- the end -----------------------------------------------------------------------------------------------
 
@@ -337,6 +378,9 @@ class StepStream:
         """Pass the last rows on, and complete the reports when all have passed or something has failed."""
         try:
             yield from batches
+            self._judge_the_rest()
+            if self._timed_out is not None:
+                raise self._time_out_error(self._timed_out)
             self._has_passed = True
         except BaseException as exc:
             self._attribute(exc)
@@ -345,6 +389,20 @@ class StepStream:
             for callback in self._finishing:
                 callback()
             self._derive_rows()
+
+    def _judge_the_rest(self) -> None:
+        """Let every row pass that somebody did not want (a LIMIT, a join without partners), if nodes validate rows.
+
+        A rule is for every row, and the load must not commit before all of them are judged.
+        """
+        if not any(isinstance(self._graph.nodes[stage.end].operator, Validate) for stage in self._stages):
+            return
+        # Those that read before those that they read: nobody else pulls at them any more.
+        for stage in reversed(self._stages):
+            flow = self._flows.get(stage.end)
+            if flow is not None and stage.end != self._step.name:
+                for _ in flow.batches:
+                    pass
 
     def _derive_rows(self) -> None:
         """Rows of nodes that nobody counted, from those of their inputs, and the other way round."""
@@ -363,49 +421,16 @@ class StepStream:
             if name in self.spools:
                 report.rows_quarantined = self.spools[name].rows
 
-    # --- bad rows ----------------------------------------------------------------------------------------------
-
-    def _judged(self, database: StageDatabase, node: Node, relation: Relation) -> Iterator[pa.RecordBatch]:
-        """The good rows of a validate node; the bad ones go to its spool, or end the stream."""
-        config = node.config
-        assert isinstance(config, ValidateConfig)
-        spool = self.spools[node.node_id] = self._stack.enter_context(BadRowSpool())
-        columns = relation.columns[:-2]
-        # What is wrong with a row travels as it is.
-        names = f", {ERRORS_COLUMN}, {ROW_COLUMN}"
-        sql = leaving_sql(columns, relation.sql_name).replace(" FROM ", f"{names} FROM ", 1)
-        rows = 0
-        judged = split_bad_rows(database.stream(sql, BATCH_ROWS), spool, config.key)
-        for batch in judged:
-            rows += batch.num_rows
-            yield batch
-        if not spool.rows:
-            return
-        total = rows + spool.rows
-        if config.on_bad_row == "fail":
-            raise BadRowsError(
-                f"node {node.node_id!r}: {spool.rows:,} of {total:,} rows break its rules: {spool.describe()}",
-                hint="nothing was loaded; correct them at the source, or set on_bad_row: quarantine",
-                rows=spool.rows,
-            )
-        if config.max_bad_rows is not None and not config.max_bad_rows.allows(spool.rows, total):
-            raise BadRowsError(
-                f"node {node.node_id!r}: {spool.rows:,} of {total:,} rows break its rules, and max_bad_rows allows"
-                f" {config.max_bad_rows}: {spool.describe()}",
-                hint="nothing was loaded, nor quarantined; correct them at the source, or raise max_bad_rows",
-                rows=spool.rows,
-            )
-
     # --- time and failure ----------------------------------------------------------------------------------------
 
-    def _start_timer(self, stage: Stage) -> None:
+    def _start_timer(self, stage: Stage) -> threading.Timer | None:
         limits = {
             name: seconds
             for name in stage.nodes
             if (seconds := self._graph.nodes[name].record.timeout_seconds) is not None
         }
         if not limits:
-            return
+            return None
         name = min(limits, key=lambda one: limits[one])
 
         def time_out() -> None:
@@ -416,61 +441,39 @@ class StepStream:
         timer.daemon = True
         self._timers.append(timer)
         timer.start()
+        return timer
 
     def _translate(self, stage: Stage, exc: BaseException) -> BaseException:
-        if self._timed_out is not None and self._timed_out in stage.nodes:
-            seconds = self._graph.nodes[self._timed_out].record.timeout_seconds
-            return NodeTimeoutError(
-                f"node {self._timed_out!r} did not end within its {seconds} s",
-                hint="raise its timeout_seconds, or find out what keeps it",
-            )
-        return _named(exc, stage.nodes)
+        if self._timed_out is not None:
+            # Everything was cancelled for it, whoever notices first.
+            return self._time_out_error(self._timed_out)
+        return named(exc, stage.nodes)
+
+    def _time_out_error(self, name: str) -> NodeTimeoutError:
+        seconds = self._graph.nodes[name].record.timeout_seconds
+        return NodeTimeoutError(
+            f"node {name!r} did not end within its {seconds} s",
+            hint="raise its timeout_seconds, or find out what keeps it",
+            failed_nodes=name,
+        )
 
     def _attribute(self, exc: BaseException) -> None:
         """Note an error on the reports of the nodes that it is of."""
         if isinstance(exc, SynqxError):
-            for name in str(exc.context.get("failed_nodes", "")).split(_SEPARATOR):
+            for name in failed_nodes(exc):
                 if name in self.reports:
                     self.reports[name].error = exc.message
 
 
-def _named(exc: BaseException, nodes: Sequence[str]) -> BaseException:
-    """An error with the nodes that it is of; one that has some keeps them."""
-    if isinstance(exc, SynqxError) and "failed_nodes" not in exc.context:
-        exc.context["failed_nodes"] = _SEPARATOR.join(nodes)
-        if not any(repr(name) in exc.message for name in nodes):
-            exc.message = f"node{'s' if len(nodes) > 1 else ''} {', '.join(map(repr, nodes))}: {exc.message}"
-            exc.args = (exc.message,)
-    return exc
+def _check_again(node: Node, inputs: Sequence[Relation]) -> None:
+    """Check a node once more, now that the columns of its inputs are known.
 
-
-def _naming(batches: Iterator[pa.RecordBatch], node_id: str) -> Iterator[pa.RecordBatch]:
-    """Pass on what an extract reads; what its source raises is said to be of this node."""
-    try:
-        yield from batches
-    except BaseException as exc:  # noqa: BLE001  # raised again, with its node
-        raise _named(exc, [node_id]) from exc.__cause__
+    Raises:
+        PlanError: Something is wrong with it.
+    """
+    for problem in node.operator.check(node.config, [Input(given.node_id, given.names) for given in inputs]):
+        raise PlanError(problem.message, hint=problem.hint)
 
 
 def _operator_name(node: Node) -> str:
     return f"{node.record.operator_type}.{node.operator.operator_class}"
-
-
-def _counted(batches: Iterator[pa.RecordBatch], counter: Counter) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        counter.rows += batch.num_rows
-        yield batch
-
-
-def _timed(batches: Iterator[pa.RecordBatch], counter: Counter) -> Iterator[pa.RecordBatch]:
-    """Adds up the time that each batch took to come."""
-    iterator = iter(batches)
-    while True:
-        start = time.perf_counter()
-        try:
-            batch: Any = next(iterator, None)
-        finally:
-            counter.add_seconds(time.perf_counter() - start)
-        if batch is None:
-            return
-        yield batch

@@ -81,7 +81,13 @@ class Prefetch:
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         while True:
-            item = self._queue.get()
+            try:
+                item = self._queue.get(timeout=PATIENCE_SECONDS)
+            except queue.Empty:
+                if self._ended.is_set() and self._queue.empty():
+                    # Stopped by who is done with it: that must not look like the end of the rows.
+                    raise FatalError("reading was stopped before its end") from None
+                continue
             if item is None:
                 return
             if isinstance(item, BaseException):

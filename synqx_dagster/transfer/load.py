@@ -14,9 +14,8 @@ from dataclasses import replace
 from synqx_dagster.connectors.protocol import ReadSession, RowChanges, WriteSession
 from synqx_dagster.errors import BadRowsError, CommitUnknownError, DatabaseError, FatalError, RetryableError
 from synqx_dagster.mapping.lineage import Lineage, trace_lineage
-from synqx_dagster.model.mapping import KEYED_MODES
 from synqx_dagster.model.table import TableName
-from synqx_dagster.transfer.duplicates import refuse_duplicates, set_duplicates_aside
+from synqx_dagster.transfer.bad_rows import set_bad_rows_aside
 from synqx_dagster.transfer.estimate import estimate_size
 from synqx_dagster.transfer.failpoints import reach
 from synqx_dagster.transfer.ledger import MAX_RACES, Ledger, LedgerEntry, refuse_overtaken
@@ -197,7 +196,8 @@ class _Load:
                     collected = Quarantine(target, write, plan.target, filled.bad_rows)
                     spool.collected_rows, counts = collected.count_breaches()
                     spool.counts.update(counts)
-                self._set_bad_rows_aside(plan, staging, moved, write, spool)
+                with self._stopwatch.phase("check"):
+                    set_bad_rows_aside(self._request, plan, staging, moved, write, spool)
                 self._meter.rows = moved.rows_in - spool.total_rows
                 if commits_ddl and (filled is None or self._mapping.on_bad_row == "fail"):
                     # The rows are staged; what readers see changes in one transaction of its own.
@@ -276,45 +276,6 @@ class _Load:
         before = spool.rows
         self._request.upstream.give_bad_rows(spool)
         return replace(moved, rows_in=moved.rows_in + spool.rows - before)
-
-    def _set_bad_rows_aside(
-        self, plan: LoadPlan, staging: TableName, moved: Moved, write: WriteSession, spool: BadRowSpool
-    ) -> None:
-        """Find the rows that share a key, and judge whether the load may go on with so many bad rows.
-
-        Raises:
-            BadRowsError: It may not.
-        """
-        quarantines = self._mapping.on_bad_row == "quarantine"
-        with self._stopwatch.phase("check"):
-            if plan.mode in KEYED_MODES and not quarantines:
-                refuse_duplicates(write, self._request.target, staging, plan.primary_key)
-            if quarantines and plan.primary_key:
-                set_duplicates_aside(
-                    write,
-                    self._request.target,
-                    staging,
-                    plan.columns,
-                    plan.primary_key,
-                    spool,
-                    present_in=plan.target if plan.mode == "append" and staging != plan.target else None,
-                )
-        if spool.rows and not quarantines:
-            raise BadRowsError(
-                f"{spool.rows:,} of {moved.rows_in:,} rows break the contract of {plan.target}: {spool.describe()}",
-                hint="nothing was loaded; correct them at the source, or set on_bad_row: quarantine",
-                rows=spool.rows,
-                table=str(plan.target),
-            )
-        limit, bad_rows = self._mapping.max_bad_rows, spool.total_rows
-        if limit is not None and not limit.allows(bad_rows, moved.rows_in):
-            raise BadRowsError(
-                f"{bad_rows:,} of {moved.rows_in:,} rows break the contract of {plan.target}, and max_bad_rows allows"
-                f" {limit}: {spool.describe()}",
-                hint="nothing was loaded, nor quarantined; correct them at the source, or raise max_bad_rows",
-                rows=bad_rows,
-                table=str(plan.target),
-            )
 
     def _publish(
         self,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 
-from synqx_dagster.errors import ConfigurationError
+from synqx_dagster.errors import ConfigurationError, PlanError
+from synqx_dagster.mapping.casts import INTEGER_KINDS
 from synqx_dagster.mapping.expressions import parse_expression, resolve_names
 from synqx_dagster.mapping.quoting import quote_name
+from synqx_dagster.model.table import Column
 from synqx_dagster.pipelines.operators.protocol import Input, NodeColumns, OperatorProblem, Origins
 
 #: The dialect of every expression in a pipeline.
@@ -55,10 +57,32 @@ def repeated(names: Sequence[str], path: Path) -> Iterator[OperatorProblem]:
         seen.add(name.casefold())
 
 
-def check_expression(text: str, given: Sequence[Input], path: Path) -> Iterator[OperatorProblem]:
-    """Whether a text is one scalar expression over columns that are there."""
+def require_comparable(one: Column, other: Column) -> None:
+    """Refuse to put two columns on one footing where DuckDB would change values for it, or compare them as others.
+
+    Raises:
+        PlanError: They are of types that have no common one which holds the values of both.
+    """
+    kinds = (one.data_type.kind, other.data_type.kind)
+    same = (one.native_type, one.data_type) == (other.native_type, other.data_type)
+    # An integer, or a decimal, is widened to the larger of two.
+    numbers = all(kind in (*INTEGER_KINDS, "decimal") for kind in kinds)
+    if same or numbers or set(kinds) == {"real", "float"}:
+        return
+    raise PlanError(
+        f"the columns {one.name!r} ({one.native_type or one.data_type}) and {other.name!r}"
+        f" ({other.native_type or other.data_type}) have no type in common that holds the values of both",
+        hint="cast one of them before",
+        column=one.name,
+    )
+
+
+def check_expression(
+    text: str, given: Sequence[Input], path: Path, *, aggregates: bool = False
+) -> Iterator[OperatorProblem]:
+    """Whether a text is one expression over columns that are there: scalar, or of aggregates."""
     try:
-        parsed = parse_expression(text, DIALECT)
+        parsed = parse_expression(text, DIALECT, aggregates=aggregates)
     except ConfigurationError as exc:
         yield OperatorProblem(path, exc.message, exc.hint)
         return
@@ -78,14 +102,14 @@ def known_columns(given: Sequence[Input]) -> list[str] | None:
     return columns
 
 
-def expression_sql(text: str) -> str:
+def expression_sql(text: str, *, aggregates: bool = False) -> str:
     """An expression that has been checked, as it may be put into brackets."""
-    return parse_expression(text, DIALECT).text
+    return parse_expression(text, DIALECT, aggregates=aggregates).text
 
 
-def expression_origins(text: str, given: Input) -> tuple[tuple[str, str], ...]:
+def expression_origins(text: str, given: Input, *, aggregates: bool = False) -> tuple[tuple[str, str], ...]:
     """The columns that an expression reads."""
-    parsed = parse_expression(text, DIALECT)
+    parsed = parse_expression(text, DIALECT, aggregates=aggregates)
     if given.columns is None:
         return tuple((given.node_id, name) for name, _ in parsed.names)
     found = resolve_names(parsed, list(given.columns), DIALECT)[0]

@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from synqx_dagster.model.base import Value
 from synqx_dagster.model.pipeline import OperatorType
@@ -51,6 +51,10 @@ class Relation:
         """The names of the columns, in order."""
         return tuple(column.name for column in self.columns)
 
+    def column(self, name: str) -> Column:
+        """The column of a name, whose case does not matter."""
+        return next(column for column in self.columns if column.name.casefold() == name.casefold())
+
 
 @dataclass(frozen=True)
 class OperatorProblem:
@@ -76,6 +80,10 @@ class Operator(ABC):
     least_inputs: ClassVar[int] = 1
     most_inputs: ClassVar[int | None] = 1
     keeps_rows: ClassVar[bool] = False
+
+    def holds_rows(self, config: Any) -> bool:
+        """Whether it needs memory for more than the rows in flight."""
+        return False
 
     def check(self, config: Any, inputs: Sequence[Input]) -> Iterator[OperatorProblem]:
         """What is wrong with a node as far as it can be told without rows or databases."""
@@ -143,7 +151,3 @@ class LoadOperator(Operator):
     """An operator that fills a target; the transfer engine does it."""
 
     operator_type: ClassVar[OperatorType] = "load"
-
-
-#: How many rows of a node are counted: as many as its inputs have, or by themselves.
-Counting = Literal["inputs", "own"]

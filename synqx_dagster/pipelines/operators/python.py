@@ -101,6 +101,10 @@ class Pandas(_FunctionOperator):
     operator_class = "pandas"
     config_type = PandasConfig
 
+    def holds_rows(self, config: PandasConfig) -> bool:
+        """A whole frame is all rows."""
+        return config.per == "frame"
+
     def run(
         self, config: PandasConfig, batches: Iterator[pa.RecordBatch], schema: pa.Schema, memory_bytes: int
     ) -> Iterator[pa.RecordBatch]:
@@ -118,16 +122,24 @@ class Pandas(_FunctionOperator):
             if not isinstance(frame, pd.DataFrame):
                 raise _wrong(config, f"gave {type(frame).__name__}, not a DataFrame")
             _check_names(config, list(map(str, frame.columns)), schema.names)
-            arrays = []
-            for field in schema:
-                try:
-                    arrays.append(pa.array(frame[field.name], type=field.type, from_pandas=True))
-                except (pa.ArrowException, TypeError, ValueError, OverflowError):
-                    raise _wrong(config, f"gave values in {field.name!r} that are no {field.type}") from None
-            yield from pa.Table.from_arrays(
-                [array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array]) for array in arrays],
-                schema=schema,
-            ).to_batches(_OUTPUT_ROWS)
+            columns = [_from_series(config, frame[field.name], field) for field in schema]
+            yield from pa.Table.from_arrays(columns, schema=schema).to_batches(_OUTPUT_ROWS)
+
+
+def _from_series(config: FunctionConfig, series: Any, field: pa.Field) -> pa.ChunkedArray:
+    """A frame's column as the node's; what pandas calls missing is NULL."""
+    import pyarrow as pa
+
+    try:
+        found = pa.array(series, from_pandas=True)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        # Objects of several kinds; the declared type may be able to take them all.
+        try:
+            found = pa.array(series, type=field.type, from_pandas=True)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError):
+            raise _wrong(config, f"gave values in {field.name!r} that are no {field.type}") from None
+    found = found if isinstance(found, pa.ChunkedArray) else pa.chunked_array([found])
+    return _fitted(config, found, field)
 
 
 class Arrow(_FunctionOperator):
@@ -149,20 +161,46 @@ class Arrow(_FunctionOperator):
                 raise _wrong(config, f"gave {type(given).__name__}, not a RecordBatch or a Table")
             _check_names(config, given.schema.names, schema.names)
             for part in given.to_batches() if isinstance(given, pa.Table) else [given]:
-                yield _fitted(config, part, schema)
+                arrays = [_fitted(config, part.column(field.name), field) for field in schema]
+                yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _fitted(config: FunctionConfig, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+def _fitted(config: FunctionConfig, values: pa.ChunkedArray | pa.Array, field: pa.Field) -> Any:
+    """Values as a type, if none of them changes.
+
+    Raises:
+        OperatorFailedError: One would.
+    """
     import pyarrow as pa
+    import pyarrow.compute as pc
 
-    arrays = []
-    for field in schema:
-        try:
-            arrays.append(batch.column(field.name).cast(field.type))
-        except pa.ArrowException:
-            kind = batch.schema.field(field.name).type
-            raise _wrong(config, f"gave {field.name!r} as {kind}, which is no {field.type} without loss") from None
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+    kind = values.type
+    if kind == field.type:
+        return values
+    moments = [getattr(one, "tz", None) is None for one in (kind, field.type) if pa.types.is_timestamp(one)]
+    try:
+        # A time of the wall clock is no moment, whatever a cast makes of it.
+        if len(moments) == 1 and pa.types.is_timestamp(field.type) and not pa.types.is_date(kind):
+            raise pa.ArrowInvalid("no moment")
+        if len(moments) == 2 and moments[0] != moments[1]:
+            raise pa.ArrowInvalid("another kind of moment")
+        result = values.cast(field.type)
+        if pa.types.is_floating(field.type) and not pa.types.is_null(kind):
+            # Arrow's own check does not look at digits.
+            back = result.cast(kind)
+            same = pc.all(pc.fill_null(pc.or_(pc.equal(values, back), _is_nan(values)), True))
+            if not same.as_py():
+                raise pa.ArrowInvalid("digits would be lost")
+    except pa.ArrowException:
+        raise _wrong(config, f"gave values in {field.name!r} ({kind}) that are no {field.type} without loss") from None
+    return result
+
+
+def _is_nan(values: Any) -> Any:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return pc.is_nan(values) if pa.types.is_floating(values.type) else pc.equal(values, None)
 
 
 def load_function(text: str) -> Callable[..., Any]:

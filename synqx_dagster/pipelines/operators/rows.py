@@ -15,12 +15,14 @@ from synqx_dagster.pipelines.operators.checks import (
     DIALECT,
     check_expression,
     direct_origins,
+    expression_origins,
     expression_sql,
     find_column,
     known_columns,
     missing,
     quoted,
     repeated,
+    require_comparable,
 )
 from synqx_dagster.pipelines.operators.protocol import (
     Input,
@@ -99,6 +101,10 @@ class Join(_RowOperator):
     least_inputs = 2
     most_inputs = 2
 
+    def holds_rows(self, config: Any) -> bool:
+        """Beyond its memory they are on disk."""
+        return True
+
     def check(self, config: JoinConfig, inputs: Sequence[Input]) -> Iterator[OperatorProblem]:
         """Inputs and columns that are not there."""
         node_ids = [given.node_id for given in inputs]
@@ -141,6 +147,8 @@ class Join(_RowOperator):
     def sql(self, config: JoinConfig, inputs: Sequence[Relation]) -> str:
         """A join by equality; NULLs have no partner."""
         left, right = self._sides(config, inputs)
+        for one, other in config.pairs:
+            require_comparable(left.column(one), right.column(other))
         on = " AND ".join(f"l.{quoted(one)} = r.{quoted(other)}" for one, other in config.pairs)
         joined = {one.casefold(): other for one, other in config.pairs}
         both = config.how in ("right", "full")
@@ -228,6 +236,10 @@ class Union(_RowOperator):
                     hint="select the same columns before, or set missing_columns: null",
                     column=lacking[0],
                 )
+        for given in inputs[1:]:
+            for column in given.columns:
+                if find_column(column.name, inputs[0].names) is not None:
+                    require_comparable(inputs[0].column(column.name), column)
         return " UNION ALL BY NAME ".join(f"SELECT * FROM {given.sql_name}" for given in inputs)
 
 
@@ -257,14 +269,15 @@ class Aggregate(_RowOperator):
     operator_class = "aggregate"
     config_type = AggregateConfig
 
+    def holds_rows(self, config: Any) -> bool:
+        """Beyond its memory they are on disk."""
+        return True
+
     def check(self, config: AggregateConfig, inputs: Sequence[Input]) -> Iterator[OperatorProblem]:
         """Columns that are not there, and expressions that cannot be read."""
         yield from missing(inputs[0], config.group_by, ("group_by",))
         for name, text in config.columns.items():
-            try:
-                _aggregate_query(text)
-            except ConfigurationError as exc:
-                yield OperatorProblem(("columns", name), exc.message, exc.hint)
+            yield from check_expression(text, inputs, ("columns", name), aggregates=True)
         yield from repeated([*config.group_by, *config.columns], ("columns",))
 
     def columns(self, config: AggregateConfig, inputs: Sequence[Input]) -> NodeColumns:
@@ -273,30 +286,20 @@ class Aggregate(_RowOperator):
 
     def origins(self, config: AggregateConfig, inputs: Sequence[Input]) -> Origins:
         """The columns that stand in an aggregate."""
-        from synqx_dagster.mapping.lineage import trace_query
-
         node_id = inputs[0].node_id
         origins: dict[str, tuple[tuple[str, str], ...]] = {name: ((node_id, name),) for name in config.group_by}
         for name, text in config.columns.items():
-            traced = trace_query(_aggregate_query(text), DIALECT, {_ROWS: inputs[0].columns or ()})
-            found = (column for columns in traced.values() for _, column in columns)
-            origins[name] = tuple((node_id, column) for column in dict.fromkeys(found))
+            origins[name] = expression_origins(text, inputs[0], aggregates=True)
         return origins
 
     def sql(self, config: AggregateConfig, inputs: Sequence[Relation]) -> str:
         """A GROUP BY."""
         items = [quoted(name) for name in config.group_by]
-        items += [f"({text}) AS {quoted(name)}" for name, text in config.columns.items()]
+        items += [
+            f"({expression_sql(text, aggregates=True)}) AS {quoted(name)}" for name, text in config.columns.items()
+        ]
         groups = f" GROUP BY {', '.join(quoted(name) for name in config.group_by)}" if config.group_by else ""
         return f"SELECT {', '.join(items)} FROM {inputs[0].sql_name}{groups}"
-
-
-#: How the checks call the rows that are aggregated.
-_ROWS = "rows"
-
-
-def _aggregate_query(text: str) -> str:
-    return clean_query(f"SELECT ({text}) AS aggregate FROM {_ROWS}", DIALECT)
 
 
 class DeduplicateConfig(Value):
@@ -317,6 +320,10 @@ class Deduplicate(_SameColumns):
 
     operator_class = "deduplicate"
     config_type = DeduplicateConfig
+
+    def holds_rows(self, config: Any) -> bool:
+        """Beyond its memory they are on disk."""
+        return True
 
     def check(self, config: DeduplicateConfig, inputs: Sequence[Input]) -> Iterator[OperatorProblem]:
         """Columns that are not there."""
@@ -343,6 +350,10 @@ class Sort(_SameColumns):
     operator_class = "sort"
     config_type = SortConfig
     keeps_rows = True
+
+    def holds_rows(self, config: Any) -> bool:
+        """Beyond its memory they are on disk."""
+        return True
 
     def check(self, config: SortConfig, inputs: Sequence[Input]) -> Iterator[OperatorProblem]:
         """Columns that are not there."""
@@ -419,6 +430,10 @@ class Sql(_RowOperator):
     config_type = SqlConfig
     least_inputs = 1
     most_inputs = None
+
+    def holds_rows(self, config: Any) -> bool:
+        """Beyond its memory they are on disk."""
+        return True
 
     def check(self, config: SqlConfig, inputs: Sequence[Input]) -> Iterator[OperatorProblem]:
         """What is not one SELECT, and inputs that it does not read."""

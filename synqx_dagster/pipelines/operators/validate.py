@@ -186,6 +186,10 @@ class Validate(SqlOperator):
     operator_class = "rules"
     config_type = ValidateConfig
 
+    def holds_rows(self, config: ValidateConfig) -> bool:
+        """Rows that share values are found among all."""
+        return any(isinstance(rule, UniqueRule) for rule in config.rules)
+
     def check(self, config: ValidateConfig, inputs: Sequence[Input]) -> Iterator[OperatorProblem]:
         """Rules over columns that are not there."""
         for index, rule in enumerate(config.rules):
@@ -234,7 +238,7 @@ class Validate(SqlOperator):
 def _column_of(rule: Rule) -> str:
     if isinstance(rule, UniqueRule):
         return ", ".join(rule.columns)
-    return rule.column or ""
+    return rule.column or "row"
 
 
 def _literal(value: JsonValue) -> str:

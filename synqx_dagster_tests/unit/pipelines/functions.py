@@ -51,3 +51,31 @@ def hangs(frame: Any) -> Any:
 def dies(frame: Any) -> Any:
     """Takes its process with it."""
     os._exit(3)
+
+
+def counted(frame: Any) -> Any:
+    """One row: how many there were."""
+    import pandas as pd
+
+    return pd.DataFrame({"rows": [len(frame)]})
+
+
+def halves(frame: Any) -> Any:
+    """Floats that a smaller float does not hold."""
+    import pandas as pd
+
+    return pd.DataFrame({"x": [0.1] * len(frame)})
+
+
+def wall_clock(frame: Any) -> Any:
+    """Times without a zone."""
+    import pandas as pd
+
+    return pd.DataFrame({"x": pd.to_datetime(["2024-03-31 02:30:00"] * len(frame))})
+
+
+def big(frame: Any) -> Any:
+    """Integers that no float holds."""
+    import pandas as pd
+
+    return pd.DataFrame({"x": pd.array([2**53 + 1] * len(frame), dtype="int64")})

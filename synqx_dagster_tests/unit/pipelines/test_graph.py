@@ -275,3 +275,51 @@ def test_columns_are_traced_through_the_nodes() -> None:
         "customer": (("b", "name"),),
         "revenue": (("a", "price"), ("a", "amount")),
     }
+
+
+# --- waiting --------------------------------------------------------------------------------------------------------
+
+
+def test_steps_that_would_wait_for_each_other() -> None:
+    union = {"missing_columns": "null"}
+    nodes = [
+        *(node(name, "extract") for name in ("e1", "e2", "e3", "e4")),
+        node("u1", "transform.union", **union),
+        node("u2", "transform.union", **union),
+        node("l1", "load"),
+        node("l2", "load"),
+    ]
+    flows = ["e1>u1>l1", "e2>u1", "e3>u2>l2", "e4>u2"]
+    assert graph(nodes, *flows, "e1>e3").steps[1].after == ("l1",)
+    place, message, _ = only_problem(nodes, *flows, "e1>e3", "e4>e2")
+    assert place == "edges"
+    assert message == "steps wait for each other: 'l1' -> 'l2' -> 'l1'"
+
+
+def test_a_node_that_is_to_wait_for_one_of_its_own_step() -> None:
+    nodes = [A, B, node("u", "transform.union", missing_columns="null"), LOAD]
+    place, message, hint = only_problem(nodes, "a>u>load", "b>u", "a>b")
+    assert (place, message) == ("edges.3", "'b' is to wait for 'a', and both run in one step")
+    assert "stored: true" in hint
+    stored = [{**A, "stored": True}, *nodes[1:]]
+    assert graph(stored, "a>u>load", "b>u", "a>b").steps[1].after == ("a",)
+
+
+def test_what_is_new_must_not_delete_the_rest() -> None:
+    fresh = node("a", "extract.incremental", cursor={"column": "id"})
+    load = node("load", "load", mode="merge", key=["id"], delete_missing=True)
+    assert only_problem([fresh, load], "a>load")[2] == "leave delete_missing out"
+
+
+@pytest.mark.parametrize(
+    "text", ["sum(x)) AS a, (max(y)", "(select max(n) from a)", "sum(x) over ()", "x, y", "sum(missing)"]
+)
+def test_an_aggregate_is_one_expression_over_the_input(text: str) -> None:
+    nodes = [
+        node("a", "extract", columns=["x", "y"]),
+        node("g", "transform.aggregate", group_by=["y"], columns={"total": text}),
+        LOAD,
+    ]
+    made, problems = check(pipeline(nodes, "a>g>load"))
+    assert made is None
+    assert problems[0].path == ("nodes", 1, "config", "columns", "total")
