@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import SecretStr
@@ -31,7 +32,11 @@ class Settings:
         master_password: Opens the vault's password keyslot.
         key_file: Opens the vault's key file keyslot; without a setting, the home's ``vault.key`` if there is one.
         dagster_home: Dagster's own home; the CLI sets ``DAGSTER_HOME`` to it when that is unset.
-        executor: Runs the steps of jobs: ``in_process``, ``multiprocess``, or an executor as ``module:attribute``.
+        executor: Runs the steps of jobs: ``in_process``, ``multiprocess``, ``celery``, ``k8s``, or an executor as
+            ``module:attribute``.
+        celery_broker: URL of the Redis through which the executor ``celery`` reaches its workers.
+        celery_backend: URL of the Redis in which these leave their results; without a setting, the broker's.
+        k8s_config: YAML file with the configuration of the executor ``k8s``.
         exchange: Where steps of pipelines leave rows for each other: a directory, or a URI such as ``s3://bucket/prefix``.
         code_directory: Where the modules of functions in pipelines lie.
         host_policy: The operator's lists of hosts that connections may and may not reach.
@@ -46,6 +51,9 @@ class Settings:
     key_file: Path | None = None
     dagster_home: Path = Path(".synqx")
     executor: str = "in_process"
+    celery_broker: SecretStr | None = None
+    celery_backend: SecretStr | None = None
+    k8s_config: Path | None = None
     exchange: str = field(default=".synqx/exchange", repr=False)
     code_directory: Path = Path()
     host_policy: HostPolicy = field(default_factory=HostPolicy)
@@ -61,12 +69,22 @@ class Settings:
     @property
     def display_catalog_url(self) -> str:
         """The catalog's address without its password."""
-        scheme, separator, rest = self.catalog_url.partition("://")
-        if not separator:
-            # Not a URL; where a password would stand in it, nobody knows.
-            return "***"
-        credentials, at, place = rest.partition("?")[0].rpartition("@")
-        return f"{scheme}://{credentials.partition(':')[0]}:***@{place}" if at else f"{scheme}://{place}"
+        return without_password(self.catalog_url)
+
+    @property
+    def keeps_exchange_at_home(self) -> bool:
+        """Whether rows between steps go where nobody said that another machine sees them."""
+        return self.exchange == str(self.home / "exchange")
+
+
+def without_password(url: str) -> str:
+    """A URL as it may be shown: without password and parameters."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        # Not a URL; where a password would stand in it, nobody knows.
+        return "***"
+    credentials, at, place = rest.partition("?")[0].rpartition("@")
+    return f"{scheme}://{credentials.partition(':')[0]}:***@{place}" if at else f"{scheme}://{place}"
 
 
 def load_settings(environ: Mapping[str, str] | None = None, directory: Path | None = None) -> Settings:
@@ -79,7 +97,7 @@ def load_settings(environ: Mapping[str, str] | None = None, directory: Path | No
         directory: The project's directory; left out, the working directory.
 
     Raises:
-        ConfigurationError: ``.env``, a list of hosts or a number cannot be read.
+        ConfigurationError: ``.env``, a list of hosts, a number or the URL of a Redis cannot be read.
     """
     directory = (directory or Path.cwd()).absolute()
     environ = os.environ if environ is None else environ
@@ -103,6 +121,7 @@ def load_settings(environ: Mapping[str, str] | None = None, directory: Path | No
     home = home if home.is_absolute() else directory / home
     password = get("SYNQX_MASTER_PASSWORD")
     key_file = get("SYNQX_KEY_FILE")
+    k8s_config = get("SYNQX_K8S_CONFIG")
     settings = Settings(
         home=home,
         catalog_url=_anchored(get("SYNQX_CATALOG_URL") or f"sqlite:///{home / 'catalog.db'}", directory),
@@ -110,6 +129,9 @@ def load_settings(environ: Mapping[str, str] | None = None, directory: Path | No
         key_file=directory / Path(key_file).expanduser() if key_file else None,
         dagster_home=directory / Path(dagster_home).expanduser() if dagster_home else home,
         executor=get("SYNQX_EXECUTOR") or "in_process",
+        celery_broker=(broker := _redis_url("SYNQX_CELERY_BROKER", get("SYNQX_CELERY_BROKER"))),
+        celery_backend=_redis_url("SYNQX_CELERY_BACKEND", get("SYNQX_CELERY_BACKEND")) or broker,
+        k8s_config=directory / Path(k8s_config).expanduser() if k8s_config else None,
         exchange=_place(get("SYNQX_EXCHANGE"), home / "exchange", directory),
         code_directory=directory / Path(get("SYNQX_CODE_DIRECTORY") or ".").expanduser(),
         host_policy=HostPolicy.parse(get(ALLOWED_VARIABLE), get(DENIED_VARIABLE)),
@@ -127,6 +149,23 @@ def _place(text: str | None, default: Path, directory: Path) -> str:
     if text is not None and "://" in text:
         return text
     return str(default if text is None else directory / Path(text).expanduser())
+
+
+def _redis_url(name: str, text: str | None) -> SecretStr | None:
+    if text is None:
+        return None
+    try:
+        parts = urlsplit(text)
+        fits = parts.scheme in ("redis", "rediss") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        # Its words would be those of the URL, and so of the password.
+        fits = False
+    if not fits:
+        raise ConfigurationError(
+            f"{name} is no URL of a Redis",
+            hint="write redis://:PASSWORD@HOST:6379/0, or rediss:// for TLS; special characters of the password as %40",
+        )
+    return SecretStr(text)
 
 
 def _log_format(text: str | None) -> str:

@@ -62,6 +62,11 @@ ALLOWED: dict[str, frozenset[str]] = {
 RESERVED: dict[str, frozenset[str]] = {
     "dagster": frozenset({"defs", "definitions", "gateway"}),
     "dagster_graphql": frozenset({"defs", "gateway"}),
+    "dagster_celery": frozenset({"defs"}),
+    "dagster_k8s": frozenset({"defs"}),
+    "celery": frozenset({"defs"}),
+    "kombu": frozenset({"defs"}),
+    "redis": frozenset({"defs"}),
     "dagster_webserver": frozenset({"gateway"}),
     "sqlglot": frozenset({"mapping", "connectors", "transfer"}),
     "alembic": frozenset({"catalog"}),

@@ -62,6 +62,7 @@ SECTIONS: dict[str, dict[str, LazyCommand]] = {
     },
     "Serve": {
         "dev": LazyCommand("dev:dev", "Start Dagster's web UI, daemon and code server; Ctrl-C stops all."),
+        "worker": LazyCommand("worker:worker", "Execute steps of runs on this machine, for the executor celery."),
         "demo": LazyCommand("demo:demo", "Set up and run the example project on an embedded PostgreSQL."),
     },
 }

@@ -81,7 +81,7 @@ def run_targets(
             _check_bounds(catalog, snapshot, mapping, window)
     translator = Translator(snapshot)
     keys = [translator.target_key(mapping) for mapping in mappings]
-    builder = JobBuilder(translator, lambda: catalog, dg.in_process_executor, runs_here=True)
+    builder = JobBuilder(translator, lambda: catalog, dg.in_process_executor)
     pipelines = [snapshot.get_pipeline(name) for name in plan.pipelines]
     loads = [mapping for pipeline in pipelines for mapping in builder.load_mappings(pipeline)]
     for pipeline in pipelines:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -11,13 +10,13 @@ import dagster as dg
 
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
 from synqx_dagster.defs.assets import build_asset
+from synqx_dagster.defs.executors import build_executor, refuse_unfit
 from synqx_dagster.defs.names import METADATA_PREFIX, PIPELINE_TAG, REVISION_TAG, resource_key
 from synqx_dagster.defs.ordering import order_steps
 from synqx_dagster.defs.pipeline_translator import PipelineTranslator
 from synqx_dagster.defs.resources import build_resource
 from synqx_dagster.defs.steps import build_step
 from synqx_dagster.defs.translator import Translator
-from synqx_dagster.errors import ConfigurationError
 from synqx_dagster.model import Mapping, Pipeline, Schedule, dagster_name
 from synqx_dagster.pipelines.graph import loads_after, loads_of
 from synqx_dagster.pipelines.loading import load_mapping, source_mapping
@@ -25,11 +24,10 @@ from synqx_dagster.pipelines.operators.ends import IncrementalConfig, LoadConfig
 
 if TYPE_CHECKING:
     from synqx_dagster.catalog.store import Catalog
+    from synqx_dagster.settings import Settings
 
 #: Dagster's name for the job that materializes whatever assets somebody selects.
 ASSET_JOB = "__ASSET_JOB"
-
-_EXECUTORS = {"in_process": "dagster:in_process_executor", "multiprocess": "dagster:multiprocess_executor"}
 
 
 @dataclass(frozen=True)
@@ -77,24 +75,6 @@ def plan_schedule(schedule: Schedule, snapshot: CatalogSnapshot) -> JobPlan:
     return plan
 
 
-def build_executor(name: str) -> dg.ExecutorDefinition:
-    """The executor of a setting: ``in_process``, ``multiprocess``, or ``module:attribute``.
-
-    Raises:
-        ConfigurationError: There is no such executor.
-    """
-    module_name, separator, attribute = _EXECUTORS.get(name, name).partition(":")
-    try:
-        executor = getattr(importlib.import_module(module_name), attribute) if separator else None
-    except (ImportError, AttributeError) as exc:
-        raise ConfigurationError(f"the executor {name!r} cannot be imported: {exc}") from exc
-    if not isinstance(executor, dg.ExecutorDefinition):
-        raise ConfigurationError(
-            f"{name!r} is not an executor", hint=f"write {', '.join(_EXECUTORS)}, or module:attribute"
-        )
-    return executor
-
-
 @dataclass(frozen=True)
 class JobBuilder:
     """Builds jobs over the mappings of one snapshot."""
@@ -102,8 +82,8 @@ class JobBuilder:
     translator: Translator
     get_catalog: Callable[[], Catalog]
     executor: dg.ExecutorDefinition
-    #: Whoever builds runs the job in this process, whatever executor a pipeline asks for.
-    runs_here: bool = False
+    #: What names the executor; None when whoever builds runs the job in this process, whatever a pipeline asks for.
+    settings: Settings | None = None
     _assets: dict[str, dg.AssetsDefinition] = field(default_factory=dict, init=False)
     _steps: dict[str, list[dg.AssetsDefinition]] = field(default_factory=dict, init=False)
     _pipelines: PipelineTranslator = field(init=False)
@@ -169,7 +149,7 @@ class JobBuilder:
         says nothing of where data comes from, so it is no dependency of an asset.
 
         Raises:
-            ConfigurationError: A record that it needs is missing.
+            ConfigurationError: A record that it needs is missing, or its executor cannot be used with these settings.
             DriverMissingError: The kind of a connection is unknown here.
             dagster.DagsterError: Edges and data together form a cycle.
         """
@@ -226,18 +206,34 @@ class JobBuilder:
                 yield self._pipelines.key(graph, graph.step_of(edge.from_node_id)), name
 
     def _executor_of(self, pipelines: list[Pipeline]) -> dg.ExecutorDefinition:
-        """The executor that a pipeline asks for, if it runs alone."""
-        if len(pipelines) == 1 and pipelines[0].executor is not None and not self.runs_here:
-            return build_executor(pipelines[0].executor)
-        return self.executor
+        """The executor that a pipeline asks for, if it runs alone; refused where its steps would miss each other."""
+        if self.settings is None:
+            return self.executor
+        asked = pipelines[0].executor if len(pipelines) == 1 else None
+        crosses = any(self._crosses_steps(pipeline) for pipeline in pipelines)
+        refuse_unfit(asked or self.settings.executor, self.settings, rows_cross_steps=crosses)
+        return self.executor if asked is None else build_executor(asked, self.settings)
+
+    def _crosses_steps(self, pipeline: Pipeline) -> bool:
+        """Whether a step of a pipeline reads what another one stored."""
+        if pipeline.runs_mappings_only:
+            return False
+        return any(step.inputs or step.carried for step in self._pipelines.graph(pipeline).steps)
 
     def build_ad_hoc(self, mapping_names: tuple[str, ...], pipeline_names: tuple[str, ...] = ()) -> dg.JobDefinition:
-        """The job under which selected assets are materialized, over these mappings and pipelines only."""
+        """The job under which selected assets are materialized, over these mappings and pipelines only.
+
+        Raises:
+            ConfigurationError, DriverMissingError: As `build`.
+        """
         snapshot = self.translator.snapshot
         mappings = {name: snapshot.get_mapping(name) for name in mapping_names}
         assets = [self.asset(mapping) for mapping in mappings.values()]
         for name in pipeline_names:
             assets.extend(self.steps(snapshot.get_pipeline(name)))
+        if self.settings is not None:
+            crosses = any(self._crosses_steps(snapshot.get_pipeline(name)) for name in pipeline_names)
+            refuse_unfit(self.settings.executor, self.settings, rows_cross_steps=crosses)
         definitions = dg.Definitions(
             assets=assets, resources=self.resources(mappings, pipeline_names), executor=self.executor
         )

@@ -21,7 +21,8 @@ import dagster as dg
 from synqx_dagster import model
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
 from synqx_dagster.defs.alert_sensor import build_alert_sensor
-from synqx_dagster.defs.jobs import ASSET_JOB, JobBuilder, JobPlan, build_executor, plan_pipeline, plan_schedule
+from synqx_dagster.defs.executors import build_executor, refuse_unfit
+from synqx_dagster.defs.jobs import ASSET_JOB, JobBuilder, JobPlan, plan_pipeline, plan_schedule
 from synqx_dagster.defs.lineage_cache import LineageCache, TraceLineage, trace_unconnected
 from synqx_dagster.defs.ordering import order_steps
 from synqx_dagster.defs.purging import build_purge_sensor
@@ -202,7 +203,10 @@ class CatalogRepositoryData(dg.RepositoryData):
         return names
 
     def _builder(self, snapshot: CatalogSnapshot, trace: TraceLineage = trace_unconnected) -> JobBuilder:
-        return JobBuilder(Translator(snapshot, trace), self._get_catalog, build_executor(self._settings.executor))
+        name = self._settings.executor
+        refuse_unfit(name, self._settings, rows_cross_steps=False)
+        executor = build_executor(name, self._settings)
+        return JobBuilder(Translator(snapshot, trace), self._get_catalog, executor, self._settings)
 
     def _get_from(self, found: Mapping[str, _T], name: str) -> _T:
         if name not in found:

@@ -129,6 +129,19 @@ class Exchange:
             for batch in spool.iter_batches():
                 writer.write_batch(batch)
 
+    def probe(self, name: str) -> None:
+        """Write a file below a folder of its own and remove it, as a process does that will be given rows to store.
+
+        Raises:
+            RetryableError: This user may not write there, or the store does not answer.
+        """
+        folder = self._folder((name,))
+        with _explained(self.location):
+            self._files.create_dir(folder, recursive=True)
+            with self._files.open_output_stream(posixpath.join(folder, DATASET)) as out:
+                out.write(b"{}")
+            self._files.delete_dir(folder)
+
     def find(self, path: Sequence[str]) -> Dataset | None:
         """What is stored at a path; None if there is nothing, or nothing complete."""
         try:

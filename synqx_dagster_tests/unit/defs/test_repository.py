@@ -11,11 +11,10 @@ import pytest
 
 from synqx_dagster import model
 from synqx_dagster.defs import lineage_cache
-from synqx_dagster.defs.jobs import ASSET_JOB, build_executor
+from synqx_dagster.defs.jobs import ASSET_JOB
 from synqx_dagster.defs.ordering import order_steps
 from synqx_dagster.defs.repository import CatalogRepository, CatalogRepositoryData
 from synqx_dagster.defs.sensors import SENSOR_NAME
-from synqx_dagster.errors import ConfigurationError
 from synqx_dagster.settings import load_settings
 from synqx_dagster_tests.unit.defs.fakes import (
     FakeCatalog,
@@ -276,14 +275,3 @@ def test_names_with_anything_in_them_load():
     repository.load_all_definitions()
     (key,) = repository.asset_graph.executable_asset_keys
     assert list(key.path) == ["warehouse", "we.ird", 'ta "ble']
-
-
-@pytest.mark.parametrize("name", ["in_process", "multiprocess", "dagster:multi_or_in_process_executor"])
-def test_executors_are_a_setting(name):
-    assert isinstance(build_executor(name), dg.ExecutorDefinition)
-
-
-@pytest.mark.parametrize("name", ["celery", "nowhere:executor", "dagster:asset", "dagster:nothing"])
-def test_an_executor_that_is_none_is_refused(name):
-    with pytest.raises(ConfigurationError, match="executor"):
-        build_executor(name)
