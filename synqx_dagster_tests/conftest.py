@@ -15,6 +15,7 @@ for _variable in ("COLUMNS", "LINES"):
 pytest_plugins = [
     "synqx_dagster_tests.fix_postgresql",
     "synqx_dagster_tests.fix_mysql",
+    "synqx_dagster_tests.fix_redis",
     "synqx_dagster_tests.fix_s3",
     "synqx_dagster_tests.fix_tls",
     "synqx_dagster_tests.fix_ssh",

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import compose_spec
@@ -20,18 +21,32 @@ import yaml
 from synqx_dagster.catalog.store import Catalog
 from synqx_dagster.cli.dev import LOCATION_NAME
 from synqx_dagster.defs.execution import run_targets
+from synqx_dagster.defs.executors import build_executor
 from synqx_dagster.defs.exposition import Metric
 from synqx_dagster.defs.instance import default_config, open_instance
 from synqx_dagster.defs.metrics import collect_metrics
 from synqx_dagster.defs.retention import Retention, purge_runs
 from synqx_dagster.defs.run_detail import read_detail
 from synqx_dagster.defs.runs import get_run
+from synqx_dagster.settings import load_settings
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
 from synqx_dagster_tests.unit.defs.projects import CUSTOMERS, Project, describe
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 UNITS = sorted((DEPLOY / "systemd").iterdir())
 SERVICES = [path for path in UNITS if path.suffix == ".service"]
+#: Containers of other people's images.
+NOT_OURS = {"postgres", "redis"}
+
+
+def load_all(name: str) -> list[Any]:
+    return list(yaml.safe_load_all((DEPLOY / name).read_text()))
+
+
+def pods() -> dict[str, Any]:
+    """The containers of k8s/synqx.yaml by their names."""
+    specs = [item["spec"]["template"]["spec"] for item in load_all("k8s/synqx.yaml") if "template" in item["spec"]]
+    return {container["name"]: container for spec in specs for container in spec["containers"]}
 
 
 def load(name: str) -> Any:
@@ -141,7 +156,8 @@ def commands() -> list[list[str]]:
     """What units and containers start, as words; programs without their directory."""
     found = [shlex.split(option(path, "ExecStart")) for path in SERVICES]
     services = load("compose.yaml")["services"]
-    found += [service["command"] for service in services.values() if "command" in service]
+    found += [service["command"] for name, service in services.items() if name not in NOT_OURS and "command" in service]
+    found += [container["command"] for container in pods().values()]
     found.append(services["code"]["healthcheck"]["test"][1:])
     return [[Path(words[0]).name, *words[1:]] for words in found]
 
@@ -228,8 +244,15 @@ def test_a_service_is_locked_in_and_not_root(path: Path) -> None:
 
 def test_only_what_opens_the_vault_is_given_its_key() -> None:
     with_key = {path.stem for path in SERVICES if "LoadCredential" in options(path)}
-    assert with_key == {"synqx-code", "synqx-metrics"}
-    assert {name for name, service in containers().items() if service.get("secrets")} == {"init", "code"}
+    assert with_key == {"synqx-code", "synqx-metrics", "synqx-worker"}
+    assert {name for name, service in containers().items() if service.get("secrets")} == {"init", "code", "worker"}
+
+
+def test_a_worker_is_given_its_time_to_end() -> None:
+    worker = options(DEPLOY / "systemd" / "synqx-worker.service")
+    assert worker["KillMode"] == ["mixed"]
+    assert f"{worker['TimeoutStopSec'][0]}s" == containers()["worker"]["stop_grace_period"]
+    assert containers()["worker"]["profiles"] == containers()["redis"]["profiles"] == ["celery"]
 
 
 def test_the_environment_has_all_that_the_settings_read() -> None:
@@ -253,7 +276,7 @@ def test_the_compose_file_is_one() -> None:
     document = load("compose.yaml")
     text = yaml.safe_dump({name: value for name, value in document.items() if not name.startswith("x-")})
     parsed = compose_spec.PyCompose.from_yaml(text)
-    assert set(parsed.service_names()) == {"postgres", "init", "code", "web", "daemon"}
+    assert set(parsed.service_names()) == {"postgres", "init", "code", "web", "daemon", "redis", "worker"}
 
 
 def test_the_parser_refuses_what_is_no_compose_file() -> None:
@@ -285,12 +308,147 @@ def test_the_web_ui_without_a_login_is_reached_from_this_machine_alone() -> None
 
 
 def test_containers_gain_no_rights() -> None:
-    ours = {name: service for name, service in containers().items() if name != "postgres"}
-    for service in ours.values():
+    for service in (service for name, service in containers().items() if name != "postgres"):
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
     assert re.search(r"^USER synqx$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+
+
+# --- Kubernetes ---------------------------------------------------------------------------------------------------
+
+K8S_KINDS = {
+    "ConfigMap": "V1ConfigMap",
+    "Deployment": "V1Deployment",
+    "Job": "V1Job",
+    "Namespace": "V1Namespace",
+    "Role": "V1Role",
+    "RoleBinding": "V1RoleBinding",
+    "Secret": "V1Secret",
+    "Service": "V1Service",
+    "ServiceAccount": "V1ServiceAccount",
+}
+K8S_FILES = sorted((DEPLOY / "k8s").glob("*.yaml"))
+
+
+def as_kubernetes(document: dict[str, Any]) -> Any:
+    """A document as Kubernetes' own client knows it; fails for what it does not know, or misses."""
+    import kubernetes.client
+    from dagster_k8s.models import k8s_model_from_dict, k8s_snake_case_dict
+
+    model = getattr(kubernetes.client, K8S_KINDS[document["kind"]])
+    return k8s_model_from_dict(model, k8s_snake_case_dict(model, document))
+
+
+def config_map(name: str) -> dict[str, str]:
+    (found,) = [item for item in load_all("k8s/configmaps.yaml") if item["metadata"]["name"] == name]
+    data: dict[str, str] = found["data"]
+    return data
+
+
+def instance_in_kubernetes() -> Any:
+    return yaml.safe_load(config_map("synqx-instance")["dagster.yaml"])
+
+
+@pytest.mark.parametrize("path", K8S_FILES, ids=lambda path: path.name)
+def test_kubernetes_knows_every_field(path: Path) -> None:
+    for document in load_all(f"k8s/{path.name}"):
+        assert as_kubernetes(document).metadata.name
+
+
+def test_kubernetes_knows_no_field_that_is_misspelt() -> None:
+    document = load_all("k8s/synqx.yaml")[0]
+    document["spec"]["template"]["spec"]["containers"][0]["imagge"] = "x"
+    with pytest.raises(Exception, match="imagge"):
+        as_kubernetes(document)
+
+
+def test_the_instance_in_kubernetes_differs_in_its_launcher_alone() -> None:
+    instance = instance_in_kubernetes()
+    assert instance.pop("run_launcher")["class"] == "K8sRunLauncher"
+    assert instance == load("dagster.yaml")
+
+
+def test_the_launcher_fits_dagsters_own_schema() -> None:
+    from dagster._config import resolve_to_config_type, validate_config
+    from dagster_k8s.launcher import K8sRunLauncher
+
+    schema = resolve_to_config_type(K8sRunLauncher.config_type())
+    config = instance_in_kubernetes()["run_launcher"]["config"]
+    checked = validate_config(schema, config)
+    assert checked.success, checked.errors
+    assert not validate_config(schema, {**config, "job_namespaze": "x"}).success
+    # Whoever may launch a run must not choose what its pods are.
+    assert config["only_allow_user_defined_k8s_config_fields"] == {}
+    assert config["only_allow_user_defined_env_vars"] == []
+
+
+def test_a_step_in_kubernetes_is_a_job_with_all_that_it_needs() -> None:
+    """The files together make the Job that dagster-k8s asks Kubernetes for."""
+    from dagster_k8s.container_context import K8sContainerContext
+    from dagster_k8s.job import UserDefinedDagsterK8sConfig, construct_dagster_k8s_job
+
+    launcher = instance_in_kubernetes()["run_launcher"]["config"]
+    steps = yaml.safe_load(config_map("synqx-files")["steps.yaml"])
+    names = ("env_config_maps", "env_secrets", "volumes", "volume_mounts", "resources", "security_context")
+    of_runs = K8sContainerContext(
+        service_account_name=launcher["service_account_name"],
+        run_k8s_config=UserDefinedDagsterK8sConfig.from_dict(launcher["run_k8s_config"]),
+        **{name: launcher[name] for name in names},
+    )
+    of_steps = K8sContainerContext(run_k8s_config=UserDefinedDagsterK8sConfig.from_dict(steps["step_k8s_config"]))
+    context = of_runs.merge(of_steps)
+    job = construct_dagster_k8s_job(
+        context.get_k8s_job_config("synqx", SimpleNamespace(postgres_password_secret=None, **launcher)),
+        args=["dagster", "api", "execute_step"],
+        job_name="dagster-step",
+        user_defined_k8s_config=context.run_k8s_config,
+    )
+    spec = job.spec.template.spec
+    (container,) = spec.containers
+    sources = {source.secret_ref.name for source in container.env_from if source.secret_ref is not None}
+    assert sources == {"synqx-database", "synqx-vault"}
+    assert spec.security_context.run_as_non_root is True
+    assert container.security_context.read_only_root_filesystem is True
+    assert container.resources.limits == {"memory": "2Gi"}
+    mounts = {mount.mount_path for mount in container.volume_mounts}
+    assert {"/var/lib/synqx", "/var/lib/synqx/dagster.yaml", "/etc/synqx"} <= mounts
+
+
+def test_the_executor_takes_the_configuration_of_steps(tmp_path: Path) -> None:
+    settings = config_map("synqx-settings")
+    (tmp_path / "steps.yaml").write_text(config_map("synqx-files")["steps.yaml"])
+    environ = {**settings, "SYNQX_K8S_CONFIG": str(tmp_path / "steps.yaml")}
+    assert build_executor("k8s", load_settings(environ, tmp_path)).name == "k8s"
+    assert settings["SYNQX_K8S_CONFIG"] == "/etc/synqx/steps.yaml"
+
+
+def test_pods_gain_no_rights_and_only_some_open_the_vault() -> None:
+    for name, container in pods().items():
+        context = container["securityContext"]
+        assert context["readOnlyRootFilesystem"] is True, name
+        assert context["allowPrivilegeEscalation"] is False, name
+        assert context["capabilities"] == {"drop": ["ALL"]}, name
+    with_key = {
+        name for name, container in pods().items() if {"secretRef": {"name": "synqx-vault"}} in container["envFrom"]
+    }
+    assert with_key == {"init", "code"}
+
+
+def test_pods_mount_and_read_what_the_other_files_hold() -> None:
+    maps = {item["metadata"]["name"] for item in load_all("k8s/configmaps.yaml")}
+    secrets = {item["metadata"]["name"] for item in load_all("k8s/secrets.example.yaml")}
+    for container in pods().values():
+        for source in container["envFrom"]:
+            assert source.get("configMapRef", {}).get("name", next(iter(maps))) in maps
+            assert source.get("secretRef", {}).get("name", next(iter(secrets))) in secrets
+    wanted = set(re.findall(r"env: (\w+)", config_map("synqx-instance")["dagster.yaml"]))
+    given = config_map("synqx-settings").keys() | load_all("k8s/secrets.example.yaml")[0]["stringData"].keys()
+    assert wanted <= given
+    location = yaml.safe_load(config_map("synqx-files")["workspace.yaml"])["load_from"][0]["grpc_server"]
+    assert location["location_name"] == LOCATION_NAME
+    (service,) = [item for item in load_all("k8s/synqx.yaml") if item["kind"] == "Service"]
+    assert (service["metadata"]["name"], service["spec"]["ports"][0]["port"]) == (location["host"], location["port"])
 
 
 def test_no_file_holds_a_password() -> None:
