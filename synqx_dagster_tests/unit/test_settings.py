@@ -97,3 +97,39 @@ def test_log_format_and_retention(tmp_path: Path) -> None:
 def test_a_setting_that_cannot_be_meant_is_refused(tmp_path: Path, name: str, value: str) -> None:
     with pytest.raises(ConfigurationError, match=name):
         load_settings({name: value}, tmp_path)
+
+
+@pytest.mark.parametrize("url", ["redis://:hunter2@redis.example:6379/0", "rediss://etl:hunter2@[::1]/1"])
+def test_the_url_of_a_redis_is_read_and_does_not_show(url: str, tmp_path: Path) -> None:
+    settings = load_settings({"SYNQX_CELERY_BROKER": url}, tmp_path)
+    assert settings.celery_broker is not None
+    assert settings.celery_broker.get_secret_value() == url
+    assert settings.celery_backend == settings.celery_broker
+    assert "hunter2" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "hunter2",
+        "amqp://hunter2@rabbit.example//",
+        "redis://",
+        "redis://:hunter/2@redis.example:6379",
+        "redis://:h@r:hunter2",
+    ],
+)
+def test_what_is_no_url_of_a_redis_is_told_without_it(url: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="SYNQX_CELERY_BACKEND is no URL of a Redis") as caught:
+        load_settings({"SYNQX_CELERY_BACKEND": url}, tmp_path)
+    assert "hunter" not in str(caught.value) + str(caught.value.hint)
+
+
+def test_an_exchange_is_at_home_unless_somebody_names_another_place(tmp_path: Path) -> None:
+    assert load_settings({}, tmp_path).keeps_exchange_at_home
+    for place in ("s3://bucket/rows", "/mnt/rows", "rows"):
+        assert not load_settings({"SYNQX_EXCHANGE": place}, tmp_path).keeps_exchange_at_home
+
+
+def test_the_configuration_of_pods_lies_where_the_project_does(tmp_path: Path) -> None:
+    assert load_settings({"SYNQX_K8S_CONFIG": "steps.yaml"}, tmp_path).k8s_config == tmp_path / "steps.yaml"
+    assert load_settings({}, tmp_path).k8s_config is None
