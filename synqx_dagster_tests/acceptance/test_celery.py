@@ -58,7 +58,8 @@ target_table: orders_{number}
 mode: append
 """
 
-#: Loads that append, so that one that ran twice shows, and rows that two steps read and a third one stored.
+#: Loads that append, so that one that ran twice shows; rows that two steps read and a third one stored; and a function
+#: of the user's with a time limit, for which a worker's process has to start one of its own.
 PIPELINE = """
 ---
 kind: pipeline
@@ -70,13 +71,19 @@ nodes:
   - node_id: evens
     operator_type: transform
     operator_class: filter
-    config: {{where: "id % 2 = 0"}}
+    config: {{condition: "id % 2 = 0"}}
+  - node_id: kept
+    operator_type: transform
+    operator_class: arrow
+    config: {{function: "own_code:keep"}}
+    timeout_seconds: 120
   - {{node_id: all, operator_type: load, operator_class: table, config: {{connection: target, table: all_orders}}}}
   - {{node_id: some, operator_type: load, operator_class: table, config: {{connection: target, table: some_orders}}}}
 edges:
   - {{from_node_id: read, to_node_id: all}}
   - {{from_node_id: read, to_node_id: evens}}
-  - {{from_node_id: evens, to_node_id: some}}
+  - {{from_node_id: evens, to_node_id: kept}}
+  - {{from_node_id: kept, to_node_id: some}}
 """
 
 
@@ -203,6 +210,7 @@ def field(empty_project: CliProject, postgresql: PostgresqlDatabase, redis_serve
         "SYNQX_CATALOG_URL": f"postgresql://{postgresql.username}@127.0.0.1:{postgresql.port}/{catalog.name}",
         "SYNQX_CELERY_BROKER": redis_server.url,
         "SYNQX_EXCHANGE": str(empty_project.directory / "rows"),
+        "SYNQX_CODE_DIRECTORY": str(empty_project.directory / "code"),
         "DAGSTER_PG_HOST": "127.0.0.1",
         "DAGSTER_PG_PORT": str(postgresql.port),
         "DAGSTER_PG_DATABASE": storage.name,
@@ -211,6 +219,7 @@ def field(empty_project: CliProject, postgresql: PostgresqlDatabase, redis_serve
         "PYTHONWARNINGS": "ignore",
         "C_FORCE_ROOT": "1",
     }
+    empty_project.write("code/own_code.py", "def keep(batch):\n    return batch\n")
     succeed(empty_project.process("init", "--key-file", str(key)))
     made = Field(empty_project, postgresql, target, storage)
     made.apply("upper")
