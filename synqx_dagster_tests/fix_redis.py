@@ -12,13 +12,14 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from synqx_dagster_tests.certificates import Authority
 from synqx_dagster_tests.processes import reaped, start_watchdog
 
 PROGRAM = "redis-server"
@@ -70,37 +71,40 @@ def find_program() -> str:
     return found
 
 
-@pytest.fixture
-def redis_server() -> Iterator[RedisServer]:
-    """A server of the test's own."""
+@contextmanager
+def started_redis(directory: Path, authority: Authority | None = None) -> Iterator[RedisServer]:
+    """A server whose files lie in a directory; with an authority it speaks TLS alone, as ``localhost``."""
     program = find_program()
-    directory = Path(tempfile.mkdtemp(prefix="synqx-redis-", dir="/tmp"))
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
+    listen = [f"port {port}"]
+    if authority is not None:
+        files = authority.issue("redis", names=("localhost",))
+        listen = ["port 0", f"tls-port {port}", f"tls-cert-file {files.certificate}", f"tls-key-file {files.key}"]
+        listen += [f"tls-ca-cert-file {authority.file}", "tls-auth-clients no"]
+    settings = [*listen, "bind 127.0.0.1", f"requirepass {PASSWORD}", 'save ""', "appendonly no"]
     # By a file, because everybody on the machine sees the arguments of a process.
-    config = directory / "redis.conf"
-    config.write_text(
-        f'bind 127.0.0.1\nport {port}\nrequirepass {PASSWORD}\nsave ""\nappendonly no\ndir {directory}\n'
-        f"logfile {directory / 'redis.log'}\n"
-    )
+    config, log = directory / "redis.conf", directory / "redis.log"
+    config.write_text("\n".join([*settings, f"dir {directory}", f"logfile {log}", ""]))
     process = subprocess.Popen([program, str(config)], stdin=subprocess.DEVNULL, start_new_session=True)
     with reaped(process), reaped(start_watchdog(process, directory)) as watchdog:
-        server = RedisServer(port)
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
-        while not _answers(server):
-            assert process.poll() is None, (directory / "redis.log").read_text()
-            assert time.monotonic() < deadline, (directory / "redis.log").read_text()
+        while not _listens(port):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)
-        yield server
+        yield RedisServer(port)
         watchdog.communicate(timeout=30)
 
 
-def _answers(server: RedisServer) -> bool:
-    import redis
+def _listens(port: int) -> bool:
+    with closing(socket.socket()) as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
-    try:
-        with closing(server.connect()) as client:
-            return bool(client.ping())
-    except redis.ConnectionError:
-        return False
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """A server of the test's own."""
+    with started_redis(Path(tempfile.mkdtemp(prefix="synqx-redis-", dir="/tmp"))) as server:
+        yield server

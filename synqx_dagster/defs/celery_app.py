@@ -50,7 +50,7 @@ def app_options(settings: Settings) -> dict[str, Any]:
         )
     broker, backend = settings.celery_broker.get_secret_value(), settings.celery_backend.get_secret_value()
     # Authorities are the system's, or those of SSL_CERT_FILE.
-    tls = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+    tls = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True}
     return {
         "broker": broker,
         "backend": backend,

@@ -16,7 +16,9 @@ from synqx_dagster.settings import load_settings
 app = make_worker_app(load_settings())
 
 
-@worker_process_init.connect
 def allow_children(**_: Any) -> None:
     """Nodes with a time limit run in processes of their own, which Python refuses to daemons, as Celery's are."""
     multiprocessing.current_process().daemon = False
+
+
+worker_process_init.connect(allow_children)

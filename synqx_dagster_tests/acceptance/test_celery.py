@@ -217,7 +217,6 @@ def field(empty_project: CliProject, postgresql: PostgresqlDatabase, redis_serve
         "DAGSTER_PG_USERNAME": postgresql.username,
         "DAGSTER_PG_PASSWORD": "not-asked-for",
         "PYTHONWARNINGS": "ignore",
-        "C_FORCE_ROOT": "1",
     }
     empty_project.write("code/own_code.py", "def keep(batch):\n    return batch\n")
     succeed(empty_project.process("init", "--key-file", str(key)))

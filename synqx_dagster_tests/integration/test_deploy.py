@@ -410,7 +410,7 @@ def test_a_step_in_kubernetes_is_a_job_with_all_that_it_needs() -> None:
     assert sources == {"synqx-database", "synqx-vault"}
     assert spec.security_context.run_as_non_root is True
     assert container.security_context.read_only_root_filesystem is True
-    assert container.resources.limits == {"memory": "2Gi"}
+    assert container.resources.limits == {"memory": "4Gi"}
     mounts = {mount.mount_path for mount in container.volume_mounts}
     assert {"/var/lib/synqx", "/var/lib/synqx/dagster.yaml", "/etc/synqx"} <= mounts
 

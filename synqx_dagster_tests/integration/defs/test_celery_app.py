@@ -23,7 +23,8 @@ from synqx_dagster.defs.celery_app import app_options, make_worker_app
 from synqx_dagster.defs.worker_checks import check_worker
 from synqx_dagster.errors import ConfigurationError
 from synqx_dagster.settings import Settings, load_settings
-from synqx_dagster_tests.fix_redis import RedisServer
+from synqx_dagster_tests.certificates import Authority
+from synqx_dagster_tests.fix_redis import RedisServer, started_redis
 from synqx_dagster_tests.unit.defs.projects import CUSTOMERS, Project
 
 ORIGIN = JobPythonOrigin(
@@ -157,6 +158,22 @@ def test_a_wrong_password_is_told_without_it(project: Project, redis_server: Red
     assert set(found) == {"broker"}
     assert "does not let this machine in" in found["broker"]
     assert "hunter2" not in str(found)
+
+
+def test_tls_is_for_who_the_certificate_is_for(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority(tmp_path, "authority")
+    directory = tmp_path / "redis"
+    directory.mkdir()
+    with started_redis(directory, authority) as server:
+        url = server.url.replace("redis://", "rediss://")
+        by_name = settings_of(project, url.replace("127.0.0.1", "localhost"))
+        assert set(problems(by_name)) == {"broker"}, "an authority that nobody knows here"
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+        assert problems(by_name) == {}
+        assert set(problems(settings_of(project, url))) == {"broker"}, "another name than the certificate's"
+        assert set(problems(settings_of(project, server.url))) == {"broker"}, "no TLS"
 
 
 def test_a_backend_elsewhere_is_tried_as_well(project: Project, redis_server: RedisServer) -> None:
