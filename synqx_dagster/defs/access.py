@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from synqx_dagster.errors import SealedError
-from synqx_dagster.model import Connection, SealedSecret
+from synqx_dagster.model import Connection, Record, RecordKind, SealedSecret
 
 if TYPE_CHECKING:
     from synqx_dagster.catalog.store import Catalog
     from synqx_dagster.settings import Settings
+    from synqx_dagster.vault import Vault
+
+
+class CatalogAccess(Protocol):
+    """What a run asks of the catalog that its definitions come from, beside the definitions.
+
+    `Catalog` answers from its database, and `ProjectAccess` for a project whose definitions are files.
+    """
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of this process."""
+
+    @property
+    def vault(self) -> Vault | None:
+        """The vault; None where nothing can be sealed."""
+
+    def resolve_secret(self, record: Record, field: str) -> str | None:
+        """The text of a record's secret field; None when it is not set. Raises as `Catalog.resolve_secret`."""
+
+    def find_version(self, kind: RecordKind, name: str, revision: int) -> int:
+        """Which version of a record a revision has; 0 where versions are not counted."""
 
 
 @lru_cache(maxsize=8)
@@ -32,7 +54,7 @@ def needs_vault(connection: Connection) -> bool:
     return any(isinstance(secret, SealedSecret) for secret in secrets_of(connection).values())
 
 
-def require_unsealed(catalog: Catalog, *, secrets_needed: bool) -> None:
+def require_unsealed(catalog: CatalogAccess, *, secrets_needed: bool) -> None:
     """Unseal the vault for this process if that is needed.
 
     A vault that an operator sealed stops everything; one that merely nobody opened stops only what needs a
@@ -42,7 +64,7 @@ def require_unsealed(catalog: Catalog, *, secrets_needed: bool) -> None:
         SealedError: Work must not start; says why.
     """
     vault = catalog.vault
-    if not vault.is_initialised:
+    if vault is None or not vault.is_initialised:
         return
     if vault.status().sealed_by_operator:
         raise SealedError("an operator sealed the vault", hint="run `synqx unlock`")
@@ -50,7 +72,7 @@ def require_unsealed(catalog: Catalog, *, secrets_needed: bool) -> None:
         vault.unseal_from_settings(catalog.settings)
 
 
-def find_seal_reason(catalog: Catalog, *, secrets_needed: bool) -> str | None:
+def find_seal_reason(catalog: CatalogAccess, *, secrets_needed: bool) -> str | None:
     """Why work must not start now; None when it may."""
     try:
         require_unsealed(catalog, secrets_needed=secrets_needed)

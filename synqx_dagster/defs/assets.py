@@ -7,26 +7,30 @@ import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 
 from synqx_dagster import model
-from synqx_dagster.defs.access import needs_vault, require_unsealed
+from synqx_dagster.defs.access import CatalogAccess, needs_vault, require_unsealed
 from synqx_dagster.defs.attempts import LOAD_ID_METADATA, find_load_id
 from synqx_dagster.defs.checks import check_results, check_specs
 from synqx_dagster.defs.content import compare_after_load
 from synqx_dagster.defs.failures import translate_error
-from synqx_dagster.defs.names import METADATA_PREFIX, REVISION_TAG, op_name, resource_key
+from synqx_dagster.defs.names import (
+    METADATA_PREFIX,
+    REVISION_TAG,
+    op_name,
+    resource_key,
+    revision_metadata,
+    revision_tags,
+)
 from synqx_dagster.defs.ordering import RESULT, after_step
 from synqx_dagster.defs.resources import ConnectionResource
 from synqx_dagster.defs.translator import Translator, loaded_columns
 from synqx_dagster.defs.windows import read_window
 from synqx_dagster.errors import RetryableError, SynqxError
 from synqx_dagster.transfer.result import LoadRequest, LoadResult, Progress
-
-if TYPE_CHECKING:
-    from synqx_dagster.catalog.store import Catalog
 
 #: Hears of progress in the process that runs a job by itself (`synqx run`), by the mapping's name.
 progress_listener: ContextVar[Callable[[str, Progress], None] | None] = ContextVar("progress_listener", default=None)
@@ -47,7 +51,7 @@ SIGNATURE = inspect.Signature([inspect.Parameter("context", inspect.Parameter.PO
 def build_asset(
     translator: Translator,
     mapping: model.Mapping,
-    get_catalog: Callable[[], Catalog],
+    get_catalog: Callable[[], CatalogAccess],
     *,
     after: Sequence[dg.AssetKey] = (),
 ) -> dg.AssetsDefinition:
@@ -104,7 +108,7 @@ class _Load:
     mapping: model.Mapping
     key: dg.AssetKey
     checks: tuple[dg.AssetCheckSpec, ...]
-    get_catalog: Callable[[], Catalog]
+    get_catalog: Callable[[], CatalogAccess]
 
     def run(self, context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         """Run the load.
@@ -159,9 +163,9 @@ class _Load:
 
     def _tag_run(self, context: dg.AssetExecutionContext) -> None:
         """Say on the run which revision it is of; runs of jobs say so from the start, ad-hoc runs from here on."""
-        if REVISION_TAG not in context.run.tags:
-            revision = str(self.translator.snapshot.revision)
-            context.instance.add_run_tags(context.run.run_id, {REVISION_TAG: revision})
+        tags = revision_tags(self.translator.snapshot.revision)
+        if tags and REVISION_TAG not in context.run.tags:
+            context.instance.add_run_tags(context.run.run_id, tags)
 
     def _require_unsealed(self) -> None:
         snapshot = self.translator.snapshot
@@ -205,7 +209,6 @@ def result_metadata(result: LoadResult, mapping: model.Mapping, revision: int) -
         "peak_memory_bytes": result.peak_memory_bytes,
         "epoch": result.epoch,
         "already_committed": result.already_committed,
-        "revision": revision,
         "mapping": mapping.name,
     }
     for name in ("checksum", "watermark_before", "watermark_after", "window"):
@@ -214,6 +217,7 @@ def result_metadata(result: LoadResult, mapping: model.Mapping, revision: int) -
     if result.schema_changes:
         figures["schema_changes"] = list(result.schema_changes)
     metadata: dict[str, Any] = {f"{METADATA_PREFIX}{name}": value for name, value in figures.items()}
+    metadata.update(revision_metadata(revision))
     metadata["dagster/row_count"] = result.target_row_count
     metadata["dagster/column_schema"] = loaded_columns(result.columns)
     return metadata

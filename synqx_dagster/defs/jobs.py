@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
+from synqx_dagster.defs.access import CatalogAccess
 from synqx_dagster.defs.assets import build_asset
 from synqx_dagster.defs.executors import build_executor, refuse_unfit
-from synqx_dagster.defs.names import METADATA_PREFIX, PIPELINE_TAG, REVISION_TAG, resource_key
+from synqx_dagster.defs.names import METADATA_PREFIX, PIPELINE_TAG, resource_key, revision_tags
 from synqx_dagster.defs.ordering import order_steps
 from synqx_dagster.defs.pipeline_translator import PipelineTranslator
 from synqx_dagster.defs.resources import build_resource
@@ -23,7 +24,6 @@ from synqx_dagster.pipelines.loading import load_mapping, source_mapping
 from synqx_dagster.pipelines.operators.ends import IncrementalConfig, LoadConfig
 
 if TYPE_CHECKING:
-    from synqx_dagster.catalog.store import Catalog
     from synqx_dagster.settings import Settings
 
 #: Dagster's name for the job that materializes whatever assets somebody selects.
@@ -80,8 +80,9 @@ class JobBuilder:
     """Builds jobs over the mappings of one snapshot."""
 
     translator: Translator
-    get_catalog: Callable[[], Catalog]
-    executor: dg.ExecutorDefinition
+    get_catalog: Callable[[], CatalogAccess]
+    #: Runs the steps of jobs that ask for no other one; None: whatever the code location has.
+    executor: dg.ExecutorDefinition | None
     #: What names the executor; None when whoever builds runs the job in this process, whatever a pipeline asks for.
     settings: Settings | None = None
     _assets: dict[str, dg.AssetsDefinition] = field(default_factory=dict, init=False)
@@ -180,7 +181,7 @@ class JobBuilder:
                     selection=[*keys.values(), *(step.key for step in steps)],
                     description=plan.description,
                     run_tags={
-                        REVISION_TAG: str(snapshot.revision),
+                        **revision_tags(snapshot.revision),
                         **self._pipeline_tag(plan),
                         **_limits(pipelines),
                     },
@@ -205,7 +206,7 @@ class JobBuilder:
             if name is not None and mapping_of[edge.from_node_id] is None:
                 yield self._pipelines.key(graph, graph.step_of(edge.from_node_id)), name
 
-    def _executor_of(self, pipelines: list[Pipeline]) -> dg.ExecutorDefinition:
+    def _executor_of(self, pipelines: list[Pipeline]) -> dg.ExecutorDefinition | None:
         """The executor that a pipeline asks for, if it runs alone; refused where its steps would miss each other."""
         if self.settings is None:
             return self.executor

@@ -20,6 +20,16 @@ _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _TEAM = re.compile(r"team:[A-Za-z0-9_]+")
 
 
+def revision_tags(revision: int) -> dict[str, str]:
+    """The tag that says which revision a run is of; none where definitions are files, which have no revisions."""
+    return {REVISION_TAG: str(revision)} if revision else {}
+
+
+def revision_metadata(revision: int) -> dict[str, int]:
+    """The same as metadata."""
+    return {f"{METADATA_PREFIX}revision": revision} if revision else {}
+
+
 def resource_key(connection_name: str) -> str:
     """The key of a connection's resource, which is also the name of its pool."""
     return f"conn_{dagster_name(connection_name)}"

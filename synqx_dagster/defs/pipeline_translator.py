@@ -9,7 +9,14 @@ import dagster as dg
 
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
 from synqx_dagster.connectors.registry import connector_types, dialect_of
-from synqx_dagster.defs.names import METADATA_PREFIX, dagster_kind, dagster_owner, is_dagster_tag, op_name
+from synqx_dagster.defs.names import (
+    METADATA_PREFIX,
+    dagster_kind,
+    dagster_owner,
+    is_dagster_tag,
+    op_name,
+    revision_metadata,
+)
 from synqx_dagster.defs.translator import Translator, connection_uri, declared_columns, loaded_columns, qualified_name
 from synqx_dagster.errors import DriverMissingError
 from synqx_dagster.mapping.lineage import Lineage, tables_of, trace_query
@@ -93,7 +100,7 @@ class PipelineTranslator:
         metadata: dict[str, Any] = {
             f"{METADATA_PREFIX}pipeline": pipeline.name,
             f"{METADATA_PREFIX}step_nodes": list(step.nodes),
-            f"{METADATA_PREFIX}revision": self.snapshot.revision,
+            **revision_metadata(self.snapshot.revision),
         }
         kinds = {"synqx"}
         description = graph.nodes[step.name].record.name or f"Node {step.name} of the pipeline {pipeline.name}"

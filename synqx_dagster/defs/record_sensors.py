@@ -9,23 +9,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
 from synqx_dagster.connectors.protocol import Connector
-from synqx_dagster.defs.access import find_seal_reason, needs_vault
+from synqx_dagster.defs.access import CatalogAccess, find_seal_reason, needs_vault
 from synqx_dagster.defs.ended_runs import RunCursor, take_ended_runs
 from synqx_dagster.defs.failures import describe_error
 from synqx_dagster.defs.jobs import JobPlan
-from synqx_dagster.defs.names import METADATA_PREFIX
+from synqx_dagster.defs.names import METADATA_PREFIX, revision_metadata
 from synqx_dagster.defs.watching import DEFAULT_STABLE_SECONDS, FilesCursor, TableCursor, probe_files, probe_table
 from synqx_dagster.errors import RetryableError, SynqxError
 from synqx_dagster.model import Sensor, dagster_name
-
-if TYPE_CHECKING:
-    from synqx_dagster.catalog.store import Catalog
 
 SENSOR_TAG = f"{METADATA_PREFIX}sensor"
 FILE_TAG = f"{METADATA_PREFIX}file"
@@ -45,7 +41,7 @@ def plan_sensor(sensor: Sensor) -> JobPlan | None:
 
 
 def build_sensor(
-    sensor: Sensor, job_name: str, snapshot: CatalogSnapshot, get_catalog: Callable[[], Catalog]
+    sensor: Sensor, job_name: str, snapshot: CatalogSnapshot, get_catalog: Callable[[], CatalogAccess]
 ) -> dg.SensorDefinition:
     """The Dagster sensor of a sensor.
 
@@ -79,7 +75,7 @@ def build_sensor(
         minimum_interval_seconds=sensor.interval_seconds,
         description=sensor.description,
         default_status=(dg.DefaultSensorStatus.RUNNING if sensor.enabled else dg.DefaultSensorStatus.STOPPED),
-        metadata={f"{METADATA_PREFIX}revision": snapshot.revision},
+        metadata=revision_metadata(snapshot.revision),
     )
 
 
@@ -87,12 +83,12 @@ def _request(sensor: Sensor, key: str, **tags: str) -> dg.RunRequest:
     return dg.RunRequest(run_key=f"{sensor.name}:{key}", tags={SENSOR_TAG: sensor.name, **tags})
 
 
-def _seal_reason(sensor: Sensor, snapshot: CatalogSnapshot, catalog: Catalog) -> str | None:
+def _seal_reason(sensor: Sensor, snapshot: CatalogSnapshot, catalog: CatalogAccess) -> str | None:
     connection = snapshot.get_connection(sensor.connection or "")
     return find_seal_reason(catalog, secrets_needed=needs_vault(connection))
 
 
-def _open(sensor: Sensor, snapshot: CatalogSnapshot, catalog: Catalog) -> Connector:
+def _open(sensor: Sensor, snapshot: CatalogSnapshot, catalog: CatalogAccess) -> Connector:
     from synqx_dagster.connectors.registry import make_connector
 
     connection = snapshot.get_connection(sensor.connection or "")
@@ -103,7 +99,7 @@ def _open(sensor: Sensor, snapshot: CatalogSnapshot, catalog: Catalog) -> Connec
 
 
 def _look_at_table(
-    context: dg.SensorEvaluationContext, sensor: Sensor, snapshot: CatalogSnapshot, catalog: Catalog
+    context: dg.SensorEvaluationContext, sensor: Sensor, snapshot: CatalogSnapshot, catalog: CatalogAccess
 ) -> _Outcome:
     if (reason := _seal_reason(sensor, snapshot, catalog)) is not None:
         return dg.SkipReason(f"the vault is sealed: {reason}")
@@ -126,7 +122,7 @@ def _look_at_table(
 
 
 def _look_at_files(
-    context: dg.SensorEvaluationContext, sensor: Sensor, snapshot: CatalogSnapshot, catalog: Catalog
+    context: dg.SensorEvaluationContext, sensor: Sensor, snapshot: CatalogSnapshot, catalog: CatalogAccess
 ) -> _Outcome:
     if (reason := _seal_reason(sensor, snapshot, catalog)) is not None:
         return dg.SkipReason(f"the vault is sealed: {reason}")

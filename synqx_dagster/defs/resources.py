@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from synqx_dagster.defs.access import needs_vault, require_unsealed
+from synqx_dagster.defs.access import CatalogAccess, needs_vault, require_unsealed
 from synqx_dagster.model import Connection
 
 if TYPE_CHECKING:
-    from synqx_dagster.catalog.store import Catalog
     from synqx_dagster.connectors.protocol import Connector
 
 
 class ConnectionResource:
     """One connection in one process. `connector` resolves the secret when it is first read."""
 
-    def __init__(self, connection: Connection, get_catalog: Callable[[], Catalog]) -> None:
+    def __init__(self, connection: Connection, get_catalog: Callable[[], CatalogAccess]) -> None:
         self.connection = connection
         self._get_catalog = get_catalog
         self._lock = threading.Lock()
@@ -59,7 +58,7 @@ class ConnectionResource:
             connector.close()
 
 
-def build_resource(connection: Connection, get_catalog: Callable[[], Catalog]) -> dg.ResourceDefinition:
+def build_resource(connection: Connection, get_catalog: Callable[[], CatalogAccess]) -> dg.ResourceDefinition:
     """The resource of a connection; its value is a `ConnectionResource`."""
 
     @contextmanager

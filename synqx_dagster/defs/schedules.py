@@ -8,23 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
-from synqx_dagster.defs.access import find_seal_reason, needs_vault
+from synqx_dagster.defs.access import CatalogAccess, find_seal_reason, needs_vault
 from synqx_dagster.defs.jobs import JobPlan, connections_of
-from synqx_dagster.defs.names import METADATA_PREFIX
+from synqx_dagster.defs.names import METADATA_PREFIX, revision_metadata
 from synqx_dagster.defs.ticks import TICK_TAG, find_missed
 from synqx_dagster.model import Schedule, dagster_name
 
-if TYPE_CHECKING:
-    from synqx_dagster.catalog.store import Catalog
-
 
 def build_schedule(
-    schedule: Schedule, plan: JobPlan, snapshot: CatalogSnapshot, get_catalog: Callable[[], Catalog]
+    schedule: Schedule, plan: JobPlan, snapshot: CatalogSnapshot, get_catalog: Callable[[], CatalogAccess]
 ) -> dg.ScheduleDefinition:
     """The Dagster schedule of a schedule; its job is the one of `plan`.
 
@@ -62,7 +58,7 @@ def build_schedule(
         execution_fn=evaluate,
         description=schedule.description,
         default_status=(dg.DefaultScheduleStatus.RUNNING if schedule.enabled else dg.DefaultScheduleStatus.STOPPED),
-        metadata={f"{METADATA_PREFIX}revision": snapshot.revision},
+        metadata=revision_metadata(snapshot.revision),
     )
 
 

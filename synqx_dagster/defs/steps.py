@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from synqx_dagster.defs.access import needs_vault, require_unsealed
+from synqx_dagster.defs.access import CatalogAccess, needs_vault, require_unsealed
 from synqx_dagster.defs.assets import (
     CHECK_OUT,
     SIGNATURE,
@@ -25,7 +25,15 @@ from synqx_dagster.defs.assets import (
 from synqx_dagster.defs.attempts import LOAD_ID_METADATA, find_load_id
 from synqx_dagster.defs.checks import check_results, check_specs
 from synqx_dagster.defs.failures import translate_error
-from synqx_dagster.defs.names import METADATA_PREFIX, NODES_METADATA, REVISION_TAG, op_name, resource_key
+from synqx_dagster.defs.names import (
+    METADATA_PREFIX,
+    NODES_METADATA,
+    REVISION_TAG,
+    op_name,
+    resource_key,
+    revision_metadata,
+    revision_tags,
+)
 from synqx_dagster.defs.ordering import RESULT, after_step
 from synqx_dagster.defs.pipeline_translator import PipelineTranslator
 from synqx_dagster.defs.resources import ConnectionResource
@@ -36,7 +44,6 @@ from synqx_dagster.pipelines.loading import load_mapping, step_name
 from synqx_dagster.pipelines.report import NodeReport
 
 if TYPE_CHECKING:
-    from synqx_dagster.catalog.store import Catalog
     from synqx_dagster.pipelines.exchange import Exchange, Watermarks
     from synqx_dagster.pipelines.run import StepRequest, StoredInput
     from synqx_dagster.pipelines.stream import StepStream
@@ -54,7 +61,7 @@ _MAX_ANCESTORS = 100
 
 
 def build_step(
-    translator: PipelineTranslator, graph: Graph, step: Step, get_catalog: Callable[[], Catalog]
+    translator: PipelineTranslator, graph: Graph, step: Step, get_catalog: Callable[[], CatalogAccess]
 ) -> dg.AssetsDefinition:
     """The asset of a step.
 
@@ -104,7 +111,7 @@ class _StepRunner:
     step: Step
     key: dg.AssetKey
     checks: tuple[dg.AssetCheckSpec, ...]
-    get_catalog: Callable[[], Catalog]
+    get_catalog: Callable[[], CatalogAccess]
 
     def run(self, context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         """Run the step.
@@ -139,22 +146,25 @@ class _StepRunner:
     def _run(self, context: dg.AssetExecutionContext, reports: list[NodeReport]) -> dg.MaterializeResult[None]:
         catalog = self.get_catalog()
         revision = self.translator.snapshot.revision
-        if REVISION_TAG not in context.run.tags:
-            context.instance.add_run_tags(context.run.run_id, {REVISION_TAG: str(revision)})
+        tags = revision_tags(revision)
+        if tags and REVISION_TAG not in context.run.tags:
+            context.instance.add_run_tags(context.run.run_id, tags)
         version = catalog.find_version("pipeline", self.graph.pipeline.name, revision)
         self._require_unsealed(catalog)
         with _importable(catalog.settings.code_directory):
             request = self._request(context, catalog, reports)
             result = self._load(context, request) if self.step.is_load else self._store(context, request)
-        metadata = {**(result.metadata or {}), VERSION_METADATA: version}
+        metadata = {**(result.metadata or {}), **({VERSION_METADATA: version} if version else {})}
         return result._replace(metadata=metadata)
 
-    def _require_unsealed(self, catalog: Catalog) -> None:
+    def _require_unsealed(self, catalog: CatalogAccess) -> None:
         snapshot = self.translator.snapshot
         names = self.translator.connections_of(self.graph, self.step)
         require_unsealed(catalog, secrets_needed=any(needs_vault(snapshot.get_connection(name)) for name in names))
 
-    def _request(self, context: dg.AssetExecutionContext, catalog: Catalog, reports: list[NodeReport]) -> StepRequest:
+    def _request(
+        self, context: dg.AssetExecutionContext, catalog: CatalogAccess, reports: list[NodeReport]
+    ) -> StepRequest:
         from synqx_dagster.pipelines.exchange import Exchange
         from synqx_dagster.pipelines.run import StepRequest
 
@@ -261,7 +271,7 @@ class _StepRunner:
             f"{METADATA_PREFIX}rows_in": sum(report.rows_in or 0 for report in reports if not self._reads(report)),
             f"{METADATA_PREFIX}rows_out": dataset.rows,
             f"{METADATA_PREFIX}bytes": dataset.bytes,
-            f"{METADATA_PREFIX}revision": self.translator.snapshot.revision,
+            **revision_metadata(self.translator.snapshot.revision),
             STORED_METADATA: request.run_id,
             "dagster/row_count": dataset.rows,
             "dagster/column_schema": self.translator.stored_columns(dataset.columns),

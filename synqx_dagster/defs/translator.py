@@ -14,7 +14,13 @@ from synqx_dagster import model
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
 from synqx_dagster.connectors.registry import capabilities_of, dialect_of
 from synqx_dagster.defs.lineage_cache import TraceLineage, trace_unconnected
-from synqx_dagster.defs.names import METADATA_PREFIX, dagster_kind, dagster_owner, is_dagster_tag
+from synqx_dagster.defs.names import (
+    METADATA_PREFIX,
+    dagster_kind,
+    dagster_owner,
+    is_dagster_tag,
+    revision_metadata,
+)
 from synqx_dagster.mapping.lineage import Lineage
 from synqx_dagster.model import Column, Connection, Schema, TableName, dagster_name
 
@@ -116,7 +122,7 @@ class Translator:
             f"{METADATA_PREFIX}source": f"{source.name}: {mapping.source_table or 'query'}",
             f"{METADATA_PREFIX}mode": mapping.mode,
             f"{METADATA_PREFIX}on_bad_row": mapping.on_bad_row,
-            f"{METADATA_PREFIX}revision": self.snapshot.revision,
+            **revision_metadata(self.snapshot.revision),
         }
         refused = {name: value for name, value in mapping.tags.items() if not is_dagster_tag(name, value)}
         if refused:
