@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_serializer, model_validator
+from pydantic import Field, GetJsonSchemaHandler, field_validator, model_serializer, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from synqx_dagster.model.base import Label, Name, Record, RecordKind, Value
 from synqx_dagster.model.schema import ColumnName, Evolution, Schema
@@ -147,6 +149,11 @@ class BadRowLimit(Value):
             except ValueError:
                 return value
         return value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Say how users write it, not which fields it has."""
+        return {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\d+(\.\d+)?%$"}]}
 
     @model_validator(mode="after")
     def _check(self) -> BadRowLimit:
