@@ -32,6 +32,7 @@ def test_every_folder_is_a_package() -> None:
     [
         *PYPROJECT["project"]["scripts"].values(),
         *PYPROJECT["project"]["entry-points"]["synqx_dagster.connectors"].values(),
+        *PYPROJECT["project"]["entry-points"]["dagster_dg_cli.registry_modules"].values(),
     ],
 )
 def test_entry_points_lead_to_modules(target: str) -> None:

@@ -232,14 +232,23 @@ def _as_document(values: Any, positions: SourcePositionTree) -> Document:
 # --- the JSON schema ------------------------------------------------------------------------------------------------
 
 _TEMPLATE = {"type": "string", "pattern": r"\{[{%]"}
+_NULL = {"type": "null"}
 _ANNOTATIONS = ("title", "description", "default")
+_LITERAL_SECRET = {"$ref": "#/$defs/LiteralSecret"}
+#: Takes what is no object: it is refused when the definitions are loaded, and a validator would print it.
+_SECRET = {
+    "if": {"type": "object"},
+    "then": {
+        "properties": {"env": {"type": "string"}, "file": {"type": "string"}},
+        "additionalProperties": False,
+        "minProperties": 1,
+        "maxProperties": 1,
+    },
+}
 
 
 def attributes_schema(kind: RecordKind, parts: Parts) -> dict[str, Any]:
-    """The JSON schema of a component's attributes.
-
-    A secret in the clear passes it, and is refused when the definitions are loaded: ``dg check yaml`` would print it.
-    """
+    """The JSON schema of a component's attributes."""
     schema = RECORD_TYPES[kind].model_json_schema()
     known: dict[str, Any] = schema.setdefault("$defs", {})
     for field, part in parts.items():
@@ -252,17 +261,16 @@ def attributes_schema(kind: RecordKind, parts: Parts) -> dict[str, Any]:
             "items": {"$ref": f"#/$defs/{record_type.__name__}"},
             "description": f"Further records: each is a {part} of the project, as if it had a component of its own.",
         }
-    if "LiteralSecret" in known:
-        known["LiteralSecret"] = {"type": "string", "description": f"Refused: {_WRITE_REFERENCE}."}
-    known.pop("SealedSecret", None)
     allowed: dict[str, Any] = _allow_templates(schema)
+    for name in ("LiteralSecret", "SealedSecret"):
+        allowed["$defs"].pop(name, None)
     return allowed
 
 
 def _allow_templates(schema: Any) -> Any:
     """The schema with a template in place of any value but those that tell alternatives apart."""
     if isinstance(schema, list):
-        return [_allow_templates(item) for item in schema if item != {"$ref": "#/$defs/SealedSecret"}]
+        return [_allow_templates(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     result = {}
@@ -281,9 +289,19 @@ def _allow_templates(schema: Any) -> Any:
 
 
 def _or_template(schema: dict[str, Any]) -> dict[str, Any]:
+    """A value or a template.
+
+    Not as `anyOf`: of what fits no alternative, a validator can only say that, and prints all of it.
+    """
     if "const" in schema or (schema.get("type") == "string" and not schema.keys() & {"enum", "pattern"}):
         return schema
     notes = {key: schema[key] for key in _ANNOTATIONS if key in schema}
     rest = {key: value for key, value in schema.items() if key not in notes}
-    # Not `anyOf`: of what fits neither alternative, it could only say that.
+    alternatives = rest.get("anyOf", [])
+    if _LITERAL_SECRET in alternatives:
+        return {**notes, **_SECRET}
+    others = [item for item in alternatives if item != _NULL]
+    if len(others) < len(alternatives):
+        rest = others[0] if len(others) == 1 else {**rest, "anyOf": others}
+        return {**notes, "if": {"anyOf": [_NULL, _TEMPLATE]}, "else": rest}
     return {**notes, "if": _TEMPLATE, "else": rest}

@@ -219,7 +219,7 @@ class _StepRunner:
             if (dataset := exchange.find(path)) is not None:
                 context.log.info(f"the rows of {name} are those that run {latest} stored")
                 return StoredInput(path, dataset)
-            if found.value == context.run.run_id:
+            if latest == context.run.run_id:
                 raise NotFoundError(
                     f"the rows that {name!r} has stored in this run are not to be seen in {exchange.location} here",
                     hint="steps on other machines need an exchange that all of them reach: set SYNQX_EXCHANGE",
