@@ -12,7 +12,9 @@ from typing import Any, ClassVar
 
 import dagster as dg
 from dagster_shared.yaml_utils.source_position import SourcePositionTree
-from pydantic import RootModel
+from pydantic import GetJsonSchemaHandler, RootModel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from synqx_dagster.catalog.documents import Definitions, UnreadRecords, locate_unwritten
 from synqx_dagster.catalog.snapshot import secrets_of
@@ -44,8 +46,8 @@ class Attributes(RootModel[dict[str, Any]]):
         return type(name, (cls,), {"kind": kind, "parts": parts, "__module__": __name__})
 
     @classmethod
-    def model_json_schema(cls, *_args: Any, **_options: Any) -> dict[str, Any]:
-        """The JSON schema of what may be written."""
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """What may be written."""
         return attributes_schema(cls.kind, cls.parts)
 
 
@@ -234,7 +236,7 @@ def _as_document(values: Any, positions: SourcePositionTree) -> Document:
 _TEMPLATE = {"type": "string", "pattern": r"\{[{%]"}
 _NULL = {"type": "null"}
 _ANNOTATIONS = ("title", "description", "default")
-_LITERAL_SECRET = {"$ref": "#/$defs/LiteralSecret"}
+_LITERAL_SECRET = {"writeOnly": True}
 #: Takes what is no object: it is refused when the definitions are loaded, and a validator would print it.
 _SECRET = {
     "if": {"type": "object"},
@@ -248,44 +250,56 @@ _SECRET = {
 
 
 def attributes_schema(kind: RecordKind, parts: Parts) -> dict[str, Any]:
-    """The JSON schema of a component's attributes."""
-    schema = RECORD_TYPES[kind].model_json_schema()
-    known: dict[str, Any] = schema.setdefault("$defs", {})
+    """The JSON schema of a component's attributes, without references: it may stand anywhere in a larger one."""
+    schema = _schema_of(kind)
     for field, part in parts.items():
-        record_type = RECORD_TYPES[part]
-        inner = record_type.model_json_schema()
-        known.update(inner.pop("$defs", {}))
-        known[record_type.__name__] = inner
         schema["properties"][field] = {
             "type": "array",
-            "items": {"$ref": f"#/$defs/{record_type.__name__}"},
+            "items": _schema_of(part),
             "description": f"Further records: each is a {part} of the project, as if it had a component of its own.",
         }
-    allowed: dict[str, Any] = _allow_templates(schema)
-    for name in ("LiteralSecret", "SealedSecret"):
-        allowed["$defs"].pop(name, None)
-    return allowed
+    return schema
 
 
-def _allow_templates(schema: Any) -> Any:
-    """The schema with a template in place of any value but those that tell alternatives apart."""
+def _schema_of(kind: RecordKind) -> dict[str, Any]:
+    schema = RECORD_TYPES[kind].model_json_schema()
+    known = schema.pop("$defs", {})
+    rewritten: dict[str, Any] = _rewrite(schema, known)
+    return rewritten
+
+
+def _rewrite(schema: Any, known: Mapping[str, Any]) -> Any:
+    """The schema with what it refers to in place, and with a template in place of any value.
+
+    Records hold no record of their own type, so this ends.
+    """
     if isinstance(schema, list):
-        return [_allow_templates(item) for item in schema]
+        return [_rewrite(item, known) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    result = {}
+    result: dict[str, Any] = {}
     for key, item in schema.items():
-        if key == "properties":
-            result[key] = {name: _or_template(_allow_templates(value)) for name, value in item.items()}
-        elif key == "$defs":
-            result[key] = {name: _allow_templates(value) for name, value in item.items()}
+        if key == "$ref":
+            name = item.rpartition("/")[2]
+            result |= _LITERAL_SECRET if name == "LiteralSecret" else _rewrite(known[name], known)
+        elif key == "properties":
+            result[key] = {name: _or_template(_rewrite(value, known)) for name, value in item.items()}
         elif key in ("items", "additionalProperties") and isinstance(item, dict):
-            result[key] = _or_template(_allow_templates(item))
-        elif key in ("anyOf", "oneOf", "prefixItems"):
-            result[key] = _allow_templates(item)
-        else:
+            result[key] = _or_template(_rewrite(item, known))
+        elif key == "anyOf":
+            flat = [_rewrite(alternative, known) for alternative in item]
+            result[key] = [one for alternative in flat for one in _alternatives(alternative)]
+        elif key in ("oneOf", "prefixItems"):
+            result[key] = _rewrite(item, known)
+        # It says by name what the alternatives say themselves.
+        elif key != "discriminator":
             result[key] = item
     return result
+
+
+def _alternatives(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    alternatives: list[dict[str, Any]] = schema["anyOf"] if schema.keys() == {"anyOf"} else [schema]
+    return alternatives
 
 
 def _or_template(schema: dict[str, Any]) -> dict[str, Any]:
