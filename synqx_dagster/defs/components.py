@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import dagster as dg
-from dagster.components import ComponentTypeSpec
 from pydantic import BaseModel
 
 from synqx_dagster.catalog.documents import Definitions, scan_documents
 from synqx_dagster.defs.attributes import Attributes, Parts, read_attributes
-from synqx_dagster.defs.project import open_project
+from synqx_dagster.defs.project import DeclaringComponent
 from synqx_dagster.defs.scaffolding import (
     CatalogScaffolder,
     ConnectionScaffolder,
@@ -38,33 +37,6 @@ __all__ = [
     "SchemaComponent",
     "SensorComponent",
 ]
-
-
-class DeclaringComponent(dg.Component, dg.Resolvable):
-    """A component that declares records of a project."""
-
-    produces: ClassVar[tuple[str, ...]] = ()
-
-    def __init__(self, declared: Definitions) -> None:
-        self._declared = declared
-
-    @property
-    def declared(self) -> Definitions:
-        """Its records, and what is wrong with them: nothing is refused before the project is put together."""
-        return self._declared
-
-    @classmethod
-    def get_spec(cls) -> ComponentTypeSpec:
-        """How Dagster lists the component."""
-        return ComponentTypeSpec(tags=["synqx", "etl"], produces=cls.produces)
-
-    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """What the records become in Dagster.
-
-        Raises:
-            InvalidInputError: Something is wrong with the components of the project; has every problem.
-        """
-        return open_project(self, DeclaringComponent, context).build(self.declared.records)
 
 
 class RecordComponent(DeclaringComponent):

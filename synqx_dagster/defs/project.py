@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Protocol, TypeVar
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, ClassVar
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import dagster as dg
+from dagster.components import ComponentTypeSpec
 
 from synqx_dagster.catalog.check import check_definitions
 from synqx_dagster.catalog.documents import Definitions
@@ -46,15 +47,31 @@ if TYPE_CHECKING:
     from dagster.components.core.component_tree_state import ComponentTreeStateTracker
 
 
-class Declares(Protocol):
-    """A component that declares records."""
+class DeclaringComponent(dg.Component, dg.Resolvable):
+    """A component that declares records of its project."""
+
+    produces: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, declared: Definitions) -> None:
+        self._declared = declared
 
     @property
     def declared(self) -> Definitions:
-        """Its records, and what is wrong with them."""
+        """Its records, and what is wrong with them: nothing is refused before the project is put together."""
+        return self._declared
 
+    @classmethod
+    def get_spec(cls) -> ComponentTypeSpec:
+        """How Dagster lists the component."""
+        return ComponentTypeSpec(tags=["synqx", "etl"], produces=cls.produces)
 
-_DeclaresT = TypeVar("_DeclaresT", bound=Declares)
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """What the records become in Dagster.
+
+        Raises:
+            InvalidInputError: Something is wrong with the components of the project; has every problem.
+        """
+        return open_project(self, context).build(self.declared.records)
 
 
 class ProjectAccess:
@@ -183,34 +200,31 @@ class Project:
 class _Opened:
     """A project that was put together, and what it was put together for."""
 
-    #: Dagster makes another one when it reloads a part of the tree.
-    context: object
-    components: Sequence[Declares]
+    #: Dagster makes another context when it reloads a part of the tree. Weak, because it leads to the key of `_opened`.
+    context: ReferenceType[object]
+    components: Sequence[DeclaringComponent]
     project: Project
 
 
 _opened: WeakKeyDictionary[ComponentTreeStateTracker, _Opened] = WeakKeyDictionary()
 
 
-def open_project(component: _DeclaresT, kind: type[_DeclaresT], context: dg.ComponentLoadContext) -> Project:
+def open_project(component: DeclaringComponent, context: dg.ComponentLoadContext) -> Project:
     """The project that a component stands in, put together once for all of its components.
 
     A component that is built by itself, in a test or without a project, is a project of its own.
-
-    Args:
-        kind: The class of all components that declare records.
 
     Raises:
         InvalidInputError, ConfigurationError: As `Project.of`.
     """
     tree = context.component_tree
     if not isinstance(tree.defs_module, ModuleType):
-        return Project.of([component.declared], context.project_root)
+        return _project_of([component], context)
     key, current = tree.state_tracker, tree.decl_load_context
     opened = _opened.get(key)
-    if opened is None or opened.context is not current:
-        components: list[Declares] = list(tree.get_all_components(kind))  # type: ignore[type-var]
-        opened = _Opened(current, components, _project_of(components, context))
+    if opened is None or opened.context() is not current:
+        components = tree.get_all_components(DeclaringComponent)
+        opened = _Opened(ref(current), components, _project_of(components, context))
         _opened[key] = opened
     if any(other is component for other in opened.components):
         return opened.project
@@ -218,5 +232,5 @@ def open_project(component: _DeclaresT, kind: type[_DeclaresT], context: dg.Comp
     return _project_of([*opened.components, component], context)
 
 
-def _project_of(components: Sequence[Declares], context: dg.ComponentLoadContext) -> Project:
+def _project_of(components: Sequence[DeclaringComponent], context: dg.ComponentLoadContext) -> Project:
     return Project.of([item.declared for item in components], context.project_root)

@@ -255,7 +255,7 @@ def test_components_are_listed_and_scaffolded(empty: DagsterProject) -> None:
         for kind in ("Catalog", "Connection", "Dataset", "Mapping", "Pipeline", "Schedule", "Schema", "Sensor")
     }
     listed = empty.succeed("dg", "list", "components", "--package", "synqx_dagster", "--json")
-    assert {item["key"] for item in json.loads(listed[listed.index("[") :])} == names
+    assert {item["key"] for item in json.loads(listed[listed.index("{") :])["items"]} == names
 
     scaffold = ("dg", "scaffold", "defs")
     empty.succeed(*scaffold, "synqx_dagster.ConnectionComponent", "shop", "--db-type", "sqlite")

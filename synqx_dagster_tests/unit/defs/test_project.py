@@ -45,7 +45,7 @@ def files(tmp_path: Path) -> tuple[Connection, Connection]:
 def test_a_component_by_itself_is_a_project(tmp_path: Path) -> None:
     definitions = build_defs_for_component(MappingComponent(mapping("orders"), *files(tmp_path)))
     key = dg.AssetKey(["warehouse", "main", "orders"])
-    result = definitions.get_implicit_global_asset_job_def().execute_in_process()
+    result = definitions.resolve_implicit_global_asset_job_def().execute_in_process()
     assert result.success
     with duckdb.connect(str(tmp_path / "warehouse.duckdb"), read_only=True) as database:
         assert database.execute("select count(*), max(name) from orders").fetchall() == [(3, "n2")]
