@@ -105,6 +105,17 @@ attributes:
   timezone: Europe/Berlin
 """
 
+SENSOR = """\
+type: synqx_dagster.SensorComponent
+attributes:
+  name: changed
+  type: source_changed
+  connection: shop
+  table: orders
+  column: id
+  pipeline: load_all
+"""
+
 #: What the project had before: an asset of its own, one that reads what SynqX loads, and one that it reads.
 PYTHON = """\
 import dagster as dg
@@ -215,12 +226,12 @@ def project(empty: DagsterProject) -> DagsterProject:
 
 def test_dagster_checks_lists_and_runs_components(project: DagsterProject) -> None:
     project.write("sales/load_all/defs.yaml", PIPELINE)
-    project.write("nightly/defs.yaml", SCHEDULE)
+    project.write("nightly/defs.yaml", f"{SCHEDULE}---\n{SENSOR}")
     project.write("own.py", PYTHON)
     assert "validated successfully" in project.succeed("dg", "check", "yaml")
     project.succeed("dg", "check", "defs")
     listed = project.list_defs()
-    assert {asset["key"]: asset["deps"] for asset in listed["assets"]} == {
+    assert {asset["asset_key"]: asset["dependency_keys"] for asset in listed["assets"]} == {
         "report": ["warehouse/main/orders"],
         "shop/orders": [],
         "warehouse/main/few": ["shop/orders"],
@@ -228,6 +239,9 @@ def test_dagster_checks_lists_and_runs_components(project: DagsterProject) -> No
     }
     assert {job["name"] for job in listed["jobs"]} == {"load_all", "nightly"}
     assert [schedule["name"] for schedule in listed["schedules"]] == ["nightly"]
+    assert [sensor["name"] for sensor in listed["sensors"]] == ["changed"]
+    sources = {asset["asset_key"]: asset["source"] for asset in listed["assets"]}
+    assert sources["warehouse/main/orders"] == "shop_etl/defs/sales/orders/defs.yaml"
     assert {resource["name"] for resource in listed["resources"]} >= {"conn_shop", "conn_warehouse"}
 
     project.succeed("dagster", "job", "execute", "-m", "shop_etl.definitions", "-j", "load_all")
@@ -246,7 +260,7 @@ def test_a_mapping_is_materialized_by_its_key_in_processes_of_its_own(project: D
 
 def test_a_folder_is_listed_by_itself(project: DagsterProject) -> None:
     listed = project.list_defs("--path", str(project.defs / "sales"))
-    assert [asset["key"] for asset in listed["assets"]] == ["warehouse/main/orders"]
+    assert [asset["asset_key"] for asset in listed["assets"]] == ["warehouse/main/orders"]
 
 
 def test_components_are_listed_and_scaffolded(empty: DagsterProject) -> None:
@@ -272,7 +286,7 @@ def test_components_are_listed_and_scaffolded(empty: DagsterProject) -> None:
     assert "source_table: orders" in text
     empty.succeed("dg", "check", "defs")
     listed_defs = empty.list_defs()
-    assert [asset["key"] for asset in listed_defs["assets"]] == ["shop/orders", "warehouse/main/customer"]
+    assert [asset["asset_key"] for asset in listed_defs["assets"]] == ["shop/orders", "warehouse/main/customer"]
     assert {job["name"] for job in listed_defs["jobs"]} == {"load_customers", "nightly"}
 
 
@@ -312,7 +326,7 @@ def test_files_of_a_catalog_are_components(project: DagsterProject) -> None:
     )
     project.write("more/records/a.yaml", text.format(name="copies") + "target_table: copies\n")
     project.write("one.yaml", text.format(name="singles") + "target_table: singles\n")
-    keys = {asset["key"] for asset in project.list_defs()["assets"]}
+    keys = {asset["asset_key"] for asset in project.list_defs()["assets"]}
     assert keys >= {"warehouse/main/copies", "warehouse/main/singles", "warehouse/main/orders"}
 
     path = project.write("one.yaml", text.format(name="singles") + "target: singles\n")
