@@ -32,12 +32,13 @@ _FIGURES = ("rows_in", "rows_out", "rows_quarantined", "bytes", "seconds")
 _DAGSTER_LOGGERS = ("dagster", "dagster-webserver")
 
 _MASK = "***"
-_URL = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*://)[^\s'\"<>]*@")
+# Bounded, so that a long text is not gone through again from each of its words.
+_URL = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]{0,30}://)[^\s'\"<>]*@")
 _ASSIGNMENT = re.compile(
-    r"""(?ix) \b ([\w-]*(?:password|passwd|passphrase|pwd|secret|token|credential|api[_-]?key|access[_-]?key)[\w-]*
+    r"""(?ix) ((?:password|passwd|passphrase|pwd|secret|token|credential|api[_-]?key|access[_-]?key)[\w-]{0,40}
     ["']? \s* [=:] \s*) ( '(?:[^'\\]|\\.)*' | "(?:[^"\\]|\\.)*" | [^\s,;&)}\]]+ )"""
 )
-_SECRET_NAME = re.compile(r"(?i)password|passwd|passphrase|secret|token|pwd|api_?key|access_?key")
+_SECRET_NAME = re.compile(r"(?i)password|passwd|passphrase|secret|token|_pwd|api_?key|access_?key")
 #: A shorter value of a variable would mask what is no secret.
 _SHORTEST_SECRET = 6
 

@@ -73,6 +73,7 @@ def test_what_looks_like_a_credential_is_masked(text: str) -> None:
 def test_the_value_of_a_telling_variable_is_masked_wherever_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOP_PASSWORD", CANARY)
     monkeypatch.setenv("SHOP_TOKEN", "of")
+    monkeypatch.setenv("PWD", "no entry")
     assert mask_secrets(f"FATAL: no entry for {CANARY} of etl") == "FATAL: no entry for *** of etl"
 
 
