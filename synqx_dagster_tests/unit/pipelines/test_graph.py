@@ -293,7 +293,7 @@ def test_steps_that_would_wait_for_each_other() -> None:
     assert graph(nodes, *flows, "e1>e3").steps[1].after == ("l1",)
     place, message, _ = only_problem(nodes, *flows, "e1>e3", "e4>e2")
     assert place == "edges"
-    assert message == "steps wait for each other: 'l1' -> 'l2' -> 'l1'"
+    assert message == "steps wait for each other: 'l2' -> 'l1' -> 'l2'"
 
 
 def test_a_node_that_is_to_wait_for_one_of_its_own_step() -> None:
