@@ -17,7 +17,7 @@ _SIGNS: dict[Action, str] = {"created": "+", "changed": "~", "removed": "-"}
 _MAX_SHOWN_CHARACTERS = 120
 
 #: By these keys the items of a list are recognised, so that one more column is not a change of all that follow.
-_IDENTITIES = ("name", "node_id")
+_IDENTITIES = ("node_id", "name")
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,9 @@ def _differences(before: Any, after: Any, path: FieldPath = ()) -> Iterator[Fiel
     if isinstance(before, dict) and isinstance(after, dict):
         for key in [*before, *(key for key in after if key not in before)]:
             yield from _differences(before.get(key), after.get(key), (*path, key))
+        # Of what a node gives the order is that of a table; of other keys it means nothing.
+        if path[-1:] == ("columns",) and list(before) != list(after) and set(before) == set(after):
+            yield FieldChange(f"{format_path(path)} (order)", list(before), list(after))
         return
     if isinstance(before, list) and isinstance(after, list):
         old, new = _by_identity(before), _by_identity(after)
@@ -181,6 +184,6 @@ def _by_identity(items: list[Any]) -> dict[str, dict[str, Any]] | None:
         return None
     for key in _IDENTITIES:
         names = [str(item.get(key)) for item in items]
-        if all(key in item for item in items) and len(set(names)) == len(names):
+        if all(item.get(key) is not None for item in items) and len(set(names)) == len(names):
             return dict(zip(names, items, strict=True))
     return None

@@ -111,10 +111,9 @@ def test_a_diamond_loads_both_tables_and_its_nodes_add_up(project: Project, cata
 
 def test_lineage_goes_through_the_pipeline(project: Project, catalog: Catalog) -> None:
     run_targets(catalog, ["diamond"])
-    stored = metadata_of(project, STORED)["dagster/column_lineage"].deps_by_column
     customer, orders = dg.AssetKey(["shop", "customer"]), dg.AssetKey(["shop", "orders"])
     # Nobody can tell what a function in Python makes of its input.
-    assert stored == {}
+    assert "dagster/column_lineage" not in metadata_of(project, STORED)
     names = metadata_of(project, NAMES)["dagster/column_lineage"].deps_by_column
     assert names == {
         "id": [dg.TableColumnDep(asset_key=STORED, column_name="id")],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import SecretStr
 
 from synqx_dagster.catalog.changes import Change, ChangePlan, FieldChange, compare_records
-from synqx_dagster.model import LiteralSecret, SealedSecret
+from synqx_dagster.model import LiteralSecret, Pipeline, SealedSecret
 from synqx_dagster_tests.unit.catalog.records import connection, schema
 
 NOTHING: frozenset[str] = frozenset()
@@ -105,3 +105,14 @@ def test_to_dict_is_plain() -> None:
         "base_revision": 3,
         "changes": [{"action": "removed", "kind": "mapping", "name": "m", "fields": []}],
     }
+
+
+def test_the_order_of_a_node_s_columns_is_a_change() -> None:
+    def made(*columns: str) -> Pipeline:
+        config = {"function": "module:function", "columns": dict.fromkeys(columns, "bigint")}
+        node = {"node_id": "n", "operator_type": "transform", "operator_class": "pandas", "config": config}
+        return Pipeline.model_validate({"name": "p", "nodes": [node]})
+
+    change = compare_records(made("a", "b"), made("b", "a"), frozenset())
+    assert change is not None
+    assert [field.path for field in change.fields] == ["nodes[n].config.columns (order)"]

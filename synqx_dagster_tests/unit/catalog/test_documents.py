@@ -11,6 +11,7 @@ import pytest
 from synqx_dagster.catalog import documents
 from synqx_dagster.catalog.documents import read_documents
 from synqx_dagster.errors import InvalidInputError
+from synqx_dagster.model import RECORD_KINDS
 from synqx_dagster_tests.unit.catalog import records
 
 CONNECTION = "kind: connection\nname: {}\ndb_type: duckdb\ndatabase: /data/x.duckdb\n"
@@ -132,7 +133,7 @@ def test_all_problems_of_all_files(tmp_path: Path) -> None:
         "a.yaml:4 prot: unknown key 'prot' (did you mean 'port'?)",
         "a.yaml:5 port: must be at most 65535",
         "a.yaml:7 kind: there is no such kind of record (did you mean 'connection'?)",
-        "a.yaml:10 kind: kind is missing (kinds: connection, schema, mapping, pipeline, schedule)",
+        f"a.yaml:10 kind: kind is missing (kinds: {', '.join(RECORD_KINDS)})",
         "a.yaml:12: a document must be keys with values (it begins with kind: and name:)",
         "b.yaml:4 columns[0].data_type: 'strng' is not a type; did you mean 'string'? (types: string, smallint, "
         "integer, bigint, decimal, real, float, boolean, date, time, timestamp, timestamptz, json, uuid, binary)",
