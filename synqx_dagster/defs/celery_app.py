@@ -94,7 +94,8 @@ def make_worker_app(settings: Settings) -> Any:
         ConfigurationError: No broker is set.
     """
     app = make_dagster_app(app_options(settings))
-    create_task(app, base=StepTask)
+    # Shared tasks, as they are by default, would be those of every application in this process.
+    create_task(app, base=StepTask, shared=False)
     return app
 
 

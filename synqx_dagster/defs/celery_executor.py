@@ -19,10 +19,11 @@ from celery import states
 from dagster._core.events import DagsterEvent, EngineEventData
 from dagster._core.execution.plan.objects import StepFailureData
 from dagster._core.execution.retries import RetryMode, get_retries_config
-from dagster._serdes import serialize_value
+from dagster._grpc.types import ExecuteStepArgs
+from dagster._serdes import pack_value, serialize_value
 from dagster._utils.error import SerializableErrorInfo
+from dagster_celery.config import TASK_EXECUTE_PLAN_NAME
 from dagster_celery.core_execution_loop import core_celery_execution_loop
-from dagster_celery.executor import _submit_task
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
@@ -96,7 +97,7 @@ class CeleryExecutor(dg.Executor):
                 watches.append(WorkerWatch(app, lambda text: _report(context, text)))
             return SubmittedStep(
                 watches[0],
-                lambda: _submit_task(app, context, step, queue, priority, known_state),
+                lambda: _submit(app, context, step, queue, priority, known_state),
                 queue=queue,
                 report=lambda text: _report(context, text, step.key),
                 fail=lambda text: _fail(context, step, text),
@@ -307,6 +308,31 @@ class SubmittedStep:
         """End it, in the queue or in its worker: what it had not committed rolls back."""
         with suppress(*BROKER_ERRORS):
             self._cancel(self._result)
+
+
+def _submit(
+    app: Any, context: PlanOrchestrationContext, step: Any, queue: str, priority: int, known_state: Any
+) -> Any:
+    """Send the message that dagster-celery's task takes; gives the result to wait for."""
+    # dagster-celery's own way registers the task anew for each step, of which Celery warns.
+    arguments = ExecuteStepArgs(
+        job_origin=context.reconstructable_job.get_python_origin(),
+        run_id=context.dagster_run.run_id,
+        step_keys_to_execute=[step.key],
+        instance_ref=context.instance.get_ref(),
+        retry_mode=context.executor.retries.for_inner_plan(),
+        known_state=known_state,
+    )
+    return app.send_task(
+        TASK_EXECUTE_PLAN_NAME,
+        kwargs={
+            "execute_step_args_packed": pack_value(arguments),
+            "executable_dict": context.reconstructable_job.to_dict(),
+        },
+        priority=priority,
+        queue=queue,
+        routing_key=f"{queue}.execute_plan",
+    )
 
 
 def _report(context: PlanOrchestrationContext, text: str, step_key: str | None = None) -> None:

@@ -35,6 +35,10 @@ ORIGIN = JobPythonOrigin(
 )
 
 
+#: Celery calls what the client of Redis would have it call otherwise.
+pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
+
+
 class Executed(Exception):
     """The task would have executed its step."""
 

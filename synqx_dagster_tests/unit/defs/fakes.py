@@ -121,6 +121,11 @@ class FakeCatalog:
         for item in mappings:
             records += [whole.get_connection(item.source_connection), whole.get_connection(item.target_connection)]
             records += [whole.get_schema(item.target_schema)] if item.target_schema else []
+        named = {record.name for record in records}
+        for pipeline in pipelines:
+            used = {node.connection_name for node in pipeline.nodes if node.connection_name is not None}
+            records += [whole.get_connection(name) for name in sorted(used - named)]
+            named |= used
         return CatalogSnapshot.from_records(revision, [*records, *mappings, *pipelines, *schedules, *sensors])
 
     def resolve_secret(self, connection: model.Connection, secret_field: str) -> str | None:

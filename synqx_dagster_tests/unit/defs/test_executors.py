@@ -61,7 +61,9 @@ def test_an_executor_without_its_library_says_what_to_install(
 
     for module in [item for item in sys.modules if item.startswith(f"synqx_dagster.defs.{name}")]:
         monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, f"dagster_{name}", None)
+    library = f"dagster_{name}"
+    for module in [library, *(item for item in sys.modules if item.startswith(f"{library}."))]:
+        monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigurationError) as caught:
         build_executor(name, settings_of(tmp_path))
     assert caught.value.hint == f"pip install 'synqx-dagster[{name}]'"
