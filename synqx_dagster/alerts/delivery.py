@@ -12,6 +12,7 @@ import os
 import smtplib
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -32,8 +33,11 @@ from synqx_dagster.errors import AlertDeliveryError, ConfigurationError, HostRef
 from synqx_dagster.model import Alert, HostPolicy
 from synqx_dagster.model.alert import EmailChannel, find_url_problem
 
-#: For one attempt; each wait for the network takes as long at most.
+#: Each wait for the network takes as long at most.
 TIMEOUT_SECONDS = 8.0
+
+#: A whole exchange takes so many times as long at most, with a server that sends a byte now and then.
+_WHOLE = 2.0
 
 _USER_AGENT = "SynqX"
 
@@ -108,13 +112,16 @@ def _post(
     context = _context(alert, ca_file) if is_tls else None
     endpoint = _locate(alert, host, port, policy, timeout_seconds)
     with _explained(alert, f"the webhook at {host}"):
-        stream = open_socket(endpoint, timeout_seconds=timeout_seconds)
-        if context is not None:
-            stream = _wrapped(context, stream, host)
         connection = http.client.HTTPConnection(host, port)
-        connection.sock = stream
-        stream.settimeout(timeout_seconds)
-        with contextlib.closing(connection):
+        connection.sock = open_socket(endpoint, timeout_seconds=timeout_seconds)
+        with contextlib.closing(connection), _cut_off(lambda: connection.sock, timeout_seconds * _WHOLE):
+            if context is not None:
+                connection.sock = context.wrap_socket(
+                    connection.sock, server_hostname=host, do_handshake_on_connect=False
+                )
+            connection.sock.settimeout(timeout_seconds)
+            if isinstance(connection.sock, ssl.SSLSocket):
+                connection.sock.do_handshake()
             connection.request(
                 "POST",
                 path,
@@ -137,20 +144,40 @@ def _post(
 
 
 class _Smtp(smtplib.SMTP):
-    """An SMTP client over a socket that goes where it was allowed to go."""
+    """An SMTP client over a socket that goes where it was allowed to go, and for so long at most."""
 
     def __init__(self, endpoint: Endpoint, context: ssl.SSLContext | None, timeout_seconds: float) -> None:
         self._endpoint = endpoint
         self._context = context
-        # Connects; and the name is what the certificate must be for.
-        super().__init__(endpoint.host, endpoint.port, timeout=timeout_seconds)
+        self._first: socket.socket | None = None
+        self._limit = contextlib.ExitStack()
+        # STARTTLS replaces the socket.
+        self._limit.enter_context(_cut_off(lambda: self.sock or self._first, timeout_seconds * _WHOLE))
+        try:
+            # Connects; and the name is what the certificate must be for.
+            super().__init__(endpoint.host, endpoint.port, timeout=timeout_seconds)
+        except BaseException:
+            self._limit.close()
+            raise
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
-        stream = open_socket(self._endpoint, timeout_seconds=timeout)
+        stream = self._first = open_socket(self._endpoint, timeout_seconds=timeout)
         if self._context is not None:
-            stream = _wrapped(self._context, stream, host)
+            wrapped = self._context.wrap_socket(stream, server_hostname=host, do_handshake_on_connect=False)
+            stream = self._first = wrapped
+            try:
+                wrapped.settimeout(timeout)
+                wrapped.do_handshake()
+            except BaseException:
+                wrapped.close()
+                raise
         stream.settimeout(timeout)
         return stream
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._limit.close()
+        super().close()
 
 
 def _mail(
@@ -212,12 +239,24 @@ def _context(alert: str, ca_file: str | None) -> ssl.SSLContext:
         ) from None
 
 
-def _wrapped(context: ssl.SSLContext, stream: socket.socket, host: str) -> socket.socket:
+@contextlib.contextmanager
+def _cut_off(get_stream: Callable[[], socket.socket | None], seconds: float) -> Iterator[None]:
+    """End an exchange that takes longer, whatever the other side sends meanwhile."""
+
+    def cut() -> None:
+        stream = get_stream()
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                # Not SSLSocket.shutdown(), which takes away the state that another thread is reading with.
+                socket.socket.shutdown(stream, socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
     try:
-        return context.wrap_socket(stream, server_hostname=host)
-    except BaseException:
-        stream.close()
-        raise
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextlib.contextmanager

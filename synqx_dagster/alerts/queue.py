@@ -33,6 +33,10 @@ class Pending:
     queued_at: float
     attempts: int = 0
 
+    def is_hopeless(self, now: float) -> bool:
+        """Whether it was tried often enough, or is too old."""
+        return self.attempts >= MAX_ATTEMPTS or now - self.queued_at > MAX_AGE_SECONDS
+
 
 @dataclass
 class AlertQueue:
@@ -40,7 +44,7 @@ class AlertQueue:
 
     Attributes:
         not_before: No attempt is made before.
-        failures: Attempts that failed since the last one that did not.
+        failures: Attempts that were begun since the last one that succeeded.
         sent_at: When messages of the last hour were sent.
         last_error: Why the last attempt failed; None when it did not.
     """
@@ -70,7 +74,7 @@ class AlertQueue:
 
         What is too old is given up, and what is beyond the cap is suppressed; both are counted.
         """
-        while self.pending and now - self.pending[0].queued_at > MAX_AGE_SECONDS:
+        while self.pending and self.pending[0].is_hopeless(now):
             self.given_up[self.pending.pop(0).event.event_type] += 1
         if now < self.not_before:
             return None
@@ -84,6 +88,18 @@ class AlertQueue:
         """What was not told since the last message."""
         return Untold(dict(self.suppressed), dict(self.given_up))
 
+    def begin(self, now: float) -> None:
+        """The first event is about to be told: whoever stores this before does not try again at once after a crash."""
+        self.failures += 1
+        self.pending[0].attempts += 1
+        self.not_before = now + min(FIRST_WAIT_SECONDS * 2 ** min(self.failures - 1, 16), LAST_WAIT_SECONDS)
+
+    def take_back(self) -> None:
+        """What was begun was no attempt: nothing was sent, and that was nobody's fault."""
+        self.failures -= 1
+        self.pending[0].attempts -= 1
+        self.not_before = 0.0
+
     def succeeded(self, now: float) -> None:
         """The first event was told, and with it what was not."""
         self.pending.pop(0)
@@ -93,14 +109,10 @@ class AlertQueue:
         self.given_up.clear()
         self.failures, self.not_before, self.last_error = 0, 0.0, None
 
-    def failed(self, now: float, error: str) -> None:
-        """The first event could not be told."""
-        self.failures += 1
-        self.not_before = now + min(FIRST_WAIT_SECONDS * 2 ** min(self.failures - 1, 16), LAST_WAIT_SECONDS)
+    def failed(self, error: str) -> None:
+        """The first event, whose telling was begun, could not be told."""
         self.last_error = error
-        first = self.pending[0]
-        first.attempts += 1
-        if first.attempts >= MAX_ATTEMPTS:
+        if self.pending[0].attempts >= MAX_ATTEMPTS:
             self.given_up[self.pending.pop(0).event.event_type] += 1
 
     def to_dict(self) -> dict[str, Any]:

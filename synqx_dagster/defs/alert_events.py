@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -32,6 +32,9 @@ _SCHEDULE_TAG = f"{METADATA_PREFIX}schedule"
 #: After a pause of this instance, schedules first get the time to make up for what they missed.
 _AWAY_SECONDS = 300.0
 _SETTLE_SECONDS = 120.0
+
+#: What ended longer ago than this is not told any more.
+_STALE = timedelta(days=1)
 
 _MAX_FAILING = 1000
 _MAX_TICKS = 100
@@ -89,6 +92,9 @@ def take_events(
     Args:
         location: The code location of this catalog: runs of others on the same instance are nobody's business here.
     """
+    if now - _STALE > datetime.fromtimestamp(memory.looked_at, UTC):
+        # For a day nobody looked (there may have been no alert): what is older is no news.
+        memory.runs = RunCursor.begin(now - _STALE)
     ended = take_ended_runs(instance, memory.runs, [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE])
     events: list[AlertEvent] = []
     for record in ended:

@@ -62,7 +62,11 @@ def load_state(instance: dg.DagsterInstance, catalog: Catalog) -> AlertState | N
     """What is kept of a catalog's alerts; None before the first look."""
     key = _key_of(catalog)
     text = instance.daemon_cursor_storage.get_cursor_values({key}).get(key)
-    return AlertState.from_json(text) if text else None
+    try:
+        return AlertState.from_json(text) if text else None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        logger.warning("what was kept of alerts was written by another version of SynqX: they begin anew")
+        return None
 
 
 def _save(instance: dg.DagsterInstance, catalog: Catalog, state: AlertState) -> None:
@@ -160,6 +164,8 @@ def _tell(
         reason = find_seal_reason(catalog, secrets_needed=needs_vault(alert))
         if reason is not None:
             return f"{alert.name}: {waiting} wait, because the vault is sealed: {reason}"
+        queue.begin(now)
+        _save(instance, catalog, state)
         try:
             deliver(
                 alert,
@@ -169,13 +175,15 @@ def _tell(
                 host_policy=catalog.settings.host_policy,
             )
         except SealedError as exc:
+            queue.take_back()
+            _save(instance, catalog, state)
             return f"{alert.name}: {waiting} wait, because the vault is sealed: {exc}"
         except SynqxError as exc:
             logger.warning("%s", exc)
             if exc.context.get("delivered"):
                 queue.succeeded(now)
             else:
-                queue.failed(now, str(exc))
+                queue.failed(str(exc))
                 _save(instance, catalog, state)
                 break
         else:

@@ -13,6 +13,7 @@ from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.remote_origin import (
     ManagedGrpcPythonEnvCodeLocationOrigin,
     RemoteInstigatorOrigin,
+    RemoteJobOrigin,
     RemoteRepositoryOrigin,
 )
 from dagster._core.scheduler.instigation import (
@@ -172,6 +173,32 @@ def test_rows_in_quarantine_are_told_from_the_threshold_on(desk):
     desk.look()
     (message,) = desk.told()
     assert message["quarantine"] == {"customers": 5}
+
+
+@pytest.mark.parametrize(("location", "is_told"), [("somebody-elses", False), ("synqx", True)])
+def test_runs_of_another_code_location_are_nobodys_business(desk, location, is_told):
+    desk.declare()
+    desk.look()
+    place = ManagedGrpcPythonEnvCodeLocationOrigin(LoadableTargetOrigin(module_name="m"), location)
+    desk.instance.add_run(
+        dg.DagsterRun(
+            job_name="load",
+            status=dg.DagsterRunStatus.FAILURE,
+            remote_job_origin=RemoteJobOrigin(RemoteRepositoryOrigin(place, "__repository__"), "load"),
+        )
+    )
+    tell_alerts(desk.instance, desk.catalog, desk.catalog.snapshot(), location="synqx")
+    assert bool(desk.told()) is is_told
+
+
+def test_what_nobody_looked_at_for_days_is_no_news(desk):
+    desk.declare()
+    desk.now = datetime.now(UTC) - timedelta(days=9)
+    desk.look()
+    old = datetime.now(UTC)
+    run(desk.instance, "load", our_failure())
+    desk.now = old + timedelta(days=2)
+    assert desk.look() == ["nothing to tell"]
 
 
 # --- delivery -----------------------------------------------------------------------------------------------------

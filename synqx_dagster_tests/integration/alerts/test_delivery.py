@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import email
 import email.policy
 import json
 import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -106,6 +108,26 @@ def test_a_server_that_says_nothing_is_left_in_time():
         secrets = {"webhook.url": f"http://127.0.0.1:{silent.getsockname()[1]}/canary"}
         with pytest.raises(AlertDeliveryError, match="did not answer in time"):
             deliver(alert(**HOOK), EVENT, Untold(), secrets.get, host_policy=HostPolicy(), timeout_seconds=0.3)
+
+
+def test_a_server_that_never_comes_to_an_end_is_cut_off():
+    with socket.socket() as endless, contextlib.ExitStack() as stack:
+        endless.bind(("127.0.0.1", 0))
+        endless.listen()
+        over = threading.Event()
+        stack.callback(over.set)
+
+        def drip() -> None:
+            with contextlib.suppress(OSError):
+                stream, _ = endless.accept()
+                with stream:
+                    while not over.wait(0.05):
+                        stream.sendall(b"H")
+
+        threading.Thread(target=drip, daemon=True).start()
+        secrets = {"webhook.url": f"http://127.0.0.1:{endless.getsockname()[1]}/canary"}
+        with pytest.raises(AlertDeliveryError, match="was not reached"):
+            deliver(alert(**HOOK), EVENT, Untold(), secrets.get, host_policy=HostPolicy(), timeout_seconds=0.5)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,8 @@ def test_after_a_failure_all_of_it_waits_and_longer_each_time() -> None:
     now, waits = 0.0, []
     for _ in range(10):
         assert queue.next_due(now, 20) is not None
-        queue.failed(now, "it refused the connection")
+        queue.begin(now)
+        queue.failed("it refused the connection")
         assert queue.next_due(queue.not_before - 0.1, 20) is None
         waits.append(queue.not_before - now)
         now = queue.not_before
@@ -48,13 +49,25 @@ def test_after_a_failure_all_of_it_waits_and_longer_each_time() -> None:
     assert (queue.failures, queue.not_before, queue.last_error) == (0, 0.0, None)
 
 
+def test_an_attempt_whose_end_nobody_noted_is_not_made_again_at_once() -> None:
+    queue = AlertQueue()
+    queue.add(event(1), 0)
+    queue.begin(0)
+    after_a_crash = AlertQueue.from_dict(json.loads(json.dumps(queue.to_dict())))
+    assert after_a_crash.next_due(29, 20) is None
+    item = after_a_crash.next_due(30, 20)
+    assert item is not None
+    assert item.attempts == 1
+
+
 def test_what_nobody_takes_is_given_up_counted_and_said() -> None:
     queue = AlertQueue()
     queue.add(event(1), 0)
     queue.add(event(2, "recovery"), 0)
     now = 0.0
     for _ in range(MAX_ATTEMPTS):
-        queue.failed(now, "no")
+        queue.begin(now)
+        queue.failed("no")
         now = queue.not_before
     assert [item.event.event_id for item in queue.pending] == ["recovery:2"]
     assert queue.untold().given_up == {"run_failure": 1}
@@ -114,7 +127,8 @@ def test_a_restart_changes_nothing() -> None:
     )
     queue.add(full, 0)
     queue.add(event(1), 0)
-    queue.failed(0, "no")
+    queue.begin(0)
+    queue.failed("no")
     queue.suppressed.update(["recovery"])
     again = AlertQueue.from_dict(json.loads(json.dumps(queue.to_dict())))
     assert again == queue
