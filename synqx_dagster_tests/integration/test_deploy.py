@@ -255,6 +255,11 @@ def test_a_worker_is_given_its_time_to_end() -> None:
     assert containers()["worker"]["profiles"] == containers()["redis"]["profiles"] == ["celery"]
 
 
+def test_metrics_are_given_up_before_they_are_due_again() -> None:
+    assert (DEPLOY / "systemd" / "synqx-metrics.timer").read_text().count("OnUnitActiveSec=1min") == 1
+    assert int(option(DEPLOY / "systemd" / "synqx-metrics.service", "TimeoutStartSec")) < 60
+
+
 def test_the_environment_has_all_that_the_settings_read() -> None:
     text = (DEPLOY / "synqx.env.example").read_text()
     wanted = set(re.findall(r"env: (\w+)", (DEPLOY / "dagster.yaml").read_text()))
@@ -313,6 +318,10 @@ def test_containers_gain_no_rights() -> None:
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
     assert re.search(r"^USER synqx$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+
+
+def test_runs_whose_parent_is_gone_are_reaped() -> None:
+    assert containers()["code"]["init"] is True
 
 
 # --- Kubernetes ---------------------------------------------------------------------------------------------------
