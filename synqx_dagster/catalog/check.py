@@ -50,6 +50,8 @@ _RESERVED_JOB_NAMES = {
     *("int", "str", "float", "bool", "input", "output", "type"),
     "synqx_follow_catalog",
     "synqx_alerts",
+    "synqx_purge_runs",
+    "synqx_run",
 }
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from synqx_dagster.catalog.check import check_definitions
 from synqx_dagster.catalog.documents import read_documents
 from synqx_dagster.catalog.validation import build_record
@@ -78,7 +80,11 @@ def test_names_that_meet_in_dagster() -> None:
     assert "the schedule 'a b' has this name in Dagster, too" in with_schedule
     (with_pipeline,) = problems_of(*ENDS, pipeline("load", "customers"), sensor("load"))
     assert "the pipeline 'load' makes a job of this name, too" in with_pipeline
-    (reserved,) = problems_of(*ENDS, sensor("synqx_alerts"))
+
+
+@pytest.mark.parametrize("name", ["synqx_follow_catalog", "synqx_alerts", "synqx_purge_runs", "synqx_run"])
+def test_names_that_synqx_itself_has_in_dagster(name: str) -> None:
+    (reserved,) = problems_of(*ENDS, sensor(name))
     assert "reserved" in reserved
 
 
