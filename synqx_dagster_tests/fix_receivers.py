@@ -102,12 +102,13 @@ def tls_receiver(authority: Authority) -> Iterator[WebReceiver]:
 
 @dataclass
 class MailReceiver:
-    """A mail server on loopback; ``refused`` are the recipients that it does not take."""
+    """A mail server on loopback; ``refused`` are the recipients that it does not take, ``farewell`` its last answer."""
 
     port: int
     mails: list[Any] = field(default_factory=list)
     logins: list[str] = field(default_factory=list)
     refused: set[str] = field(default_factory=set)
+    farewell: str = "221 Bye"
 
     async def handle_RCPT(  # noqa: N802 - the name that the server calls
         self, server: Any, session: Any, envelope: Any, address: str, options: list[str]
@@ -120,6 +121,9 @@ class MailReceiver:
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
         self.mails.append(envelope)
         return "250 OK"
+
+    async def handle_QUIT(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
+        return self.farewell
 
     def authenticate(self, server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> Any:
         from aiosmtpd.smtp import AuthResult

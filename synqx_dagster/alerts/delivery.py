@@ -194,7 +194,7 @@ def _mail(
     endpoint = _locate(alert.name, channel.host, channel.port, policy, timeout_seconds)
     with (
         _explained(alert.name, f"the mail server {channel.host}"),
-        _Smtp(endpoint, context if channel.tls == "implicit" else None, timeout_seconds) as client,
+        contextlib.closing(_Smtp(endpoint, context if channel.tls == "implicit" else None, timeout_seconds)) as client,
     ):
         if channel.tls == "starttls":
             # Raises where the server has none: nothing goes out in the clear instead.
@@ -206,6 +206,9 @@ def _mail(
                 # Some hang up where others answer.
                 raise smtplib.SMTPAuthenticationError(535, b"") from None
         refused = client.send_message(message, channel.sender, list(channel.recipients))
+        # It has been taken: however the farewell goes, to send it again would give it to them twice.
+        with contextlib.suppress(OSError, smtplib.SMTPException):
+            client.quit()
     if refused:
         # The others have it; to send it again would give it to them twice.
         raise AlertDeliveryError(

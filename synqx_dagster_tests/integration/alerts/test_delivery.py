@@ -234,6 +234,12 @@ def test_recipients_that_are_refused(plain_mail_receiver):
     assert "it refused every recipient" in str(refusal(mail_alert(plain_mail_receiver.port, tls="none")))
 
 
+def test_a_mail_that_was_taken_is_delivered_however_the_server_says_goodbye(plain_mail_receiver):
+    plain_mail_receiver.farewell = "421 canary-answer"
+    tell(mail_alert(plain_mail_receiver.port, tls="none"))
+    assert len(plain_mail_receiver.mails) == 1
+
+
 def test_the_operators_lists_hold_for_mail_servers(plain_mail_receiver):
     policy = HostPolicy.parse(None, "127.0.0.1")
     error = refusal(mail_alert(plain_mail_receiver.port, tls="none"), policy=policy)
