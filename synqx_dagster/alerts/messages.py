@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from email.message import EmailMessage
 from email.policy import SMTP
 from typing import Any
@@ -48,6 +48,8 @@ class AlertEvent:
         event_type: One of `AlertEventType`, or ``test``.
         occurred_at: ISO 8601 in UTC.
         subject: The job, mapping or schedule that it is about.
+        troubles: The first twenty, with messages of at most 1,000 characters: events are kept until they are told.
+        more_troubles: How many there were beyond those.
         quarantine: Rows that were set aside, by mapping.
         due_at: ``missed_schedule``: the times that were missed, the first ones.
     """
@@ -66,6 +68,12 @@ class AlertEvent:
     troubles: tuple[Trouble, ...] = ()
     quarantine: Mapping[str, int] = field(default_factory=dict)
     due_at: tuple[str, ...] = ()
+    more_troubles: int = 0
+
+    def __post_init__(self) -> None:
+        shown = tuple(replace(trouble, message=_cut(trouble.message)) for trouble in self.troubles[:_MAX_ITEMS])
+        object.__setattr__(self, "more_troubles", self.more_troubles + len(self.troubles) - len(shown))
+        object.__setattr__(self, "troubles", shown)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -131,10 +139,9 @@ def title_of(event: AlertEvent) -> str:
 def text_of(alert_name: str, event: AlertEvent, untold: Untold) -> str:
     """A few lines of plain text."""
     lines = [event.summary]
-    for trouble in event.troubles[:_MAX_ITEMS]:
-        lines.append(f"- {trouble.name}: {_cut(trouble.message)}")
-    if len(event.troubles) > _MAX_ITEMS:
-        lines.append(f"- and {len(event.troubles) - _MAX_ITEMS} more")
+    lines += [f"- {trouble.name}: {trouble.message}" for trouble in event.troubles]
+    if event.more_troubles:
+        lines.append(f"- and {event.more_troubles} more")
     lines += [f"- {name}: {rows} rows in quarantine" for name, rows in list(event.quarantine.items())[:_MAX_ITEMS]]
     lines += [f"- due at {moment}" for moment in event.due_at]
     lines += untold.lines()

@@ -75,6 +75,10 @@ def test_an_event_sent_twice_is_known_as_one_mail() -> None:
     assert first["Message-ID"] == second["Message-ID"] != other["Message-ID"]
 
 
-def test_long_texts_are_cut() -> None:
+def test_what_is_kept_of_an_event_is_bounded() -> None:
     event = AlertEvent("e", "run_failure", "t", "s", "s", troubles=tuple(Trouble("a", "x" * 5000) for _ in range(40)))
+    assert len(json.dumps(event.to_dict())) < 25_000
     assert len(text_of("a", event, Untold())) < 25_000
+    assert "- and 20 more" in text_of("a", event, Untold())
+    assert payload_of("a", event, Untold())["more_troubles"] == 20
+    assert AlertEvent.from_dict(json.loads(json.dumps(event.to_dict()))) == event
