@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -45,7 +46,7 @@ class PurgeReport:
     """What a purge did, or would do.
 
     Attributes:
-        deleted: Ids of the runs, the oldest first.
+        deleted: Ids of the runs, in the order in which they went.
         kept: How many runs that are old enough were kept, by the reason.
         unfinished: More may go; the time that was given had passed.
     """
@@ -67,27 +68,28 @@ def purge_runs(
     limit_seconds: float | None = None,
     now: datetime | None = None,
 ) -> PurgeReport:
-    """Delete what `retention` lets go, the oldest first. May be interrupted, and repeated.
+    """Delete what `retention` lets go. May be interrupted, and repeated.
 
     A run and its retries go together or stay together.
 
     Args:
         dry_run: Only say what would be deleted.
-        limit_seconds: Begin no further deletion after this time.
+        limit_seconds: Judge and delete no further run after this time. Left out, the oldest runs go first; with a limit
+            the order is by chance, so that runs that are judged at length and kept do not use up each purge's time.
     """
     deadline = None if limit_seconds is None else time.monotonic() + limit_seconds
     cutoff = (now or datetime.now(UTC)) - retention.older_than
     report = PurgeReport()
     reasons = _Reasons(instance, retention.keep_last, cutoff)
-    for family in _old_families(instance, cutoff):
+    for family in _old_families(instance, reasons, report, is_limited=deadline is not None):
+        if deadline is not None and time.monotonic() >= deadline:
+            report.unfinished = True
+            break
         found = [(run, reasons.find(run)) for run in family]
         if any(reason is not None for _, reason in found):
             old = [(run, reason) for run, reason in found if reasons.is_old(run)]
             report.kept.update(reason or "a run that is kept is its retry" for _, reason in old)
             continue
-        if deadline is not None and time.monotonic() >= deadline:
-            report.unfinished = True
-            break
         for run in family:
             run_id = run.dagster_run.run_id
             if not dry_run:
@@ -118,22 +120,36 @@ def _remove_file(instance: dg.DagsterInstance, run_id: str) -> None:
     getattr(instance.event_log_storage, "_initialized_dbs", set()).discard(run_id)
 
 
-def _old_families(instance: dg.DagsterInstance, cutoff: datetime) -> Iterator[list[dg.RunRecord]]:
-    """Runs that were asked for before `cutoff`, each with all of its retries; the oldest first.
+def _old_families(
+    instance: dg.DagsterInstance, reasons: _Reasons, report: PurgeReport, *, is_limited: bool
+) -> Iterator[list[dg.RunRecord]]:
+    """Runs that were asked for before the cutoff, each with all of its retries.
 
-    All are found before the first is given, so that what is deleted meanwhile moves no page.
+    All are found before the first is given, so that what is deleted meanwhile moves no page. A run without retries that
+    is known to be kept is not given: it goes into the report, and is not read again.
     """
     roots = dict(instance.run_storage.get_run_tags([_ROOT_TAG])).get(_ROOT_TAG, set())
-    before = dg.RunsFilter(created_before=cutoff, statuses=list(_ENDED))
+    before = dg.RunsFilter(created_before=reasons.cutoff, statuses=list(_ENDED))
     found: list[str] = []
     cursor: str | None = None
     while True:
         page = instance.get_run_records(before, limit=_PAGE_RUNS, cursor=cursor)
-        found += [record.dagster_run.tags.get(_ROOT_TAG, record.dagster_run.run_id) for record in page]
+        for record in page:
+            root = record.dagster_run.tags.get(_ROOT_TAG, record.dagster_run.run_id)
+            if root == record.dagster_run.run_id and root not in roots:
+                reason = reasons.find_known(record)
+                if reason is not None:
+                    if reasons.is_old(record):
+                        report.kept[reason] += 1
+                    continue
+            found.append(root)
         if len(page) < _PAGE_RUNS:
             break
         cursor = page[-1].dagster_run.run_id
-    for root in dict.fromkeys(reversed(found)):
+    families = list(dict.fromkeys(reversed(found)))
+    if is_limited:
+        random.shuffle(families)
+    for root in families:
         family = list(instance.get_run_records(dg.RunsFilter(run_ids=[root])))
         if root in roots:
             family += instance.get_run_records(dg.RunsFilter(tags={_ROOT_TAG: root}), ascending=True)
@@ -146,7 +162,7 @@ class _Reasons:
     def __init__(self, instance: dg.DagsterInstance, keep_last: int, cutoff: datetime) -> None:
         self._instance = instance
         self._keep_last = keep_last
-        self._cutoff = cutoff
+        self.cutoff = cutoff
         self._last_of_job: dict[str, frozenset[str]] = {}
         self._telling = frozenset(_runs_that_tell_of_assets(instance))
         unfinished = [status for status in BulkActionStatus if status not in BULK_ACTION_TERMINAL_STATUSES]
@@ -157,10 +173,17 @@ class _Reasons:
         """Whether a run's age alone would let it go."""
         ended = record.end_time
         moment = record.create_timestamp if ended is None else datetime.fromtimestamp(ended, UTC)
-        return moment.astimezone(UTC) < self._cutoff
+        return moment.astimezone(UTC) < self.cutoff
 
     def find(self, record: dg.RunRecord) -> str | None:
         """Why a run is kept; None for one that may go."""
+        known = self.find_known(record)
+        if known is None and self._tells_of_a_partition(record.dagster_run):
+            return "it made the last load of an asset"
+        return known
+
+    def find_known(self, record: dg.RunRecord) -> str | None:
+        """As `find`, as far as that is known without the run's events."""
         run = record.dagster_run
         if run.status not in _ENDED:
             return "it has not ended"
@@ -172,7 +195,7 @@ class _Reasons:
             return "its backfill has not ended"
         if run.run_id in self._last_runs(run.job_name):
             return "it is one of its job's last runs"
-        if run.run_id in self._telling or self._tells_of_a_partition(run):
+        if run.run_id in self._telling:
             return "it made the last load of an asset"
         return None
 

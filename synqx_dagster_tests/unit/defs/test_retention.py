@@ -215,6 +215,32 @@ def test_an_evaluation_stops_in_time_and_goes_on_with_the_next(instance: dg.Dags
     assert purge(instance) == set(runs)
 
 
+def test_judging_what_is_kept_stops_in_time_too(stored: dg.DagsterInstance) -> None:
+    for name in ("a", "b"):
+        loading.execute_in_process(instance=stored, tags={"dagster/partition": name})
+    loading.execute_in_process(instance=stored)
+    report = purge_runs(stored, EVERYTHING, now=LATER, limit_seconds=0)
+    assert report.unfinished
+
+
+def test_a_run_that_is_known_to_be_kept_is_not_read_again(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        add(instance)
+    read: list[dg.RunsFilter] = []
+    get_run_records = instance.get_run_records
+
+    def counted(filters: dg.RunsFilter, **options: Any) -> Any:
+        read.append(filters)
+        return get_run_records(filters, **options)
+
+    monkeypatch.setattr(instance, "get_run_records", counted)
+    report = purge_runs(instance, Retention(30 * DAY, keep_last=3), now=LATER)
+    assert report.kept == {"it is one of its job's last runs": 3}
+    assert len(read) == 1
+
+
 def test_an_interrupted_deletion_is_finished_by_the_next(
     stored: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
