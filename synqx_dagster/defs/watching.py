@@ -111,15 +111,15 @@ def probe_files(connector: Connector, sensor: Sensor) -> list[SourceFile]:
 
 @dataclass
 class FilesCursor:
-    """What was seen of files.
+    """What was seen of files, each by a digest of its path, size and mark, so that the cursor stays small.
 
     Attributes:
-        waiting: Files that may still be written: what they looked like, and since when (a Unix time).
-        taken: Files that were taken, and what they looked like.
+        waiting: Files that may still be written, and since when (a Unix time) they look like this.
+        taken: Files that were taken.
     """
 
-    waiting: dict[str, tuple[str, float]] = field(default_factory=dict)
-    taken: dict[str, str] = field(default_factory=dict)
+    waiting: dict[str, float] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)
 
     def take(self, files: Sequence[SourceFile], *, now: float, stable_seconds: float) -> list[tuple[SourceFile, str]]:
         """Files that have stayed the same for so long and were not taken before, at most `MAX_RUNS`; moves the cursor.
@@ -130,36 +130,32 @@ class FilesCursor:
             Each file, and the key of its run.
         """
         taken: list[tuple[SourceFile, str]] = []
-        waiting: dict[str, tuple[str, float]] = {}
-        kept: dict[str, str] = {}
+        waiting: dict[str, float] = {}
+        kept: set[str] = set()
         for file in files:
-            look = digest(file.size, file.mark)
-            if self.taken.get(file.path) == look:
-                kept[file.path] = look
+            look = digest(file.path, file.size, file.mark)
+            if look in self.taken:
+                kept.add(look)
                 continue
-            before, since = self.waiting.get(file.path, ("", now))
-            if before != look:
-                since = now
-            if before == look and now - since >= stable_seconds and len(taken) < MAX_RUNS:
-                taken.append((file, digest(file.path, look)))
-                kept[file.path] = look
+            since = self.waiting.get(look)
+            if since is not None and now - since >= stable_seconds and len(taken) < MAX_RUNS:
+                taken.append((file, look))
+                kept.add(look)
             else:
-                waiting[file.path] = (look, since)
-                if file.path in self.taken:
-                    kept[file.path] = self.taken[file.path]
+                waiting[look] = now if since is None else since
         self.waiting, self.taken = waiting, kept
         return taken
 
     def to_json(self) -> str:
         """The cursor as Dagster keeps it."""
-        return json.dumps({"waiting": self.waiting, "taken": self.taken}, separators=(",", ":"))
+        return json.dumps({"waiting": self.waiting, "taken": sorted(self.taken)}, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str | None) -> FilesCursor:
         """Read what `to_json` wrote; an empty one when there is none, or somebody else wrote it."""
         try:
             values: Any = json.loads(text or "{}")
-            waiting = {str(path): (str(look), float(since)) for path, (look, since) in values["waiting"].items()}
-            return cls(waiting, {str(path): str(look) for path, look in values["taken"].items()})
+            waiting = {str(look): float(since) for look, since in values["waiting"].items()}
+            return cls(waiting, {str(look) for look in values["taken"]})
         except (ValueError, TypeError, KeyError, AttributeError):
             return cls()
