@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
-from synqx_dagster.errors import SealedError
+from synqx_dagster.errors import ConfigurationError, SealedError
 from synqx_dagster.model import Connection, Record, RecordKind, SealedSecret
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def require_unsealed(catalog: CatalogAccess, *, secrets_needed: bool) -> None:
 
     Raises:
         SealedError: Work must not start; says why.
+        ConfigurationError: What should open the vault cannot be used.
     """
     vault = catalog.vault
     if vault is None or not vault.is_initialised:
@@ -73,9 +74,13 @@ def require_unsealed(catalog: CatalogAccess, *, secrets_needed: bool) -> None:
 
 
 def find_seal_reason(catalog: CatalogAccess, *, secrets_needed: bool) -> str | None:
-    """Why work must not start now; None when it may."""
+    """Why work must not start now; None when it may.
+
+    A vault that cannot be opened as this process is set up (its key file is not there) is as good as a sealed one:
+    what waits for it goes on when that is put right.
+    """
     try:
         require_unsealed(catalog, secrets_needed=secrets_needed)
-    except SealedError as exc:
+    except (SealedError, ConfigurationError) as exc:
         return str(exc)
     return None
