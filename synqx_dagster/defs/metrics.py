@@ -19,7 +19,8 @@ from synqx_dagster.defs.access import find_seal_reason
 from synqx_dagster.defs.exposition import Metric, Sample
 from synqx_dagster.defs.names import METADATA_PREFIX
 from synqx_dagster.defs.run_table import count_runs, find_last_runs, find_last_successes
-from synqx_dagster.errors import ConfigurationError
+from synqx_dagster.defs.sensors import SENSOR_NAME
+from synqx_dagster.defs.switches import find_states
 from synqx_dagster.model import Schedule, dagster_name
 
 if TYPE_CHECKING:
@@ -164,7 +165,9 @@ def _number(value: dg.MetadataValue[Any] | None) -> float | None:
 
 def _schedule_metrics(instance: dg.DagsterInstance, schedules: Mapping[str, Schedule], now: float) -> Iterator[Metric]:
     states = {
-        state.instigator_name: state for state in instance.all_instigator_state(instigator_type=InstigatorType.SCHEDULE)
+        name: state
+        for (kind, name), state in find_states(instance, marker=SENSOR_NAME).items()
+        if kind == InstigatorType.SCHEDULE
     }
     running = {
         name: _is_running(schedule, states.get(dagster_name(name))) for name, schedule in sorted(schedules.items())
@@ -221,10 +224,7 @@ def _process_metrics(instance: dg.DagsterInstance, catalog: Catalog) -> Iterator
         {name: beat.timestamp for name, beat in sorted(instance.get_daemon_heartbeats().items())},
     )
     yield Metric("synqx_catalog_revision", "The catalog's latest revision.", (Sample(catalog.latest_revision(), {}),))
-    try:
-        sealed = find_seal_reason(catalog, secrets_needed=True) is not None
-    except ConfigurationError:
-        sealed = True  # such as a key file that is not there
+    sealed = find_seal_reason(catalog, secrets_needed=True) is not None
     yield Metric(
         "synqx_vault_sealed", "1 while the vault gives this process no secret, else 0.", (Sample(float(sealed), {}),)
     )

@@ -9,17 +9,19 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster._core.definitions.run_request import InstigatorType
-from dagster._core.remote_origin import RemoteInstigatorOrigin
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteInstigatorOrigin, RemoteRepositoryOrigin
 from dagster._core.scheduler.instigation import (
     InstigatorState,
     InstigatorStatus,
     ScheduleInstigatorData,
+    SensorInstigatorData,
     TickData,
     TickStatus,
 )
 
 from synqx_dagster.defs.exposition import Metric
 from synqx_dagster.defs.metrics import collect_metrics
+from synqx_dagster.defs.sensors import SENSOR_NAME
 from synqx_dagster.model import Schedule
 from synqx_dagster_tests.unit.defs.fakes import (
     FakeCatalog,
@@ -172,10 +174,24 @@ def test_what_was_chosen_in_the_web_ui_counts(
     assert (("nightly",) in values(metrics, "synqx_schedule_next_tick_timestamp_seconds")) == bool(runs)
 
 
-def stored_schedule(instance: dg.DagsterInstance, name: str, status: InstigatorStatus) -> InstigatorState:
+def test_a_schedule_of_somebody_else_with_the_same_name_does_not_count(instance: dg.DagsterInstance) -> None:
+    own = RemoteInstigatorOrigin(repository_origin(), SENSOR_NAME)
+    instance.add_instigator_state(
+        InstigatorState(own, InstigatorType.SENSOR, InstigatorStatus.RUNNING, SensorInstigatorData())
+    )
+    stored_schedule(instance, "nightly", InstigatorStatus.RUNNING)
+    elsewhere = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("elsewhere"), "__repository__")
+    stored_schedule(instance, "nightly", InstigatorStatus.STOPPED, elsewhere)
+
+    assert values(collect_metrics(instance, catalog_of(), now=NOW), "synqx_schedule_running")[("nightly",)] == 1
+
+
+def stored_schedule(
+    instance: dg.DagsterInstance, name: str, status: InstigatorStatus, place: RemoteRepositoryOrigin | None = None
+) -> InstigatorState:
     data = ScheduleInstigatorData("0 2 * * *", start_timestamp=None)
-    state = InstigatorState(RemoteInstigatorOrigin(repository_origin(), name), InstigatorType.SCHEDULE, status, data)
-    return instance.add_instigator_state(state)
+    origin = RemoteInstigatorOrigin(place or repository_origin(), name)
+    return instance.add_instigator_state(InstigatorState(origin, InstigatorType.SCHEDULE, status, data))
 
 
 @pytest.mark.parametrize(
