@@ -14,8 +14,8 @@ import dagster as dg
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
 from synqx_dagster.defs.access import CatalogAccess, find_seal_reason, needs_vault
 from synqx_dagster.defs.jobs import JobPlan, connections_of
-from synqx_dagster.defs.names import METADATA_PREFIX, revision_metadata
-from synqx_dagster.defs.ticks import TICK_TAG, find_missed
+from synqx_dagster.defs.names import revision_metadata
+from synqx_dagster.defs.ticks import PAUSED, TICK_TAG, find_missed, tick_tags
 from synqx_dagster.model import Schedule, dagster_name
 
 
@@ -32,7 +32,7 @@ def build_schedule(
 
     def find_skip_reason(due: datetime) -> str | None:
         if schedule.is_paused(due):
-            return f"the schedule is paused until {schedule.paused_until}"
+            return f"{PAUSED} until {schedule.paused_until}"
         late_seconds = (datetime.now(UTC) - due).total_seconds()
         if schedule.catch_up == "none" and late_seconds > schedule.grace_seconds:
             return f"missed by {late_seconds:.0f} s, and catch_up is none"
@@ -63,7 +63,6 @@ def build_schedule(
 
 
 def _request(schedule: Schedule, moment: datetime) -> dg.RunRequest:
-    """The run of one tick. The key is the tick's own, so that a daemon that died within it does not run it twice."""
-    text = moment.astimezone(UTC).isoformat()
-    tags = {f"{METADATA_PREFIX}schedule": schedule.name, TICK_TAG: text}
-    return dg.RunRequest(run_key=text if schedule.catch_up == "all" else None, tags=tags)
+    """The run of one tick. The key is the tick's own, so that a tick that is evaluated again does not run it twice."""
+    tags = tick_tags(schedule, moment)
+    return dg.RunRequest(run_key=tags[TICK_TAG] if schedule.catch_up == "all" else None, tags=tags)

@@ -19,8 +19,16 @@ from synqx_dagster.defs.switches import find_states
 from synqx_dagster.model import Schedule, Sensor, dagster_name
 from synqx_dagster.model.schedule import parse_moment
 
+#: The schedule that asked for a run.
+SCHEDULE_TAG = f"{METADATA_PREFIX}schedule"
 #: The tick that a run belongs to, in a schedule that makes up for missed ticks one by one.
 TICK_TAG = f"{METADATA_PREFIX}scheduled_at"
+
+#: How a tick's reason begins that was skipped by a pause.
+PAUSED = "the schedule is paused"
+
+#: A run that was created and never handed over is none: a daemon that dies in between leaves one.
+_LAUNCHED = [status for status in dg.DagsterRunStatus if status != dg.DagsterRunStatus.NOT_STARTED]
 
 
 def iter_due(schedule: Schedule, after: float, until: float) -> Iterator[datetime]:
@@ -44,14 +52,32 @@ def find_next(schedule: Schedule, now: datetime) -> datetime | None:
 
 
 def read_ticks(
-    instance: dg.DagsterInstance, state: InstigatorState, *, before: float | None = None, limit: int | None = None
+    instance: dg.DagsterInstance,
+    state: InstigatorState,
+    *,
+    before: float | None = None,
+    after: float | None = None,
+    limit: int | None = None,
 ) -> list[InstigatorTick]:
     """Ticks of a schedule or sensor, the newest first."""
-    return list(instance.get_ticks(state.instigator_origin_id, state.selector_id, before=before, limit=limit))
+    return list(
+        instance.get_ticks(state.instigator_origin_id, state.selector_id, before=before, after=after, limit=limit)
+    )
+
+
+def tick_tags(schedule: Schedule, moment: datetime) -> dict[str, str]:
+    """The tags of the run of one tick."""
+    return {SCHEDULE_TAG: schedule.name, TICK_TAG: moment.astimezone(UTC).isoformat()}
+
+
+def has_run(instance: dg.DagsterInstance, schedule: Schedule, moment: datetime) -> bool:
+    """Whether a run of a tick was launched, whatever became of the tick and of the run."""
+    filters = dg.RunsFilter(tags=tick_tags(schedule, moment), statuses=_LAUNCHED)
+    return bool(instance.get_run_ids(filters, limit=1))
 
 
 def find_missed(instance: dg.DagsterInstance, schedule: Schedule, due: datetime) -> list[datetime]:
-    """Times before `due` that nobody was there for since the tick before; the latest `catch_up_limit`, in order."""
+    """Times before `due` that have no run, since the last tick that ended; of the latest `catch_up_limit`, in order."""
     state = find_states(instance, marker=SENSOR_NAME).get((InstigatorType.SCHEDULE, dagster_name(schedule.name)))
     if state is None:
         return []
@@ -66,7 +92,10 @@ def find_missed(instance: dg.DagsterInstance, schedule: Schedule, due: datetime)
     if not begin:
         return []
     missed = [moment for moment in iter_due(schedule, begin, due.timestamp()) if moment.timestamp() < due.timestamp()]
-    return missed[-(schedule.catch_up_limit - 1) :] if schedule.catch_up_limit > 1 else []
+    latest = missed[-(schedule.catch_up_limit - 1) :] if schedule.catch_up_limit > 1 else []
+    # A daemon that dies within a tick leaves it unended, with its run on its way. Dagster knows runs by the tick that
+    # asks for them, which is another one now.
+    return [moment for moment in latest if not has_run(instance, schedule, moment)]
 
 
 # --- what users see ---------------------------------------------------------------------------------------------

@@ -29,8 +29,8 @@ from synqx_dagster.defs.jobs import plan_schedule
 from synqx_dagster.defs.schedules import build_schedule
 from synqx_dagster.defs.sensors import build_catalog_sensor
 from synqx_dagster.defs.ticks import find_next
-from synqx_dagster.errors import NotInitialisedError
-from synqx_dagster_tests.unit.defs.fakes import FakeCatalog, FakeVault, connection, mapping, snapshot_of
+from synqx_dagster.errors import ConfigurationError, NotInitialisedError
+from synqx_dagster_tests.unit.defs.fakes import FakeCatalog, FakeVault, connection, job_origin, mapping, snapshot_of
 
 
 def schedule_of(catalog: FakeCatalog, **fields: Any) -> dg.ScheduleDefinition:
@@ -83,6 +83,16 @@ def test_a_sealed_vault_skips_the_tick_and_says_why(sealed_secret, vault, runs):
     else:
         assert not data.run_requests
         assert "sealed" in data.skip_message
+
+
+def test_a_key_file_that_is_not_there_skips_the_tick_and_says_so():
+    class Misplaced(FakeVault):
+        def unseal_from_settings(self, settings: Any) -> None:
+            raise ConfigurationError("the key file /etc/key cannot be read")
+
+    data = tick(schedule_of(catalog_of(sealed_secret=True, vault=Misplaced())))
+    assert not data.run_requests
+    assert "the key file /etc/key cannot be read" in data.skip_message
 
 
 def test_an_unsealed_vault_is_not_opened_again():
@@ -202,6 +212,45 @@ def test_each_missed_tick_is_made_up_for_within_the_bound(limit, hours):
     times = [datetime.fromisoformat(request.tags["synqx/scheduled_at"]).hour for request in data.run_requests]
     assert times == hours
     assert len({request.run_key for request in data.run_requests}) == len(hours)
+
+
+@pytest.mark.parametrize(
+    ("status", "hours"),
+    [
+        ("QUEUED", [12]),
+        ("FAILURE", [12]),
+        # Created, and never handed over.
+        ("NOT_STARTED", [11, 12]),
+    ],
+)
+def test_a_tick_whose_run_a_killed_daemon_had_launched_is_not_made_up_for(status, hours):
+    catalog = catalog_of(sealed_secret=False, vault=FakeVault())
+    schedule = schedule_of(catalog, cron_expression="0 * * * *", catch_up="all")
+    with dg.DagsterInstance.local_temp() as instance:
+        state = instance.add_instigator_state(scheduler_state("nightly", datetime(2026, 1, 1, 10, 30, tzinfo=UTC)))
+        struck = datetime(2026, 1, 1, 11, tzinfo=UTC)
+        instance.create_tick(
+            TickData(
+                instigator_origin_id=state.instigator_origin_id,
+                instigator_name="nightly",
+                instigator_type=InstigatorType.SCHEDULE,
+                status=TickStatus.STARTED,
+                timestamp=struck.timestamp(),
+                selector_id=state.selector_id,
+            )
+        )
+        tags = {"synqx/schedule": "nightly", "synqx/scheduled_at": struck.isoformat()}
+        instance.add_run(
+            dg.DagsterRun(
+                job_name="nightly",
+                status=dg.DagsterRunStatus[status],
+                tags=tags,
+                remote_job_origin=job_origin("nightly"),
+            )
+        )
+        data = schedule.evaluate_tick(dg.build_schedule_context(instance, datetime(2026, 1, 1, 12, tzinfo=UTC)))
+    times = [datetime.fromisoformat(request.tags["synqx/scheduled_at"]).hour for request in data.run_requests]
+    assert times == hours
 
 
 def test_what_a_schedule_was_not_enabled_for_it_has_not_missed():
