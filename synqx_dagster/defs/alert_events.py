@@ -6,39 +6,33 @@ of an error from elsewhere may hold data: its kind is named, and the run's log h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.run_request import InstigatorType
-from dagster._core.scheduler.instigation import TickStatus
-from dagster._core.storage.tags import WILL_RETRY_TAG
+from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, WILL_RETRY_TAG
 
 from synqx_dagster import errors
 from synqx_dagster.alerts.messages import AlertEvent, Trouble
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
 from synqx_dagster.defs.ended_runs import RunCursor, take_ended_runs
 from synqx_dagster.defs.jobs import ASSET_JOB
+from synqx_dagster.defs.load_names import LoadNames
+from synqx_dagster.defs.missed_ticks import TickMemory, take_missed
 from synqx_dagster.defs.names import METADATA_PREFIX, REVISION_TAG
-from synqx_dagster.defs.sensors import SENSOR_NAME
-from synqx_dagster.defs.switches import find_states
-from synqx_dagster.defs.ticks import TICK_TAG, iter_due, read_ticks
-from synqx_dagster.model import Schedule, dagster_name
-
-_SCHEDULE_TAG = f"{METADATA_PREFIX}schedule"
-
-#: After a pause of this instance, schedules first get the time to make up for what they missed.
-_AWAY_SECONDS = 300.0
-_SETTLE_SECONDS = 120.0
+from synqx_dagster.defs.ticks import SCHEDULE_TAG
+from synqx_dagster.model import dagster_name
 
 #: What ended longer ago than this is not told any more.
 _STALE = timedelta(days=1)
 
+#: A failed run that Dagster means to run again is told when that has not happened after this time.
+_RETRY_SECONDS = 600.0
+
 _MAX_FAILING = 1000
-_MAX_TICKS = 100
-_SHOWN_TIMES = 5
+_SHOWN_NAMES = 5
 
 
 @dataclass
@@ -47,25 +41,24 @@ class AlertMemory:
 
     Attributes:
         failing: Jobs (or sets of assets) whose last run failed, with the mappings that did.
-        checked: By schedule: until when (a Unix time) its ticks were looked at.
+        retrying: Failed runs that Dagster means to run again, and since when (a Unix time) that is waited for.
         looked_at: The last look.
-        settle_until: Ticks are not judged before.
     """
 
     runs: RunCursor
+    ticks: TickMemory = field(default_factory=TickMemory)
     failing: dict[str, list[str]] = field(default_factory=dict)
-    checked: dict[str, float] = field(default_factory=dict)
+    retrying: dict[str, float] = field(default_factory=dict)
     looked_at: float = 0.0
-    settle_until: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
             "runs": self.runs.to_dict(),
+            "ticks": self.ticks.to_dict(),
             "failing": self.failing,
-            "checked": self.checked,
+            "retrying": self.retrying,
             "looked_at": self.looked_at,
-            "settle_until": self.settle_until,
         }
 
     @classmethod
@@ -73,11 +66,16 @@ class AlertMemory:
         """Read what `to_dict` gave."""
         return cls(
             runs=RunCursor.from_dict(values["runs"]),
+            ticks=TickMemory.from_dict(values["ticks"]),
             failing={str(key): list(names) for key, names in values["failing"].items()},
-            checked={str(key): float(moment) for key, moment in values["checked"].items()},
+            retrying={str(run_id): float(since) for run_id, since in values["retrying"].items()},
             looked_at=float(values["looked_at"]),
-            settle_until=float(values["settle_until"]),
         )
+
+
+def begin_memory(now: datetime) -> AlertMemory:
+    """A memory that has seen everything up to now."""
+    return AlertMemory(RunCursor.begin(now), looked_at=now.timestamp())
 
 
 def take_events(
@@ -95,13 +93,23 @@ def take_events(
     if now - _STALE > datetime.fromtimestamp(memory.looked_at, UTC):
         # For a day nobody looked (there may have been no alert): what is older is no news.
         memory.runs = RunCursor.begin(now - _STALE)
-    ended = take_ended_runs(instance, memory.runs, [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE])
-    events: list[AlertEvent] = []
-    for record in ended:
-        if not _belongs(record.dagster_run, location):
-            continue
-        events.extend(_events_of_run(instance, snapshot, memory, record))
-    events.extend(_missed_ticks(instance, snapshot, memory, now))
+        memory.retrying = {}
+    names = LoadNames(snapshot)
+    events = list(_not_retried(instance, names, memory, now))
+    statuses = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
+    for record in take_ended_runs(instance, memory.runs, statuses, location=location):
+        events.extend(_events_of_run(instance, names, memory, record, now))
+    events.extend(
+        take_missed(
+            instance,
+            snapshot,
+            memory.ticks,
+            now,
+            last_look=memory.looked_at,
+            oldest=(now - _STALE).timestamp(),
+            location=location,
+        )
+    )
     memory.looked_at = now.timestamp()
     return events
 
@@ -115,57 +123,24 @@ _READ = {
 
 
 def _events_of_run(
-    instance: dg.DagsterInstance, snapshot: CatalogSnapshot, memory: AlertMemory, record: dg.RunRecord
-) -> Iterable[AlertEvent]:
+    instance: dg.DagsterInstance, names: LoadNames, memory: AlertMemory, record: dg.RunRecord, now: datetime
+) -> Iterator[AlertEvent]:
     run = record.dagster_run
     subject = _subject_of(run)
-    quarantine: dict[str, int] = {}
-    troubles: list[Trouble] = []
-    for entry in instance.all_logs(run.run_id, of_type=_READ):
-        event = entry.dagster_event
-        if event is None:
-            continue
-        if event.event_type == dg.DagsterEventType.STEP_FAILURE:
-            troubles.append(_trouble_of(event))
-        else:
-            metadata = event.step_materialization_data.materialization.metadata
-            rows = metadata.get(f"{METADATA_PREFIX}rows_quarantined")
-            name = metadata.get(f"{METADATA_PREFIX}mapping")
-            number = rows.value if rows is not None else 0
-            if name is not None and isinstance(number, int) and number > 0:
-                quarantine[str(name.value)] = number
-    common: dict[str, Any] = {
-        "occurred_at": _moment(record.end_time or record.update_timestamp.timestamp()),
-        "run_id": run.run_id,
-        "job_name": run.job_name,
-        "revision": _revision_of(run),
-        "pipelines": _pipelines_of(run, snapshot),
-        "schedules": _schedules_of(run, snapshot),
-    }
+    troubles, quarantine = _read_log(instance, names, run)
     if run.status == dg.DagsterRunStatus.FAILURE:
-        if run.tags.get(WILL_RETRY_TAG, "").lower() != "true":
-            mappings = tuple(trouble.name for trouble in troubles) or _mappings_of(run, snapshot)
-            memory.failing[subject] = list(mappings)
-            while len(memory.failing) > _MAX_FAILING:
-                del memory.failing[next(iter(memory.failing))]
-            yield AlertEvent(
-                f"run_failure:{run.run_id}",
-                "run_failure",
-                subject=subject,
-                summary=f"{subject} failed" + (f" in {', '.join(mappings[:_SHOWN_TIMES])}" if troubles else ""),
-                mappings=mappings,
-                troubles=tuple(troubles) or (Trouble(subject, "the run ended outside of its steps; see its log"),),
-                **common,
-            )
+        if _will_be_retried(instance, run):
+            memory.retrying[run.run_id] = now.timestamp()
+        elif AUTO_RETRY_RUN_ID_TAG not in run.tags:
+            yield _failure_of(instance, names, memory, record, troubles)
     elif subject in memory.failing:
-        mappings = tuple(memory.failing.pop(subject))
         yield AlertEvent(
             f"recovery:{run.run_id}",
             "recovery",
             subject=subject,
             summary=f"{subject} works again",
-            mappings=mappings,
-            **common,
+            mappings=tuple(memory.failing.pop(subject)),
+            **_facts_of(record, names.snapshot),
         )
     if quarantine:
         rows_total = sum(quarantine.values())
@@ -174,17 +149,131 @@ def _events_of_run(
             "quarantine_threshold",
             subject=subject,
             summary=f"{subject} set {rows_total} {'row' if rows_total == 1 else 'rows'} aside",
-            mappings=tuple(quarantine),
+            mappings=tuple(name for name in quarantine if name in names.snapshot.mappings),
             quarantine=quarantine,
-            **common,
+            **_facts_of(record, names.snapshot),
         )
 
 
-def _belongs(run: dg.DagsterRun, location: str | None) -> bool:
-    origin = run.remote_job_origin
-    if location is None or origin is None or REVISION_TAG in run.tags:
-        return True
-    return origin.repository_origin.code_location_origin.location_name == location
+def _not_retried(
+    instance: dg.DagsterInstance, names: LoadNames, memory: AlertMemory, now: datetime
+) -> Iterator[AlertEvent]:
+    """Failures that a retry was waited for in vain; a retry that there is tells of itself."""
+    waiting = memory.retrying
+    if not waiting:
+        return
+    memory.retrying = {}
+    for record in instance.get_run_records(filters=dg.RunsFilter(run_ids=list(waiting)), ascending=True):
+        run = record.dagster_run
+        since = waiting[run.run_id]
+        if AUTO_RETRY_RUN_ID_TAG in run.tags:
+            continue
+        if _will_be_retried(instance, run) and now.timestamp() - since < _RETRY_SECONDS:
+            memory.retrying[run.run_id] = since
+        else:
+            yield _failure_of(instance, names, memory, record, _read_log(instance, names, run)[0])
+
+
+def _will_be_retried(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether Dagster means to run a failed run again, and has not; it says so a moment after the failure."""
+    if AUTO_RETRY_RUN_ID_TAG in run.tags:
+        return False
+    decision = run.tags.get(WILL_RETRY_TAG)
+    return instance.run_retries_enabled if decision is None else decision.lower() == "true"
+
+
+def _failure_of(
+    instance: dg.DagsterInstance,
+    names: LoadNames,
+    memory: AlertMemory,
+    record: dg.RunRecord,
+    troubles: list[tuple[Trouble, str | None]],
+) -> AlertEvent:
+    run = record.dagster_run
+    subject = _subject_of(run)
+    if troubles:
+        mappings = tuple(dict.fromkeys(mapping for _, mapping in troubles if mapping is not None))
+    else:
+        mappings = _mappings_of(instance, run, names)
+    memory.failing.pop(subject, None)
+    memory.failing[subject] = list(mappings)
+    while len(memory.failing) > _MAX_FAILING:
+        del memory.failing[next(iter(memory.failing))]
+    failed = [trouble.name for trouble, _ in troubles]
+    return AlertEvent(
+        f"run_failure:{run.run_id}",
+        "run_failure",
+        subject=subject,
+        summary=f"{subject} failed" + (f" in {', '.join(failed[:_SHOWN_NAMES])}" if failed else ""),
+        mappings=mappings,
+        troubles=tuple(trouble for trouble, _ in troubles)
+        or (Trouble(subject, "the run ended outside of its steps; see its log"),),
+        **_facts_of(record, names.snapshot),
+    )
+
+
+def _read_log(
+    instance: dg.DagsterInstance, names: LoadNames, run: dg.DagsterRun
+) -> tuple[list[tuple[Trouble, str | None]], dict[str, int]]:
+    """What went wrong in a run, each with its mapping if it is one's; and rows that were set aside, by mapping."""
+    troubles: list[tuple[Trouble, str | None]] = []
+    quarantine: dict[str, int] = {}
+    for entry in instance.all_logs(run.run_id, of_type=_READ):
+        event = entry.dagster_event
+        if event is None:
+            continue
+        if event.event_type == dg.DagsterEventType.STEP_FAILURE:
+            troubles.append(_trouble_of(event, names))
+        else:
+            metadata = event.step_materialization_data.materialization.metadata
+            rows = metadata.get(f"{METADATA_PREFIX}rows_quarantined")
+            name = metadata.get(f"{METADATA_PREFIX}mapping")
+            number = rows.value if rows is not None else 0
+            if name is not None and isinstance(number, int) and number > 0:
+                quarantine[str(name.value)] = number
+    return troubles, quarantine
+
+
+def _trouble_of(event: dg.DagsterEvent, names: LoadNames) -> tuple[Trouble, str | None]:
+    """What went wrong in a step, and its mapping: a step of a pipeline has none, nor has one that is not known."""
+    step = event.step_key or ""
+    failure = event.step_failure_data.user_failure_data
+    told = failure.metadata.get(f"{METADATA_PREFIX}mapping") if failure is not None else None
+    where = str(told.value) if told is not None else names.by_step.get(step, step)
+    mapping = where if where in names.snapshot.mappings else None
+    if failure is not None:
+        error = failure.metadata.get(f"{METADATA_PREFIX}error")
+        if error is not None and _is_ours(str(error.value)):
+            message = failure.description or failure.label or "the step failed"
+            return Trouble(where, message, str(error.value)), mapping
+        return Trouble(where, "the step failed; see the run's log"), mapping
+    error_info = event.step_failure_data.error
+    while error_info is not None and error_info.cause is not None:
+        error_info = error_info.cause
+    kind = error_info.cls_name if error_info is not None else None
+    return Trouble(where, f"{kind or 'an error'} that SynqX did not expect; see the run's log"), mapping
+
+
+def _is_ours(name: str) -> bool:
+    found = getattr(errors, name, None)
+    return isinstance(found, type) and issubclass(found, errors.SynqxError)
+
+
+# --- what a run is about --------------------------------------------------------------------------------------------
+
+
+def _facts_of(record: dg.RunRecord, snapshot: CatalogSnapshot) -> dict[str, Any]:
+    """What every event of a run says."""
+    run = record.dagster_run
+    ended = record.end_time or record.update_timestamp.timestamp()
+    return {
+        "occurred_at": datetime.fromtimestamp(ended, UTC).isoformat(),
+        "run_id": run.run_id,
+        "job_name": run.job_name,
+        "revision": _revision_of(run),
+        "pipelines": _pipelines_of(run, snapshot),
+        "schedules": _schedules_of(run, snapshot),
+    }
 
 
 def _subject_of(run: dg.DagsterRun) -> str:
@@ -206,110 +295,27 @@ def _pipelines_of(run: dg.DagsterRun, snapshot: CatalogSnapshot) -> tuple[str, .
 
 
 def _schedules_of(run: dg.DagsterRun, snapshot: CatalogSnapshot) -> tuple[str, ...]:
-    tagged = run.tags.get(_SCHEDULE_TAG)
+    tagged = run.tags.get(SCHEDULE_TAG)
     return tuple(
         name for name in snapshot.schedules if name == tagged or (not tagged and dagster_name(name) == run.job_name)
     )
 
 
-def _mappings_of(run: dg.DagsterRun, snapshot: CatalogSnapshot) -> tuple[str, ...]:
-    """What a run that failed as a whole was to load, as far as its name tells."""
-    names: list[str] = []
+def _mappings_of(instance: dg.DagsterInstance, run: dg.DagsterRun, names: LoadNames) -> tuple[str, ...]:
+    """What a run that failed as a whole was to load: the assets that were selected, or all that its job is of."""
+    if run.asset_selection:
+        return tuple(sorted(names.by_key[key] for key in run.asset_selection if key in names.by_key))
+    snapshot = names.snapshot
+    found: list[str] = []
     for schedule in _schedules_of(run, snapshot):
-        names.extend(snapshot.schedules[schedule].mapping_names)
+        found.extend(snapshot.schedules[schedule].mapping_names)
     for pipeline in _pipelines_of(run, snapshot):
-        names.extend(snapshot.pipelines[pipeline].mapping_names)
+        found.extend(snapshot.pipelines[pipeline].mapping_names)
     for sensor in snapshot.sensors.values():
         if dagster_name(sensor.name) == run.job_name:
-            names.extend(sensor.mapping_names)
-    return tuple(dict.fromkeys(names))
-
-
-def _trouble_of(event: dg.DagsterEvent) -> Trouble:
-    step = event.step_key or ""
-    failure = event.step_failure_data.user_failure_data
-    if failure is not None:
-        name = failure.metadata.get(f"{METADATA_PREFIX}mapping")
-        error = failure.metadata.get(f"{METADATA_PREFIX}error")
-        where = step if name is None else str(name.value)
-        if error is not None and _is_ours(str(error.value)):
-            return Trouble(where, failure.description or failure.label or "the step failed", str(error.value))
-        return Trouble(where, "the step failed; see the run's log")
-    error_info = event.step_failure_data.error
-    while error_info is not None and error_info.cause is not None:
-        error_info = error_info.cause
-    kind = error_info.cls_name if error_info is not None else None
-    return Trouble(step, f"{kind or 'an error'} that SynqX did not expect; see the run's log")
-
-
-def _is_ours(name: str) -> bool:
-    found = getattr(errors, name, None)
-    return isinstance(found, type) and issubclass(found, errors.SynqxError)
-
-
-# --- ticks ----------------------------------------------------------------------------------------------------------
-
-
-def _missed_ticks(
-    instance: dg.DagsterInstance, snapshot: CatalogSnapshot, memory: AlertMemory, now: datetime
-) -> Iterable[AlertEvent]:
-    """Schedules that were due and not run, one event for each and look."""
-    if memory.looked_at and now.timestamp() - memory.looked_at > _AWAY_SECONDS:
-        memory.settle_until = now.timestamp() + _SETTLE_SECONDS
-    if now.timestamp() < memory.settle_until:
-        return
-    states = find_states(instance, marker=SENSOR_NAME)
-    for schedule in snapshot.schedules.values():
-        end = now.timestamp() - schedule.grace_seconds
-        state = states.get((InstigatorType.SCHEDULE, dagster_name(schedule.name)))
-        if not schedule.enabled or state is None:
-            memory.checked[schedule.name] = now.timestamp()
-            continue
-        data: Any = state.instigator_data
-        begin = max(memory.checked.get(schedule.name, end), data.start_timestamp or 0.0)
-        due = [moment for moment in iter_due(schedule, begin, end) if not schedule.is_paused(moment)]
-        memory.checked[schedule.name] = max(begin, end)
-        if not due:
-            continue
-        ticks = {tick.timestamp: tick for tick in read_ticks(instance, state, limit=10 * _MAX_TICKS)}
-        missed = []
-        reasons = []
-        for moment in due[-_MAX_TICKS:]:
-            tick = ticks.get(moment.timestamp())
-            if tick is not None and tick.status in (TickStatus.SUCCESS, TickStatus.STARTED):
-                continue
-            if schedule.catch_up == "all" and _was_made_up_for(instance, schedule, moment):
-                continue
-            missed.append(_moment(moment.timestamp()))
-            if tick is not None:
-                reasons.append(tick.skip_reason or "the tick failed; see the schedule's page")
-        if missed:
-            yield AlertEvent(
-                f"missed_schedule:{schedule.name}:{missed[0]}",
-                "missed_schedule",
-                _moment(now.timestamp()),
-                subject=schedule.name,
-                summary=f"the schedule {schedule.name} did not run {len(missed)} "
-                f"{'time' if len(missed) == 1 else 'times'} that it was due",
-                pipelines=schedule.pipeline_names,
-                mappings=schedule.mapping_names,
-                schedules=(schedule.name,),
-                troubles=tuple(Trouble(schedule.name, reason) for reason in dict.fromkeys(reasons)),
-                due_at=tuple(missed[:_SHOWN_TIMES]),
-            )
-    for name in memory.checked.keys() - snapshot.schedules.keys():
-        del memory.checked[name]
-
-
-def _was_made_up_for(instance: dg.DagsterInstance, schedule: Schedule, moment: datetime) -> bool:
-    tags = {_SCHEDULE_TAG: schedule.name, TICK_TAG: moment.astimezone(UTC).isoformat()}
-    return bool(instance.get_run_records(filters=dg.RunsFilter(tags=tags), limit=1))
-
-
-def _moment(timestamp: float) -> str:
-    return datetime.fromtimestamp(timestamp, UTC).isoformat()
-
-
-def begin_memory(now: datetime) -> AlertMemory:
-    """A memory that has seen everything up to now."""
-    return AlertMemory(RunCursor.begin(now), looked_at=now.timestamp())
+            found.extend(sensor.mapping_names)
+    if not found and run.execution_plan_snapshot_id is not None:
+        # A run of several records at once has no record's name.
+        steps = instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id).step_keys_to_execute
+        found = [names.by_step[step] for step in steps if step in names.by_step]
+    return tuple(dict.fromkeys(found))

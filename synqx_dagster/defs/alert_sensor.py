@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+from dagster._core.definitions.run_request import InstigatorType
 
 from synqx_dagster.alerts.delivery import deliver
 from synqx_dagster.alerts.messages import AlertEvent
@@ -24,6 +27,7 @@ from synqx_dagster.catalog.snapshot import CatalogSnapshot
 from synqx_dagster.defs.access import find_seal_reason
 from synqx_dagster.defs.alert_events import AlertMemory, begin_memory, take_events
 from synqx_dagster.defs.names import METADATA_PREFIX
+from synqx_dagster.defs.sensors import location_of
 from synqx_dagster.errors import SealedError, SynqxError
 from synqx_dagster.model import Alert, SealedSecret
 
@@ -31,6 +35,9 @@ if TYPE_CHECKING:
     from synqx_dagster.catalog.store import Catalog
 
 logger = logging.getLogger(__name__)
+
+#: One look at a time in this process.
+_looking = threading.Lock()
 
 ALERT_SENSOR_NAME = "synqx_alerts"
 INTERVAL_SECONDS = 15
@@ -58,9 +65,9 @@ class AlertState:
         return cls(AlertMemory.from_dict(values["memory"]), queues)
 
 
-def load_state(instance: dg.DagsterInstance, catalog: Catalog) -> AlertState | None:
-    """What is kept of a catalog's alerts; None before the first look."""
-    key = _key_of(catalog)
+def load_state(instance: dg.DagsterInstance, catalog: Catalog, location: str | None = None) -> AlertState | None:
+    """What is kept of a catalog's alerts in a code location; None before the first look."""
+    key = _key_of(catalog, location)
     text = instance.daemon_cursor_storage.get_cursor_values({key}).get(key)
     try:
         return AlertState.from_json(text) if text else None
@@ -69,21 +76,16 @@ def load_state(instance: dg.DagsterInstance, catalog: Catalog) -> AlertState | N
         return None
 
 
-def _save(instance: dg.DagsterInstance, catalog: Catalog, state: AlertState) -> None:
-    instance.daemon_cursor_storage.set_cursor_values({_key_of(catalog): state.to_json()})
-
-
-def _key_of(catalog: Catalog) -> str:
-    return f"{METADATA_PREFIX}alerts/{catalog.catalog_id}"
+def _key_of(catalog: Catalog, location: str | None) -> str:
+    return f"{METADATA_PREFIX}alerts/{catalog.catalog_id}/{location or ''}"
 
 
 def build_alert_sensor(snapshot: CatalogSnapshot, get_catalog: Callable[[], Catalog]) -> dg.SensorDefinition:
     """The sensor over all alerts of a snapshot."""
 
     def evaluate(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        origin = context.code_location_origin
-        location = origin.location_name if origin is not None else None
-        return dg.SkipReason("\n".join(tell_alerts(context.instance, get_catalog(), snapshot, location=location)))
+        done = tell_alerts(context.instance, get_catalog(), snapshot, location=location_of(context))
+        return dg.SkipReason("\n".join(done))
 
     return dg.SensorDefinition(
         name=ALERT_SENSOR_NAME,
@@ -103,11 +105,25 @@ def tell_alerts(
     location: str | None = None,
 ) -> list[str]:
     """Look once, and make the attempts that are due; returns what was done, in words."""
-    moment = now or datetime.now(UTC)
-    state = load_state(instance, catalog)
+    # Dagster gives up an evaluation that takes too long, and begins another one while it goes on.
+    if not _looking.acquire(blocking=False):
+        return ["the look before this one has not ended"]
+    try:
+        return _tell_all(instance, catalog, snapshot, now or datetime.now(UTC), location)
+    finally:
+        _looking.release()
+
+
+def _tell_all(
+    instance: dg.DagsterInstance, catalog: Catalog, snapshot: CatalogSnapshot, moment: datetime, location: str | None
+) -> list[str]:
+    def save(state: AlertState) -> None:
+        instance.daemon_cursor_storage.set_cursor_values({_key_of(catalog, location): state.to_json()})
+
+    state = load_state(instance, catalog, location)
     if state is None:
         # What happened before there were alerts is nobody's surprise.
-        _save(instance, catalog, AlertState(begin_memory(moment)))
+        save(AlertState(begin_memory(moment)))
         return ["alerts begin now: what happens from here on is told"]
     alerts = {alert.name: alert for alert in snapshot.alerts.values() if alert.enabled}
     state.queues = {name: queue for name, queue in state.queues.items() if name in snapshot.alerts}
@@ -116,12 +132,15 @@ def tell_alerts(
         queue = state.queues.setdefault(alert.name, AlertQueue())
         for event in events:
             if concerns(alert, event):
-                queue.add(event, moment.timestamp())
-    _save(instance, catalog, state)
-    done = []
+                # What was found late is no younger for it.
+                occurred = datetime.fromisoformat(event.occurred_at).timestamp()
+                queue.add(event, min(moment.timestamp(), occurred))
+    save(state)
     deadline = time.monotonic() + DELIVERY_SECONDS
-    for alert in alerts.values():
-        done.append(_tell(instance, catalog, state, alert, moment, deadline))
+    done = [
+        _tell(alert, state.queues[alert.name], catalog, moment, deadline, save=partial(save, state))
+        for alert in alerts.values()
+    ]
     return [line for line in done if line] or ["nothing to tell"]
 
 
@@ -129,28 +148,18 @@ def concerns(alert: Alert, event: AlertEvent) -> bool:
     """Whether an alert is about an event."""
     if event.event_type not in alert.events:
         return False
+    mappings = frozenset(event.mappings)
     if event.event_type == "quarantine_threshold":
-        named = frozenset(alert.mappings)
-        over = {name for name, rows in event.quarantine.items() if rows >= alert.quarantine_rows}
-        if not over or (alert.mappings and not (alert.pipelines or alert.schedules) and named.isdisjoint(over)):
+        mappings = frozenset(name for name, rows in event.quarantine.items() if rows >= alert.quarantine_rows)
+        if not mappings:
             return False
-    return alert.covers(
-        pipelines=frozenset(event.pipelines),
-        mappings=frozenset(event.mappings),
-        schedules=frozenset(event.schedules),
-    )
+    return alert.covers(pipelines=frozenset(event.pipelines), mappings=mappings, schedules=frozenset(event.schedules))
 
 
 def _tell(
-    instance: dg.DagsterInstance,
-    catalog: Catalog,
-    state: AlertState,
-    alert: Alert,
-    moment: datetime,
-    deadline: float,
+    alert: Alert, queue: AlertQueue, catalog: Catalog, moment: datetime, deadline: float, *, save: Callable[[], None]
 ) -> str | None:
     """Make the attempts of one alert that are due; says what came of them."""
-    queue = state.queues[alert.name]
     told = 0
     started = time.monotonic()
     while time.monotonic() < deadline:
@@ -159,13 +168,13 @@ def _tell(
         item = queue.next_due(now, alert.max_per_hour)
         if item is None:
             if len(queue.pending) != waiting:
-                _save(instance, catalog, state)
+                save()
             break
         reason = find_seal_reason(catalog, secrets_needed=needs_vault(alert))
         if reason is not None:
             return f"{alert.name}: {waiting} wait, because the vault is sealed: {reason}"
         queue.begin(now)
-        _save(instance, catalog, state)
+        save()
         try:
             deliver(
                 alert,
@@ -176,7 +185,7 @@ def _tell(
             )
         except SealedError as exc:
             queue.take_back()
-            _save(instance, catalog, state)
+            save()
             return f"{alert.name}: {waiting} wait, because the vault is sealed: {exc}"
         except SynqxError as exc:
             logger.warning("%s", exc)
@@ -184,12 +193,17 @@ def _tell(
                 queue.succeeded(now)
             else:
                 queue.failed(str(exc))
-                _save(instance, catalog, state)
+                save()
                 break
+        except Exception as exc:  # noqa: BLE001 # The other alerts must be told; and what it says may hold a secret.
+            queue.failed(f"alert {alert.name!r}: {type(exc).__name__} that SynqX did not expect")
+            logger.warning("%s", queue.last_error)
+            save()
+            break
         else:
             queue.succeeded(now)
             told += 1
-        _save(instance, catalog, state)
+        save()
     parts = [f"told {told}"] if told else []
     if queue.pending:
         parts.append(f"{len(queue.pending)} wait")
@@ -207,23 +221,38 @@ def needs_vault(alert: Alert) -> bool:
 
 
 def report_alerts(instance: dg.DagsterInstance, catalog: Catalog, alerts: list[Alert]) -> list[dict[str, Any]]:
-    """How alerts do, as plain values, in the given order."""
-    state = load_state(instance, catalog)
+    """How alerts do, as plain values, in the given order; those of several code locations together."""
+    states = [load_state(instance, catalog, location) for location in _find_locations(instance)]
     reports = []
     for alert in alerts:
-        queue = (state.queues.get(alert.name) if state is not None else None) or AlertQueue()
-        sent_at = queue.last_sent_at
+        queues = [state.queues[alert.name] for state in states if state is not None and alert.name in state.queues]
+        sent_at = max((queue.last_sent_at for queue in queues if queue.last_sent_at is not None), default=None)
         reports.append(
             {
                 "name": alert.name,
                 "enabled": alert.enabled,
                 "channel": next(name for name in ("webhook", "slack", "email") if getattr(alert, name) is not None),
                 "events": list(alert.events),
-                "waiting": len(queue.pending),
+                "waiting": sum(len(queue.pending) for queue in queues),
                 "last_sent_at": datetime.fromtimestamp(sent_at, UTC) if sent_at is not None else None,
-                "last_error": queue.last_error,
-                "suppressed": dict(queue.suppressed),
-                "given_up": dict(queue.given_up),
+                "last_error": next((queue.last_error for queue in queues if queue.last_error is not None), None),
+                "suppressed": _sum(queue.suppressed for queue in queues),
+                "given_up": _sum(queue.given_up for queue in queues),
             }
         )
     return reports
+
+
+def _sum(counts: Iterable[Counter[str]]) -> dict[str, int]:
+    return dict(sum(counts, Counter[str]()))
+
+
+def _find_locations(instance: dg.DagsterInstance) -> list[str | None]:
+    """The code locations that tell alerts; and None, for whoever looks without being in one."""
+    states = instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
+    names = {
+        state.origin.repository_origin.code_location_origin.location_name
+        for state in states
+        if state.instigator_name == ALERT_SENSOR_NAME
+    }
+    return [None, *sorted(names)]

@@ -18,6 +18,8 @@ _OVERLAP = timedelta(seconds=60)
 #: How many ids are kept, so that a run that is touched again (by tags) is not taken for a new one.
 _KEPT_IDS = 2000
 _PAGE_RUNS = 500
+#: What one look takes, so that it ends in time after a long absence.
+MAX_RUNS = 200
 
 
 @dataclass
@@ -59,17 +61,22 @@ def take_ended_runs(
     cursor: RunCursor,
     statuses: Collection[dg.DagsterRunStatus],
     job_names: Collection[str] | None = None,
+    *,
+    location: str | None = None,
+    limit: int = MAX_RUNS,
 ) -> list[dg.RunRecord]:
     """Runs that ended since the cursor was moved, in the order of their ending; moves the cursor.
 
     Args:
         job_names: Only of these jobs; left out: of all.
+        location: Only those that no other code location has started.
+        limit: After so many the cursor stays where it is, and the next look finds the others.
     """
     found: dict[str, dg.RunRecord] = {}
     seen = set(cursor.seen)
     after = cursor.updated_at - _OVERLAP
     newest = cursor.updated_at
-    while True:
+    while len(found) < limit:
         page = instance.get_run_records(
             filters=dg.RunsFilter(statuses=list(statuses), updated_after=after.astimezone(UTC)),
             limit=_PAGE_RUNS,
@@ -83,8 +90,12 @@ def take_ended_runs(
             ended = record.end_time or updated.timestamp()
             if run_id in seen or ended < cursor.begun_at.timestamp():
                 continue
+            if not _belongs(record.dagster_run, location):
+                continue
             if job_names is None or record.dagster_run.job_name in job_names:
                 found[run_id] = record
+                if len(found) == limit:
+                    break
         if len(page) < _PAGE_RUNS:
             break
         # The last moment again: the page may have ended among several runs of it.
@@ -95,3 +106,11 @@ def take_ended_runs(
     cursor.updated_at = newest
     cursor.seen = [*cursor.seen, *found][-_KEPT_IDS:]
     return sorted(found.values(), key=lambda record: record.end_time or record.update_timestamp.timestamp())
+
+
+def _belongs(run: dg.DagsterRun, location: str | None) -> bool:
+    """Whether a run is one of a code location; one that a command ran in its own process is everybody's."""
+    origin = run.remote_job_origin
+    if location is None or origin is None:
+        return True
+    return origin.repository_origin.code_location_origin.location_name == location

@@ -19,7 +19,15 @@ from synqx_dagster.defs.ended_runs import RunCursor, take_ended_runs
 from synqx_dagster.defs.failures import describe_error
 from synqx_dagster.defs.jobs import JobPlan
 from synqx_dagster.defs.names import METADATA_PREFIX, revision_metadata
-from synqx_dagster.defs.watching import DEFAULT_STABLE_SECONDS, FilesCursor, TableCursor, probe_files, probe_table
+from synqx_dagster.defs.sensors import location_of
+from synqx_dagster.defs.watching import (
+    DEFAULT_STABLE_SECONDS,
+    MAX_RUNS,
+    FilesCursor,
+    TableCursor,
+    probe_files,
+    probe_table,
+)
 from synqx_dagster.errors import RetryableError, SynqxError
 from synqx_dagster.model import Sensor, dagster_name
 
@@ -153,7 +161,9 @@ def _look_at_runs(context: dg.SensorEvaluationContext, sensor: Sensor, snapshot:
         except (ValueError, TypeError, KeyError):
             context.log.warning("the cursor cannot be read: successes from now on count")
     jobs = _jobs_of(sensor.after_pipeline or "", snapshot)
-    ended = take_ended_runs(context.instance, cursor, [dg.DagsterRunStatus.SUCCESS], jobs)
+    ended = take_ended_runs(
+        context.instance, cursor, [dg.DagsterRunStatus.SUCCESS], jobs, location=location_of(context), limit=MAX_RUNS
+    )
     # A run of some assets of the pipeline is not the pipeline.
     whole = [record for record in ended if not record.dagster_run.asset_selection]
     text = json.dumps(cursor.to_dict())

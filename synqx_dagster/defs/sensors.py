@@ -45,9 +45,7 @@ def build_catalog_sensor(
             if snapshot is None:
                 snapshot = catalog.snapshot(revision)
                 sync_pool_limits(context.instance, snapshot)
-            done = sync_switches(
-                context.instance, catalog, snapshot, marker=SENSOR_NAME, location=_location_of(context)
-            )
+            done = sync_switches(context.instance, catalog, snapshot, marker=SENSOR_NAME, location=location_of(context))
             if done:
                 return dg.SkipReason("\n".join([*done, "the catalog follows with a new revision"]))
             return dg.SkipReason("\n".join([f"the catalog is at revision {latest}, as loaded", *problems]))
@@ -69,6 +67,7 @@ def build_catalog_sensor(
     )
 
 
-def _location_of(context: dg.SensorEvaluationContext) -> str | None:
+def location_of(context: dg.SensorEvaluationContext) -> str | None:
+    """The code location that a sensor is evaluated in; None where Dagster does not say."""
     origin = context.code_location_origin
     return origin.location_name if origin is not None else None

@@ -20,17 +20,31 @@ from dagster._core.scheduler.instigation import (
     InstigatorState,
     InstigatorStatus,
     ScheduleInstigatorData,
+    SensorInstigatorData,
     TickData,
     TickStatus,
 )
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
+from synqx_dagster.alerts.delivery import deliver
+from synqx_dagster.alerts.messages import AlertEvent
 from synqx_dagster.catalog.apply import apply_changes, plan_changes
 from synqx_dagster.catalog.store import Catalog
 from synqx_dagster.catalog.validation import build_record
-from synqx_dagster.defs.alert_sensor import ALERT_SENSOR_NAME, build_alert_sensor, report_alerts, tell_alerts
+from synqx_dagster.defs import alert_sensor
+from synqx_dagster.defs.alert_sensor import (
+    ALERT_SENSOR_NAME,
+    build_alert_sensor,
+    concerns,
+    load_state,
+    report_alerts,
+    tell_alerts,
+)
+from synqx_dagster.defs.load_names import LoadNames
+from synqx_dagster.defs.names import op_name
+from synqx_dagster.defs.ticks import PAUSED
 from synqx_dagster.errors import BadRowsError
-from synqx_dagster.model import Record
+from synqx_dagster.model import Alert, Record
 from synqx_dagster_tests.fix_receivers import WebReceiver
 from synqx_dagster_tests.unit.catalog.records import connection, definitions, mapping, pipeline, schedule
 
@@ -47,6 +61,7 @@ class Desk:
     def __init__(self, catalog: Catalog, instance: dg.DagsterInstance, receiver: WebReceiver) -> None:
         self.catalog, self.instance, self.receiver = catalog, instance, receiver
         self.now = datetime.now(UTC)
+        self.location: str | None = None
 
     def declare(self, **alert: Any) -> None:
         values = {"name": "on_call", "events": ["run_failure", "recovery"], "webhook": {"url": self.receiver.url()}}
@@ -60,7 +75,7 @@ class Desk:
 
     def look(self, after_seconds: float = 0) -> list[str]:
         self.now += timedelta(seconds=after_seconds)
-        return tell_alerts(self.instance, self.catalog, self.catalog.snapshot(), self.now)
+        return tell_alerts(self.instance, self.catalog, self.catalog.snapshot(), self.now, location=self.location)
 
     def told(self) -> list[dict[str, Any]]:
         found = [json.loads(call.body) for call in self.receiver.received]
@@ -80,10 +95,11 @@ def run(
     *,
     bad_rows: int = 0,
     tags: dict[str, str] | None = None,
+    step: str = "customers",
 ) -> str:
-    """A run that has ended, whose one step is that of the mapping ``customers``."""
+    """A run that has ended, whose one step says that it is of the mapping ``customers``, if it says anything."""
 
-    @dg.op
+    @dg.op(name=step)
     def customers(context) -> None:  # type: ignore[no-untyped-def] # Dagster reads the annotation, and not its text
         if error is not None:
             raise error
@@ -147,6 +163,85 @@ def test_a_run_that_will_be_tried_again_is_not_told_yet(desk):
 
 
 @pytest.mark.parametrize(
+    ("tags", "after_seconds", "is_told"),
+    [
+        ({}, 0, False),
+        ({}, 599, False),
+        ({}, 601, True),
+        ({"dagster/will_retry": "false"}, 0, True),
+        ({"dagster/auto_retry_run_id": "another"}, 601, False),
+    ],
+    ids=["not yet", "still not yet", "never came", "changed its mind", "tells of itself"],
+)
+def test_a_failure_that_dagster_does_not_retry_after_all_is_told(desk, tags, after_seconds, is_told):
+    desk.declare()
+    desk.look()
+    run_id = run(desk.instance, "load", our_failure(), tags={"dagster/will_retry": "true"})
+    desk.look()
+    if tags:
+        desk.instance.add_run_tags(run_id, tags)
+    desk.look(after_seconds)
+    assert [message["run_id"] for message in desk.told()] == ([run_id] if is_told else [])
+    desk.look(3000)
+    assert (desk.told() == []) == (is_told or "dagster/auto_retry_run_id" in tags)
+
+
+def test_a_failure_of_which_dagster_has_not_yet_said_whether_it_will_retry_waits_for_that(catalog, web_receiver):
+    with dg.DagsterInstance.local_temp(overrides={"run_retries": {"enabled": True}}) as instance:
+        desk = Desk(catalog, instance, web_receiver)
+        desk.declare()
+        desk.look()
+        run_id = failed_run(instance, "load")
+        assert desk.look() == ["nothing to tell"]
+        instance.add_run_tags(run_id, {"dagster/will_retry": "false"})
+        assert desk.look(15) == ["on_call: told 1"]
+
+
+def failed_run(instance: dg.DagsterInstance, job_name: str, **values: Any) -> str:
+    """A run that failed outside of its steps."""
+    made = dg.DagsterRun(job_name=job_name, status=dg.DagsterRunStatus.FAILURE, **values)
+    instance.add_run(made)
+    return made.run_id
+
+
+STEP = op_name(["warehouse", "main", "customers"])
+
+
+@pytest.mark.parametrize(("mapping_name", "is_told"), [("customers", True), ("orders", False)])
+def test_an_alert_over_a_mapping_is_told_what_synqx_did_not_expect_in_its_step(desk, mapping_name, is_told):
+    desk.declare(mappings=[mapping_name])
+    desk.look()
+    assert STEP in LoadNames(desk.catalog.snapshot()).by_step
+    run(desk.instance, "__ASSET_JOB", ValueError("canary-value"), step=STEP)
+    desk.look()
+    told = desk.told()
+    assert bool(told) is is_told
+    assert all(message["troubles"][0]["name"] == "customers" for message in told)
+
+
+def test_an_alert_over_a_mapping_is_told_of_a_run_of_its_asset_that_failed_outside_of_its_steps(desk):
+    desk.declare(mappings=["customers"])
+    desk.look()
+    failed_run(desk.instance, "__ASSET_JOB", asset_selection=frozenset({dg.AssetKey(["warehouse", "main", "orders"])}))
+    assert desk.look() == ["nothing to tell"]
+    key = dg.AssetKey(["warehouse", "main", "customers"])
+    failed_run(desk.instance, "__ASSET_JOB", asset_selection=frozenset({key}))
+    desk.look()
+    (message,) = desk.told()
+    assert message["mappings"] == ["customers"]
+
+
+def test_a_step_of_a_pipeline_is_no_mapping(desk):
+    desk.declare()
+    desk.look()
+    metadata = {"synqx/mapping": "load: sorted", "synqx/error": BadRowsError.__name__}
+    run(desk.instance, "load", dg.Failure("why", metadata=metadata, allow_retries=False))
+    desk.look()
+    (message,) = desk.told()
+    assert (message["mappings"], message["troubles"][0]["name"]) == ([], "load: sorted")
+
+
+@pytest.mark.parametrize(
     ("about", "is_told"),
     [
         ({"pipelines": ["load"]}, True),
@@ -178,17 +273,31 @@ def test_rows_in_quarantine_are_told_from_the_threshold_on(desk):
 @pytest.mark.parametrize(("location", "is_told"), [("somebody-elses", False), ("synqx", True)])
 def test_runs_of_another_code_location_are_nobodys_business(desk, location, is_told):
     desk.declare()
+    desk.location = "synqx"
     desk.look()
     place = ManagedGrpcPythonEnvCodeLocationOrigin(LoadableTargetOrigin(module_name="m"), location)
-    desk.instance.add_run(
-        dg.DagsterRun(
-            job_name="load",
-            status=dg.DagsterRunStatus.FAILURE,
-            remote_job_origin=RemoteJobOrigin(RemoteRepositoryOrigin(place, "__repository__"), "load"),
-        )
+    failed_run(
+        desk.instance,
+        "load",
+        tags={"synqx/revision": "1"},
+        remote_job_origin=RemoteJobOrigin(RemoteRepositoryOrigin(place, "__repository__"), "load"),
     )
-    tell_alerts(desk.instance, desk.catalog, desk.catalog.snapshot(), location="synqx")
+    desk.look()
     assert bool(desk.told()) is is_told
+
+
+def test_two_code_locations_over_one_catalog_tell_what_is_theirs(desk):
+    desk.declare()
+    for desk.location in ("a", "b"):
+        desk.look()
+        state_of(desk.instance, desk.now, ALERT_SENSOR_NAME, desk.location)
+        place = ManagedGrpcPythonEnvCodeLocationOrigin(LoadableTargetOrigin(module_name="m"), desk.location)
+        origin = RemoteJobOrigin(RemoteRepositoryOrigin(place, "__repository__"), "load")
+        failed_run(desk.instance, "load", remote_job_origin=origin)
+    for desk.location in ("a", "b"):
+        assert desk.look() == ["on_call: told 1"]
+    (report,) = report_alerts(desk.instance, desk.catalog, list(desk.catalog.snapshot().alerts.values()))
+    assert report["last_sent_at"] is not None
 
 
 def test_what_nobody_looked_at_for_days_is_no_news(desk):
@@ -199,6 +308,51 @@ def test_what_nobody_looked_at_for_days_is_no_news(desk):
     run(desk.instance, "load", our_failure())
     desk.now = old + timedelta(days=2)
     assert desk.look() == ["nothing to tell"]
+
+
+def test_an_event_that_was_found_late_is_as_old_as_it_is(desk):
+    desk.declare()
+    desk.look()
+    desk.receiver.answers = [503]
+    run(desk.instance, "load", our_failure())
+    failed_at = datetime.now(UTC)
+    desk.look(7200)
+    state = load_state(desk.instance, desk.catalog)
+    assert state is not None
+    (item,) = state.queues["on_call"].pending
+    assert item.queued_at <= failed_at.timestamp()
+
+
+def test_a_look_that_dagster_gave_up_is_not_met_by_another_one(desk):
+    desk.declare()
+    desk.look()
+    run(desk.instance, "load", our_failure())
+    with alert_sensor._looking:
+        assert desk.look() == ["the look before this one has not ended"]
+    assert desk.look() == ["on_call: told 1"]
+
+
+@pytest.mark.parametrize(
+    ("about", "is_told"),
+    [
+        ({"mappings": ["orders"]}, False),
+        ({"mappings": ["orders"], "pipelines": ["elsewhere"]}, False),
+        ({"mappings": ["customers"]}, True),
+        ({"pipelines": ["load"]}, True),
+        ({}, True),
+    ],
+)
+def test_an_alert_over_a_mapping_is_about_the_rows_of_that_one(about, is_told):
+    values = {"name": "a", "events": ["quarantine_threshold"], "quarantine_rows": 5, **about}
+    alert = build_record("alert", {**values, "slack": {"url": {"env": "HOOK"}}})
+    assert isinstance(alert, Alert)
+    event = AlertEvent(
+        *("quarantine:1", "quarantine_threshold", "2026-01-01T00:00:00+00:00", "load", "load set 7 rows aside"),
+        pipelines=("load",),
+        mappings=("customers", "orders"),
+        quarantine={"customers": 6, "orders": 1},
+    )
+    assert concerns(alert, event) is is_told
 
 
 # --- delivery -----------------------------------------------------------------------------------------------------
@@ -224,6 +378,28 @@ def test_a_webhook_that_is_down_loses_nothing_and_is_said(desk):
     assert desk.look(61) == ["on_call: told 2"]
     assert [message["run_id"] for message in desk.told()] == ids
     assert desk.look(61) == ["nothing to tell"]
+
+
+def test_what_nobody_expected_in_one_alert_stops_no_other_one(desk, monkeypatch, caplog):
+    desk.declare(name="a_first")
+    desk.declare()
+    desk.look()
+    run(desk.instance, "load", our_failure())
+
+    def stumble(alert: Alert, *arguments: Any, **options: Any) -> None:
+        if alert.name == "a_first":
+            raise ZeroDivisionError("canary-secret")
+        deliver(alert, *arguments, **options)
+
+    monkeypatch.setattr(alert_sensor, "deliver", stumble)
+    lines = desk.look()
+    assert "on_call: told 1" in lines
+    (failed,) = [line for line in lines if line.startswith("a_first")]
+    assert "1 wait; the last attempt failed: alert 'a_first': ZeroDivisionError that SynqX did not expect" in failed
+    state = load_state(desk.instance, desk.catalog)
+    assert state is not None
+    assert state.queues["a_first"].pending[0].attempts == 1
+    assert "canary" not in f"{state.to_json()} {caplog.text}"
 
 
 def test_beyond_the_cap_messages_are_counted_and_said_with_the_next(desk):
@@ -260,7 +436,7 @@ def test_no_secret_is_in_what_is_kept_or_told(desk, caplog):
     sensor = build_alert_sensor(snapshot, lambda: desk.catalog)
     assert sensor.name == ALERT_SENSOR_NAME
     data = sensor.evaluate_tick(dg.build_sensor_context(instance=desk.instance))
-    key = f"synqx/alerts/{desk.catalog.catalog_id}"
+    key = f"synqx/alerts/{desk.catalog.catalog_id}/"
     kept = desk.instance.daemon_cursor_storage.get_cursor_values({key})[key]
     seen = [data.skip_message, kept, caplog.text, repr(snapshot), json.dumps(snapshot.to_dict())]
     assert "answered 500" in data.skip_message
@@ -271,15 +447,25 @@ def test_no_secret_is_in_what_is_kept_or_told(desk, caplog):
 # --- schedules ----------------------------------------------------------------------------------------------------
 
 
-def state_of(instance: dg.DagsterInstance, since: datetime) -> InstigatorState:
-    location = ManagedGrpcPythonEnvCodeLocationOrigin(LoadableTargetOrigin(module_name="m"), "synqx")
-    origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "__repository__"), "hourly")
+def state_of(
+    instance: dg.DagsterInstance, since: datetime, name: str = "hourly", location: str = "synqx"
+) -> InstigatorState:
+    place = ManagedGrpcPythonEnvCodeLocationOrigin(LoadableTargetOrigin(module_name="m"), location)
+    origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(place, "__repository__"), name)
     data = ScheduleInstigatorData("0 * * * *", since.timestamp())
     state = InstigatorState(origin, InstigatorType.SCHEDULE, InstigatorStatus.DECLARED_IN_CODE, data)
+    if name == ALERT_SENSOR_NAME:
+        state = InstigatorState(origin, InstigatorType.SENSOR, InstigatorStatus.RUNNING, SensorInstigatorData())
     return instance.add_instigator_state(state)
 
 
-def make_tick(instance: dg.DagsterInstance, state: InstigatorState, due: datetime, status: TickStatus) -> None:
+def make_tick(
+    instance: dg.DagsterInstance,
+    state: InstigatorState,
+    due: datetime,
+    status: TickStatus,
+    reason: str = "the vault is sealed",
+) -> None:
     instance.create_tick(
         TickData(
             instigator_origin_id=state.instigator_origin_id,
@@ -289,7 +475,7 @@ def make_tick(instance: dg.DagsterInstance, state: InstigatorState, due: datetim
             timestamp=due.timestamp(),
             selector_id=state.selector_id,
             run_ids=["run"] if status == TickStatus.SUCCESS else None,
-            skip_reason="the vault is sealed" if status == TickStatus.SKIPPED else None,
+            skip_reason=reason if status == TickStatus.SKIPPED else None,
         )
     )
 
@@ -323,3 +509,62 @@ def test_a_disabled_schedule_misses_nothing(desk):
     desk.look()
     for _ in range(6):
         assert desk.look(1800) == ["nothing to tell"]
+
+
+def follow(desk: Desk, hours: float) -> None:
+    """Look as often as the sensor does, or nearly, for some hours of the desk's clock."""
+    for _ in range(round(hours * 30)):
+        desk.look(120)
+
+
+@pytest.mark.parametrize("has_run", [True, False])
+def test_a_tick_in_which_the_daemon_died_was_missed_unless_its_run_is_there(desk, has_run):
+    desk.declare(events=["missed_schedule"])
+    desk.now = datetime(2026, 1, 1, 10, 30, tzinfo=UTC)
+    state = state_of(desk.instance, desk.now)
+    desk.look()
+    due = datetime(2026, 1, 1, 11, tzinfo=UTC)
+    make_tick(desk.instance, state, due, TickStatus.STARTED)
+    if has_run:
+        tags = {"synqx/schedule": "hourly", "synqx/scheduled_at": due.isoformat()}
+        desk.instance.add_run(dg.DagsterRun(job_name="hourly", status=dg.DagsterRunStatus.STARTED, tags=tags))
+    follow(desk, 1)
+    told = desk.told()
+    assert bool(told) is not has_run
+    assert all(message["troubles"][0]["message"] == "the tick did not come to an end" for message in told)
+
+
+def test_a_pause_that_was_ended_before_its_tick_was_judged_is_no_miss(desk):
+    desk.declare(events=["missed_schedule"])
+    desk.now = datetime(2026, 1, 1, 10, 30, tzinfo=UTC)
+    state = state_of(desk.instance, desk.now)
+    desk.look()
+    reason = f"{PAUSED} until 2026-01-01T15:00:00Z"
+    make_tick(desk.instance, state, datetime(2026, 1, 1, 11, tzinfo=UTC), TickStatus.SKIPPED, reason)
+    follow(desk, 1)
+    assert desk.told() == []
+
+
+@pytest.mark.parametrize("change", [{"cron_expression": "30 * * * *"}, {"timezone": "Asia/Kolkata"}])
+def test_a_new_rule_has_missed_nothing_before_it_was_one(desk, change):
+    desk.declare(events=["missed_schedule"])
+    desk.now = datetime(2026, 1, 1, 10, 25, tzinfo=UTC)
+    state_of(desk.instance, desk.now)
+    follow(desk, 0.1)
+    # Six minutes later: by the new rule it was due a minute ago.
+    edited = desk.catalog.snapshot().get_schedule("hourly").model_copy(update=change)
+    apply_changes(desk.catalog, plan_changes(desk.catalog, definitions(edited)), author="t", reason=None)
+    follow(desk, 0.3)
+    assert desk.told() == []
+
+
+def test_what_was_due_while_nobody_asked_for_alerts_is_no_news(desk):
+    desk.declare(events=["missed_schedule"])
+    desk.now = datetime(2026, 1, 1, 10, 30, tzinfo=UTC)
+    state_of(desk.instance, desk.now)
+    desk.look()
+    desk.look(15)
+    desk.look(30 * 86_400)
+    desk.look(130)
+    (message,) = desk.told()
+    assert message["due_at"][0] == "2026-01-30T11:00:00+00:00"

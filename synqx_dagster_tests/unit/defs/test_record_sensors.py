@@ -12,6 +12,7 @@ import dagster as dg
 import pytest
 
 from synqx_dagster import model
+from synqx_dagster.defs import record_sensors
 from synqx_dagster.defs.record_sensors import ProbeError, build_sensor, plan_sensor
 from synqx_dagster_tests.unit.defs.fakes import FakeCatalog, FakeVault, connection, mapping, pipeline, snapshot_of
 
@@ -170,6 +171,16 @@ def test_each_success_of_a_pipeline_starts_one_run(instance):
     assert [request.tags["synqx/after_run"] for request in requests] == run_ids
     instance.add_run_tags(run_ids[0], {"touched": "later"})
     assert not watched.look().run_requests
+
+
+def test_many_successes_start_so_many_runs_at_a_time(instance, monkeypatch):
+    monkeypatch.setattr(record_sensors, "MAX_RUNS", 2)
+    sensor = model.Sensor(name="after", type="pipeline_succeeded", after_pipeline="load", mapping="orders")
+    watched = Watched(instance, sensor, pipeline("load", "orders"))
+    watched.look()
+    run_ids = [finish(instance, "load", dg.DagsterRunStatus.SUCCESS) for _ in range(5)]
+    found = [[request.tags["synqx/after_run"] for request in watched.look().run_requests] for _ in range(4)]
+    assert found == [run_ids[:2], run_ids[2:4], run_ids[4:], []]
 
 
 def finish(instance: dg.DagsterInstance, job_name: str, status: dg.DagsterRunStatus) -> str:
