@@ -310,9 +310,7 @@ class SubmittedStep:
             self._cancel(self._result)
 
 
-def _submit(
-    app: Any, context: PlanOrchestrationContext, step: Any, queue: str, priority: int, known_state: Any
-) -> Any:
+def _submit(app: Any, context: PlanOrchestrationContext, step: Any, queue: str, priority: int, known_state: Any) -> Any:
     """Send the message that dagster-celery's task takes; gives the result to wait for."""
     # dagster-celery's own way registers the task anew for each step, of which Celery warns.
     arguments = ExecuteStepArgs(
