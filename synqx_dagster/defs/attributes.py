@@ -171,11 +171,11 @@ class _Reader:
         if value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
             return value
         path: FieldPath = tuple(context.path[1:])
-        place = None if positions is None else _as_document(None, positions).locate()
+        place = SourceLocation() if positions is None else _as_document(None, positions).locate()
         self._problems.append(
             Problem(
                 "must be text, a number, true, false, null, a list, or keys with values",
-                SourceLocation(place and place.file, place and place.line, format_path(path)),
+                SourceLocation(place.file, place.line, format_path(path)),
             )
         )
         return None

@@ -218,7 +218,8 @@ def open_project(component: DeclaringComponent, context: dg.ComponentLoadContext
         InvalidInputError, ConfigurationError: As `Project.of`.
     """
     tree = context.component_tree
-    if not isinstance(tree.defs_module, ModuleType):
+    module: object = tree.defs_module
+    if not isinstance(module, ModuleType):
         return _project_of([component], context)
     key, current = tree.state_tracker, tree.decl_load_context
     opened = _opened.get(key)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -14,9 +17,17 @@ from dagster.components.core.load_defs import build_defs_for_component
 
 from synqx_dagster import CatalogComponent, ConnectionComponent, MappingComponent, PipelineComponent, SensorComponent
 from synqx_dagster.defs.project import Project, ProjectAccess, access_of
-from synqx_dagster.defs.resources import ConnectionResource
 from synqx_dagster.errors import ConfigurationError, InvalidInputError
-from synqx_dagster.model import Connection, EnvSecret, FileSecret, LiteralSecret, Schedule, SealedSecret, Sensor
+from synqx_dagster.model import (
+    Connection,
+    EnvSecret,
+    FileSecret,
+    HostPolicy,
+    LiteralSecret,
+    Schedule,
+    SealedSecret,
+    Sensor,
+)
 from synqx_dagster.settings import load_settings
 from synqx_dagster_tests.unit.defs.fakes import connection, mapping, pipeline, schema
 
@@ -99,7 +110,8 @@ def test_schedules_and_sensors_are_there(tmp_path: Path) -> None:
     repository = definitions.get_repository_def()
     assert {job.name for job in repository.get_all_jobs()} >= {"changed", "nightly"}
     assert [item.name for item in repository.sensor_defs] == ["changed"]
-    context = dg.build_schedule_context(repository_def=repository, resources={})
+    due = datetime.now(UTC)
+    context = dg.build_schedule_context(repository_def=repository, scheduled_execution_time=due)
     assert len(list(repository.get_schedule_def("nightly").evaluate_tick(context).run_requests or ())) == 1
 
 
@@ -147,6 +159,61 @@ def test_attributes_of_a_dictionary_make_a_component() -> None:
     }
 
 
+# --- a tree of components ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.ComponentTree]:
+    """The components of a folder that is no project of ``dg``."""
+    package = f"components_of_{tmp_path.name}"
+    directory = tmp_path / package
+    (directory / "orders").mkdir(parents=True)
+    (directory / "__init__.py").touch()
+    shop, warehouse = files(tmp_path)
+    (directory / "orders" / "defs.yaml").write_text(
+        "type: synqx_dagster.MappingComponent\nattributes: {name: orders, source_connection: shop,"
+        " source_table: src_orders, target_connection: warehouse, target_table: orders}\n"
+    )
+    values = [record.model_dump(include={"name", "db_type", "database"}) for record in (shop, warehouse)]
+    (directory / "python.py").write_text(
+        "import dagster as dg\nfrom synqx_dagster import ConnectionComponent\n"
+        "from synqx_dagster.model import Connection\n\n\n"
+        "@dg.component_instance\ndef load(context: dg.ComponentLoadContext) -> ConnectionComponent:\n"
+        f"    return ConnectionComponent(*(Connection(**values) for values in {values!r}))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield dg.ComponentTree.from_module(importlib.import_module(package), tmp_path)
+    for name in [name for name in sys.modules if name.startswith(package)]:
+        del sys.modules[name]
+
+
+def test_components_of_files_and_of_python_are_one_project(tree: dg.ComponentTree) -> None:
+    result = tree.build_defs().resolve_implicit_global_asset_job_def().execute_in_process()
+    assert result.success
+    resources = tree.build_defs().resources or {}
+    assert {"conn_shop", "conn_warehouse"} <= set(resources)
+
+
+def test_a_project_is_put_together_once(tree: dg.ComponentTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    of = Project.of
+    monkeypatch.setattr(Project, "of", lambda *arguments: made.append(of(*arguments)) or made[-1])
+    tree.build_defs()
+    assert len(made) == 1
+
+
+def test_names_that_lead_nowhere_are_told_with_the_nearest(tree: dg.ComponentTree) -> None:
+    path = tree.defs_module_path / "orders" / "defs.yaml"
+    path.write_text(path.read_text().replace("source_connection: shop", "source_connection: shopp"))
+    with pytest.raises(Exception, match="Error while building definitions") as caught:
+        tree.build_defs()
+    cause = caught.value.__cause__
+    assert isinstance(cause, InvalidInputError)
+    assert [str(problem) for problem in cause.problems] == [
+        f"{path}:2 source_connection: there is no connection 'shopp' (did you mean 'shop'?)"
+    ]
+
+
 # --- access -----------------------------------------------------------------------------------------------------------
 
 
@@ -172,8 +239,7 @@ def test_a_project_has_its_own_settings(tmp_path: Path) -> None:
     access = access_of(tmp_path)
     assert access.settings.code_directory == tmp_path
     assert access_of(tmp_path) is access
-    with pytest.raises(ConfigurationError, match=r"db\.example"):
-        _ = ConnectionResource(connection("shop", password={"env": "PATH"}), lambda: access).connector
+    assert access.settings.host_policy == HostPolicy.parse(None, "db.example")
 
 
 def test_a_project_needs_no_catalog(tmp_path: Path) -> None:
