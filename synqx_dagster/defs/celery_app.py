@@ -102,6 +102,9 @@ def make_worker_app(settings: Settings) -> Any:
 class StepTask(Task):  # type: ignore[misc]  # Celery has no types
     """A step in a worker: executed if nobody did before, and if its run still waits for it."""
 
+    #: Celery logs results; those of steps are their events, which Dagster has.
+    resultrepr_maxsize = 64
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Execute the step.
 

@@ -21,9 +21,9 @@ from dagster._core.execution.plan.objects import StepFailureData
 from dagster._core.execution.retries import RetryMode, get_retries_config
 from dagster._grpc.types import ExecuteStepArgs
 from dagster._serdes import pack_value, serialize_value
-from dagster._utils.error import SerializableErrorInfo
 from dagster_celery.config import TASK_EXECUTE_PLAN_NAME
 from dagster_celery.core_execution_loop import core_celery_execution_loop
+from dagster_shared.error import SerializableErrorInfo
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
@@ -57,7 +57,7 @@ BROKER_ERRORS = (OperationalError, RedisError, OSError)
     name="celery",
     # Broker and backend are settings of the process: a run config is stored, and whoever may write one must not
     # choose where steps are sent to.
-    config_schema={"retries": get_retries_config()},
+    config_schema={"retries": get_retries_config()},  # type: ignore[no-untyped-call]
     requirements=dg.multiple_process_executor_requirements(),
 )
 def celery_executor(context: dg.InitExecutorContext) -> dg.Executor:
@@ -342,5 +342,5 @@ def _report(context: PlanOrchestrationContext, text: str, step_key: str | None =
 def _fail(context: PlanOrchestrationContext, step: Any, text: str) -> list[str]:
     """The event of a step that failed because its workers did."""
     error = SerializableErrorInfo(text, [], "WorkerLostError")
-    failure = StepFailureData(error=error, user_failure_data=None)
+    failure = StepFailureData(error=error, user_failure_data=None)  # type: ignore[no-untyped-call]
     return [serialize_value(DagsterEvent.step_failure_event(context.for_step(step), failure))]
