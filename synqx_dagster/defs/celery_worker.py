@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import sys
-from multiprocessing.process import AuthenticationString
+from multiprocessing.process import AuthenticationString  # type: ignore[attr-defined]  # not in typeshed
 from typing import Any
 
 from celery.signals import setup_logging, worker_process_init
