@@ -198,9 +198,12 @@ def test_a_failure_of_which_dagster_has_not_yet_said_whether_it_will_retry_waits
 
 
 def failed_run(instance: dg.DagsterInstance, job_name: str, **values: Any) -> str:
-    """A run that failed outside of its steps."""
-    made = dg.DagsterRun(job_name=job_name, status=dg.DagsterRunStatus.FAILURE, **values)
+    """A run that failed outside of its steps, just now, before Dagster has said whether it will retry it."""
+    made = dg.DagsterRun(job_name=job_name, **values)
     instance.add_run(made)
+    for kind in ("PIPELINE_START", "PIPELINE_FAILURE"):
+        event = dg.DagsterEvent(kind, job_name, message="")
+        instance.run_storage.handle_run_event(made.run_id, event, datetime.now(UTC))
     return made.run_id
 
 
