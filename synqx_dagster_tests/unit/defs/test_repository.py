@@ -134,7 +134,8 @@ def test_a_job_is_ordered_once_and_stays_what_it_was():
     again = order_steps(job)
     assert order(again) == order(job) == [OPS["b"], OPS["a"]]
     assert again.graph.dependencies == job.graph.dependencies
-    assert again.run_tags == job.run_tags == {"synqx/revision": "1", "synqx/pipeline": "p"}
+    tags = {"synqx/revision": "1", "synqx/pipeline": "p", "synqx/at_most_1": "p"}
+    assert again.run_tags == job.run_tags == tags
     assert set(again.asset_layer.executable_asset_keys) == set(job.asset_layer.executable_asset_keys)
     assert again.executor_def is job.executor_def
     plain = repository.get_job("s")
