@@ -241,7 +241,7 @@ def test_dagster_checks_lists_and_runs_components(project: DagsterProject) -> No
     assert [schedule["name"] for schedule in listed["schedules"]] == ["nightly"]
     assert [sensor["name"] for sensor in listed["sensors"]] == ["changed"]
     sources = {asset["asset_key"]: asset.get("source") for asset in listed["assets"]}
-    assert sources["warehouse/main/orders"] == "shop_etl/defs/sales/orders/defs.yaml"
+    assert sources["warehouse/main/orders"] == "shop_etl/defs/sales/orders/defs.yaml:1"
     assert {resource["name"] for resource in listed["resources"]} >= {"conn_shop", "conn_warehouse"}
 
     project.succeed("dagster", "job", "execute", "-m", "shop_etl.definitions", "-j", "load_all")

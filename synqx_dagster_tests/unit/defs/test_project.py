@@ -31,6 +31,11 @@ from synqx_dagster.model import (
 from synqx_dagster.settings import load_settings
 from synqx_dagster_tests.unit.defs.fakes import connection, mapping, pipeline, schema
 
+# Dagster warns of itself here; `load_from_defs_folder` keeps that back.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.parse_obj_as. is deprecated", "ignore::dagster.PreviewWarning", "ignore::dagster.BetaWarning"
+)
+
 
 @pytest.fixture(autouse=True)
 def _no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
