@@ -263,6 +263,23 @@ def test_a_worker_that_is_killed_in_mid_run_costs_no_row_and_doubles_none(
                 assert secret not in log.read_text(), log
 
 
+@pytest.mark.slow
+def test_a_step_that_kills_its_process_fails_after_three_and_the_worker_lives_on(field: Field) -> None:
+    with field.worker("one", SYNQX_FAILPOINTS="before_commit=kill") as worker:
+        with field.run() as run:
+            assert run.wait(timeout=500) != 0
+        assert worker.poll() is None
+    events = "\n".join(row[0] for row in field.storage.execute("select event from event_logs"))
+    loads = LOADS + 2
+    assert events.count("was killed while it executed this step: this step is submitted again") == 2 * loads
+    assert events.count("it was the last of 3 attempts that ended so") >= loads
+    for number in range(LOADS):
+        assert field.target.execute(f"select count(*) from orders_{number}") == [(0,)]
+    with field.worker("two"), field.run() as run:
+        assert run.wait(timeout=300) == 0, field.run_log()
+    assert field.loaded() == field.expected("upper")
+
+
 def test_a_run_without_a_broker_is_refused_before_it_starts(field: Field) -> None:
     del field.project.environment["SYNQX_CELERY_BROKER"]
     with field.run() as run:
