@@ -27,7 +27,6 @@ _LEVELS = ("debug", "info", "warning", "error")
     help="Steps at a time, each in a process of its own.",
 )
 @click.option("--name", default="synqx", show_default=True, help="Tells workers of one machine apart.")
-@click.option("--queue", "queues", multiple=True, default=("dagster",), show_default=True, help="Where it takes steps.")
 @click.option(
     "--steps-per-process",
     type=click.IntRange(1),
@@ -41,7 +40,6 @@ def worker(
     only_check: bool,
     concurrency: int,
     name: str,
-    queues: tuple[str, ...],
     steps_per_process: int | None,
     log_level: str,
 ) -> None:
@@ -65,7 +63,7 @@ def worker(
         *(sys.executable, "-m", "celery", "--app", "synqx_dagster.defs.celery_worker", "--quiet", "worker"),
         # Another pool would not answer while it executes a step, and be taken for dead.
         *("--pool", "prefork", "--concurrency", str(concurrency)),
-        *("--hostname", f"{name}@%h", "--queues", ",".join(queues), "--loglevel", log_level),
+        *("--hostname", f"{name}@%h", "--loglevel", log_level),
         *("--without-gossip", "--without-mingle"),
         *(("--max-tasks-per-child", str(steps_per_process)) if steps_per_process is not None else ()),
     ]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: dagster-celery's name of the queue in which steps wait; a step's tag ``dagster-celery/queue`` chooses another one.
+#: dagster-celery's name of the queue in which steps wait.
 QUEUE = "dagster"
 
 #: What a dead worker held is delivered again after so long, and then dropped: see `StepTask`.
