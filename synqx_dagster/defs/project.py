@@ -136,7 +136,8 @@ class Project:
             raise InvalidInputError(problems, f"{count} in the SynqX components of this project")
         snapshot = CatalogSnapshot.from_records(0, definitions.records)
         # No executor: a job's steps run as the project runs those of its other jobs.
-        return cls(JobBuilder(Translator(snapshot), lambda: access_of(project_root), None))
+        settings = access_of(project_root).settings
+        return cls(JobBuilder(Translator(snapshot), lambda: access_of(project_root), None, settings))
 
     @property
     def snapshot(self) -> CatalogSnapshot:
