@@ -169,7 +169,7 @@ class Pipeline(Record):
             if pair in pairs:
                 raise ValueError(f"the edge from {pair[0]!r} to {pair[1]!r} is listed twice")
             pairs.add(pair)
-        cycle = find_cycle({node_id: [] for node_id in node_ids} | _successors(self.edges))
+        cycle = find_cycle({node.node_id: [] for node in self.nodes} | _successors(self.edges))
         if cycle:
             raise ValueError(f"the edges form a cycle: {' -> '.join(cycle)}")
         return self

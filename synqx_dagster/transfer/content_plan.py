@@ -15,6 +15,7 @@ from synqx_dagster.connectors.checksum import ChecksumForm, ChecksumReadSession
 from synqx_dagster.connectors.protocol import Connector, ReadSession, carrier_type
 from synqx_dagster.errors import FatalError, TargetMismatchError
 from synqx_dagster.mapping.compile import Pushdown
+from synqx_dagster.mapping.duckdb_casts import text_of_date
 from synqx_dagster.model.mapping import Mapping
 from synqx_dagster.model.schema import Schema
 from synqx_dagster.model.table import Column
@@ -223,6 +224,8 @@ def _pushed_down(request: ContentRequest, plan: LoadPlan, pushdown: Pushdown) ->
 
 def _transformed(plan: LoadPlan, reason: str) -> _Local:
     """What the arrow lane would write, as relation over its batches."""
+    import pyarrow as pa
+
     if plan.read_schema is None:
         raise FatalError("the plan does not say what the batches of the arrow lane look like")
     count = len(plan.compiled.fields)
@@ -232,13 +235,20 @@ def _transformed(plan: LoadPlan, reason: str) -> _Local:
         good = "errors IS NULL" + (f" AND NOT c{count - 1}" if plan.compiled.has_deleted_flag else "")
         rows = f"(SELECT * FROM (\n{plan.transform_sql}\n) AS {_EXPECTED}({names}) WHERE {good}) AS {_EXPECTED}"
         types = tuple(carrier_type(one.column.data_type) for one in plan.compiled.target_fields)
-        return _Local(LocalRead(plan.read_sql, plan.read_schema, rows, types), reason)
-    positions = {field.name: position for position, field in enumerate(plan.read_schema)}
-    taken = [positions[one.source_columns[0]] for one in plan.compiled.fields]
-    arriving = ", ".join(f"a{position}" for position in range(len(plan.read_schema)))
-    listed = ", ".join(f"a{position} AS c{number}" for number, position in enumerate(taken))
-    rows = f"(SELECT {listed} FROM source AS arriving({arriving})) AS {_EXPECTED}"
-    types = tuple(plan.read_schema.field(position).type for position in taken)
+    else:
+        positions = {field.name: position for position, field in enumerate(plan.read_schema)}
+        taken = [positions[one.source_columns[0]] for one in plan.compiled.fields]
+        arriving = ", ".join(f"a{position}" for position in range(len(plan.read_schema)))
+        listed = ", ".join(f"a{position} AS c{number}" for number, position in enumerate(taken))
+        rows = f"(SELECT {listed} FROM source AS arriving({arriving})) AS {_EXPECTED}"
+        types = tuple(plan.read_schema.field(position).type for position in taken)
+    # Dates may arrive as days; they are compared as the texts that other databases print.
+    dates = {field.name for field in plan.read_schema if pa.types.is_date(field.type)}
+    days = [number for number, one in enumerate(plan.compiled.fields[: len(types)]) if dates & set(one.source_columns)]
+    if days:
+        texts = ", ".join(f"{text_of_date(f'c{number}')} AS c{number}" for number in days)
+        rows = f"(SELECT * REPLACE ({texts}) FROM {rows}) AS {_EXPECTED}"
+        types = tuple(pa.string() if number in days else kind for number, kind in enumerate(types))
     return _Local(LocalRead(plan.read_sql, plan.read_schema, rows, types), reason)
 
 

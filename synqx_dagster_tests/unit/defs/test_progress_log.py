@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from synqx_dagster.defs import assets as module
-from synqx_dagster.defs.assets import _ProgressLog, describe_progress
+from synqx_dagster.defs.assets import ProgressLog, describe_progress
 from synqx_dagster.transfer.result import Progress
 
 
@@ -18,7 +18,7 @@ def test_a_long_load_writes_soon_and_then_less_and_less_often(monkeypatch: pytes
     written: list[float] = []
     heard: list[Progress] = []
     context = SimpleNamespace(log=SimpleNamespace(info=lambda _: written.append(now[0])))
-    log = _ProgressLog(context, "customers", lambda _, progress: heard.append(progress))
+    log = ProgressLog(context, "customers", lambda _, progress: heard.append(progress))
     for half_seconds in range(2 * 3600):
         now[0] = half_seconds / 2
         log(Progress("copy", half_seconds, 0, now[0]))

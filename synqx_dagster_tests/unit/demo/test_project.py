@@ -70,9 +70,10 @@ def test_the_project_shows_what_the_product_does(server: DemoServer) -> None:
     assert {mapping.on_bad_row for mapping in mappings} == {"fail", "quarantine"}
     assert any(mapping.column_mappings is None and mapping.target_schema is None for mapping in mappings)
     assert {mapping.target_connection for mapping in mappings} == {"warehouse", "lake"}
-    (pipeline,) = (record for record in records if isinstance(record, Pipeline))
-    assert pipeline.name == MAIN_PIPELINE
-    assert set(pipeline.mapping_names) == {mapping.name for mapping in mappings}
+    pipelines = {record.name: record for record in records if isinstance(record, Pipeline)}
+    assert set(pipelines) == {MAIN_PIPELINE, "customer_value"}
+    assert set(pipelines[MAIN_PIPELINE].mapping_names) == {mapping.name for mapping in mappings}
+    assert not pipelines["customer_value"].mapping_names
 
 
 def test_the_demo_never_uses_the_users_own_catalog(tmp_path: Path) -> None:

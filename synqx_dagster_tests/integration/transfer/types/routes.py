@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from synqx_dagster.connectors.protocol import Connector
-from synqx_dagster.errors import BadRowsError, ConfigurationError, SynqxError
+from synqx_dagster.errors import BadRowsError, ConfigurationError, PlanError, SynqxError
 from synqx_dagster_tests.integration.transfer.loading import connect, load, make_mapping
 from synqx_dagster_tests.integration.transfer.types.canonical import canonical
 from synqx_dagster_tests.integration.transfer.types.cases import Case
@@ -204,6 +204,6 @@ def _blamed(error: SynqxError, names: Sequence[str]) -> list[str]:
 
 def _stopped(error: SynqxError, name: str) -> Outcome:
     message = re.sub(rf"^(column|field) '{name}'( is|:)? ", "", error.message)
-    if isinstance(error, ConfigurationError):
+    if isinstance(error, ConfigurationError | PlanError):
         return Outcome("refused", message)
     return Outcome("ended" if isinstance(error, BadRowsError) else "failed", message)

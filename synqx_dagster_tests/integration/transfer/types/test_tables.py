@@ -7,7 +7,7 @@ import re
 import pytest
 
 from synqx_dagster.connectors.protocol import Connector
-from synqx_dagster.errors import ConfigurationError, SynqxError, TargetMismatchError
+from synqx_dagster.errors import ConfigurationError, PlanError, SynqxError, TargetMismatchError
 from synqx_dagster.model.table import TableName
 from synqx_dagster_tests.integration.transfer.loading import load, make_mapping
 from synqx_dagster_tests.integration.transfer.types.conftest import MakeDatabase
@@ -53,7 +53,7 @@ class Pair:
         )
         try:
             load(self.connectors[0], self.connectors[1], mapping)
-        except (ConfigurationError, TargetMismatchError) as error:
+        except (ConfigurationError, PlanError, TargetMismatchError) as error:
             return Outcome("refused" if blame in error.message else "failed", _plain(error.message, table))
         except SynqxError as error:
             return Outcome("failed", f"{type(error).__name__}: {error.message}")
