@@ -84,7 +84,7 @@ class _Load:
     def run(self) -> LoadResult:
         try:
             return self._run()
-        except (RetryableError, DatabaseError) as error:
+        except (RetryableError, DatabaseError, BadRowsError) as error:
             if self._epoch is not None and self._may_be_disturbed(error):
                 refuse_overtaken(self._request.target, self._mapping.target, self._epoch, error)
             raise
@@ -140,7 +140,8 @@ class _Load:
 
     def _may_be_disturbed(self, error: Exception) -> bool:
         """Whether a newer attempt can be the reason of an error; asking for it may wait long for a connection."""
-        if self._is_ranged:
+        if self._is_ranged or isinstance(error, BadRowsError):
+            # Keys may clash with rows that the newer attempt has just committed.
             return True
         drops_staging = not self._request.target.capabilities.transactional_ddl
         return drops_staging and isinstance(error, DatabaseError)
