@@ -288,6 +288,7 @@ def test_a_run_without_a_broker_is_refused_before_it_starts(field: Field) -> Non
     assert field.storage.execute("select count(*) from runs") == [(0,)]
 
 
+@pytest.mark.slow
 def test_a_worker_says_all_that_it_misses(field: Field) -> None:
     environ = {
         "SYNQX_CELERY_BROKER": "redis://:hunter2@127.0.0.1:1/0",

@@ -224,6 +224,7 @@ def project(empty: DagsterProject) -> DagsterProject:
     return empty
 
 
+@pytest.mark.slow
 def test_dagster_checks_lists_and_runs_components(project: DagsterProject) -> None:
     project.write("sales/load_all/defs.yaml", PIPELINE)
     project.write("nightly/defs.yaml", f"{SCHEDULE}---\n{SENSOR}")
@@ -265,6 +266,7 @@ def test_a_folder_is_listed_by_itself(project: DagsterProject) -> None:
     assert {resource["name"] for resource in listed["resources"]} >= {"conn_shop", "conn_warehouse"}
 
 
+@pytest.mark.slow
 def test_components_are_listed_and_scaffolded(empty: DagsterProject) -> None:
     names = {
         f"synqx_dagster.{kind}Component"
