@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 import pytest
-from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.remote_origin import (
     ManagedGrpcPythonEnvCodeLocationOrigin,
-    RemoteInstigatorOrigin,
     RemoteJobOrigin,
     RemoteRepositoryOrigin,
-)
-from dagster._core.scheduler.instigation import (
-    InstigatorState,
-    InstigatorStatus,
-    ScheduleInstigatorData,
-    SensorInstigatorData,
-    TickData,
-    TickStatus,
 )
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from synqx_dagster.alerts.delivery import deliver
 from synqx_dagster.alerts.messages import AlertEvent
-from synqx_dagster.catalog.apply import apply_changes, plan_changes
-from synqx_dagster.catalog.store import Catalog
 from synqx_dagster.catalog.validation import build_record
 from synqx_dagster.defs import alert_sensor
 from synqx_dagster.defs.alert_sensor import (
@@ -38,88 +25,12 @@ from synqx_dagster.defs.alert_sensor import (
     concerns,
     load_state,
     report_alerts,
-    tell_alerts,
 )
 from synqx_dagster.defs.load_names import LoadNames
 from synqx_dagster.defs.names import op_name
-from synqx_dagster.defs.ticks import PAUSED
 from synqx_dagster.errors import BadRowsError
-from synqx_dagster.model import Alert, Record
-from synqx_dagster_tests.fix_receivers import WebReceiver
-from synqx_dagster_tests.unit.catalog.records import connection, definitions, mapping, pipeline, schedule
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.local_temp() as opened:
-        yield opened
-
-
-class Desk:
-    """A catalog with alerts, an instance, and somebody who is told."""
-
-    def __init__(self, catalog: Catalog, instance: dg.DagsterInstance, receiver: WebReceiver) -> None:
-        self.catalog, self.instance, self.receiver = catalog, instance, receiver
-        self.now = datetime.now(UTC)
-        self.location: str | None = None
-
-    def declare(self, **alert: Any) -> None:
-        values = {"name": "on_call", "events": ["run_failure", "recovery"], "webhook": {"url": self.receiver.url()}}
-        records: list[Record] = [
-            *(connection("shop"), connection("warehouse"), mapping("customers"), mapping("orders")),
-            *(pipeline("load", "customers"), schedule("hourly", mapping="orders", cron_expression="0 * * * *")),
-            build_record("alert", values | alert),
-        ]
-        plan = plan_changes(self.catalog, definitions(*records))
-        apply_changes(self.catalog, plan, author="tester", reason=None)
-
-    def look(self, after_seconds: float = 0) -> list[str]:
-        self.now += timedelta(seconds=after_seconds)
-        return tell_alerts(self.instance, self.catalog, self.catalog.snapshot(), self.now, location=self.location)
-
-    def told(self) -> list[dict[str, Any]]:
-        found = [json.loads(call.body) for call in self.receiver.received]
-        self.receiver.received.clear()
-        return found
-
-
-@pytest.fixture
-def desk(catalog: Catalog, instance: dg.DagsterInstance, web_receiver: WebReceiver) -> Desk:
-    return Desk(catalog, instance, web_receiver)
-
-
-def run(
-    instance: dg.DagsterInstance,
-    job_name: str,
-    error: Exception | None = None,
-    *,
-    bad_rows: int = 0,
-    tags: dict[str, str] | None = None,
-    step: str = "customers",
-) -> str:
-    """A run that has ended, whose one step says that it is of the mapping ``customers``, if it says anything."""
-
-    @dg.op(name=step)
-    def customers(context) -> None:  # type: ignore[no-untyped-def] # Dagster reads the annotation, and not its text
-        if error is not None:
-            raise error
-        metadata = {"synqx/mapping": "customers", "synqx/rows_quarantined": bad_rows}
-        context.log_event(dg.AssetMaterialization("warehouse", metadata=metadata))
-
-    @dg.job(name=job_name)
-    def job() -> None:
-        customers()
-
-    return job.execute_in_process(instance=instance, raise_on_error=False, tags=tags).run_id
-
-
-def our_failure() -> dg.Failure:
-    """As a load fails."""
-    return dg.Failure(
-        "2 rows break the contract\nlook at them",
-        metadata={"synqx/mapping": "customers", "synqx/error": BadRowsError.__name__},
-        allow_retries=False,
-    )
+from synqx_dagster.model import Alert
+from synqx_dagster_tests.integration.alerts.desk import Desk, failed_run, our_failure, run, state_of
 
 
 def test_a_failure_is_told_once_and_so_is_the_recovery(desk):
@@ -195,16 +106,6 @@ def test_a_failure_of_which_dagster_has_not_yet_said_whether_it_will_retry_waits
         assert desk.look() == ["nothing to tell"]
         instance.add_run_tags(run_id, {"dagster/will_retry": "false"})
         assert desk.look(15) == ["on_call: told 1"]
-
-
-def failed_run(instance: dg.DagsterInstance, job_name: str, **values: Any) -> str:
-    """A run that failed outside of its steps, just now, before Dagster has said whether it will retry it."""
-    made = dg.DagsterRun(job_name=job_name, **values)
-    instance.add_run(made)
-    for kind in ("PIPELINE_START", "PIPELINE_FAILURE"):
-        event = dg.DagsterEvent(kind, job_name, message="")
-        instance.run_storage.handle_run_event(made.run_id, event, datetime.now(UTC))
-    return made.run_id
 
 
 STEP = op_name(["warehouse", "main", "customers"])
@@ -445,129 +346,3 @@ def test_no_secret_is_in_what_is_kept_or_told(desk, caplog):
     assert "answered 500" in data.skip_message
     assert all("canary" not in text for text in seen)
     assert b"canary-token" not in b"".join(call.body for call in desk.receiver.received)
-
-
-# --- schedules ----------------------------------------------------------------------------------------------------
-
-
-def state_of(
-    instance: dg.DagsterInstance, since: datetime, name: str = "hourly", location: str = "synqx"
-) -> InstigatorState:
-    place = ManagedGrpcPythonEnvCodeLocationOrigin(LoadableTargetOrigin(module_name="m"), location)
-    origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(place, "__repository__"), name)
-    data = ScheduleInstigatorData("0 * * * *", since.timestamp())
-    state = InstigatorState(origin, InstigatorType.SCHEDULE, InstigatorStatus.DECLARED_IN_CODE, data)
-    if name == ALERT_SENSOR_NAME:
-        state = InstigatorState(origin, InstigatorType.SENSOR, InstigatorStatus.RUNNING, SensorInstigatorData())
-    return instance.add_instigator_state(state)
-
-
-def make_tick(
-    instance: dg.DagsterInstance,
-    state: InstigatorState,
-    due: datetime,
-    status: TickStatus,
-    reason: str = "the vault is sealed",
-) -> None:
-    instance.create_tick(
-        TickData(
-            instigator_origin_id=state.instigator_origin_id,
-            instigator_name="hourly",
-            instigator_type=InstigatorType.SCHEDULE,
-            status=status,
-            timestamp=due.timestamp(),
-            selector_id=state.selector_id,
-            run_ids=["run"] if status == TickStatus.SUCCESS else None,
-            skip_reason=reason if status == TickStatus.SKIPPED else None,
-        )
-    )
-
-
-def test_a_tick_that_nobody_was_there_for_is_told_once(desk):
-    desk.declare(events=["missed_schedule"])
-    desk.now = datetime(2026, 1, 1, 10, 30, tzinfo=UTC)
-    state = state_of(desk.instance, desk.now)
-    desk.look()
-    desk.look(15)
-    make_tick(desk.instance, state, datetime(2026, 1, 1, 11, tzinfo=UTC), TickStatus.SUCCESS)
-    make_tick(desk.instance, state, datetime(2026, 1, 1, 12, tzinfo=UTC), TickStatus.SKIPPED)
-    # Away for four hours: schedules first get the time to make up for what they missed.
-    assert desk.look(4 * 3600) == ["nothing to tell"]
-    make_tick(desk.instance, state, datetime(2026, 1, 1, 14, tzinfo=UTC), TickStatus.SUCCESS)
-    desk.look(130)
-    (message,) = desk.told()
-    assert message["schedules"] == ["hourly"]
-    assert message["due_at"] == ["2026-01-01T12:00:00+00:00", "2026-01-01T13:00:00+00:00"]
-    assert message["troubles"] == [{"name": "hourly", "message": "the vault is sealed", "error": None}]
-    assert desk.look(30) == ["nothing to tell"]
-
-
-def test_a_disabled_schedule_misses_nothing(desk):
-    desk.declare(events=["missed_schedule"])
-    snapshot = desk.catalog.snapshot()
-    off = snapshot.get_schedule("hourly").model_copy(update={"enabled": False})
-    apply_changes(desk.catalog, plan_changes(desk.catalog, definitions(off)), author="t", reason=None)
-    state_of(desk.instance, datetime(2026, 1, 1, 1, tzinfo=UTC))
-    desk.now = datetime(2026, 1, 1, 10, 30, tzinfo=UTC)
-    desk.look()
-    for _ in range(6):
-        assert desk.look(1800) == ["nothing to tell"]
-
-
-def follow(desk: Desk, hours: float) -> None:
-    """Look as often as the sensor does, or nearly, for some hours of the desk's clock."""
-    for _ in range(round(hours * 30)):
-        desk.look(120)
-
-
-@pytest.mark.parametrize("has_run", [True, False])
-def test_a_tick_in_which_the_daemon_died_was_missed_unless_its_run_is_there(desk, has_run):
-    desk.declare(events=["missed_schedule"])
-    desk.now = datetime(2026, 1, 1, 10, 30, tzinfo=UTC)
-    state = state_of(desk.instance, desk.now)
-    desk.look()
-    due = datetime(2026, 1, 1, 11, tzinfo=UTC)
-    make_tick(desk.instance, state, due, TickStatus.STARTED)
-    if has_run:
-        tags = {"synqx/schedule": "hourly", "synqx/scheduled_at": due.isoformat()}
-        desk.instance.add_run(dg.DagsterRun(job_name="hourly", status=dg.DagsterRunStatus.STARTED, tags=tags))
-    follow(desk, 1)
-    told = desk.told()
-    assert bool(told) is not has_run
-    assert all(message["troubles"][0]["message"] == "the tick did not come to an end" for message in told)
-
-
-def test_a_pause_that_was_ended_before_its_tick_was_judged_is_no_miss(desk):
-    desk.declare(events=["missed_schedule"])
-    desk.now = datetime(2026, 1, 1, 10, 30, tzinfo=UTC)
-    state = state_of(desk.instance, desk.now)
-    desk.look()
-    reason = f"{PAUSED} until 2026-01-01T15:00:00Z"
-    make_tick(desk.instance, state, datetime(2026, 1, 1, 11, tzinfo=UTC), TickStatus.SKIPPED, reason)
-    follow(desk, 1)
-    assert desk.told() == []
-
-
-@pytest.mark.parametrize("change", [{"cron_expression": "30 * * * *"}, {"timezone": "Asia/Kolkata"}])
-def test_a_new_rule_has_missed_nothing_before_it_was_one(desk, change):
-    desk.declare(events=["missed_schedule"])
-    desk.now = datetime(2026, 1, 1, 10, 25, tzinfo=UTC)
-    state_of(desk.instance, desk.now)
-    follow(desk, 0.1)
-    # Six minutes later: by the new rule it was due a minute ago.
-    edited = desk.catalog.snapshot().get_schedule("hourly").model_copy(update=change)
-    apply_changes(desk.catalog, plan_changes(desk.catalog, definitions(edited)), author="t", reason=None)
-    follow(desk, 0.3)
-    assert desk.told() == []
-
-
-def test_what_was_due_while_nobody_asked_for_alerts_is_no_news(desk):
-    desk.declare(events=["missed_schedule"])
-    desk.now = datetime(2026, 1, 1, 10, 30, tzinfo=UTC)
-    state_of(desk.instance, desk.now)
-    desk.look()
-    desk.look(15)
-    desk.look(30 * 86_400)
-    desk.look(130)
-    (message,) = desk.told()
-    assert message["due_at"][0] == "2026-01-30T11:00:00+00:00"

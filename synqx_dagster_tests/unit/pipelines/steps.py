@@ -16,6 +16,17 @@ from synqx_dagster.pipelines.exchange import Exchange
 from synqx_dagster.pipelines.graph import Graph
 from synqx_dagster.pipelines.report import NodeReport
 from synqx_dagster.pipelines.run import StepRequest, StepResult, StoredInput, open_stored_step, run_load_step
+from synqx_dagster_tests.unit.pipelines.graphs import graph, node
+
+FUNCTIONS = "synqx_dagster_tests.unit.pipelines.functions"
+
+NUMBERS = (
+    "create table numbers (n integer primary key, word text, price decimal(10,2), day date, secret text)",
+    "insert into numbers with recursive c(i) as (select 0 union all select i + 1 from c where i < 999)"
+    " select i, 'w' || (i % 7), i || '.25', date('2024-01-01', '+' || (i % 30) || ' days'), 'canary-' || i from c",
+)
+READ = node("numbers", "extract")
+LOAD = node("loaded", "load")
 
 
 class Bench:
@@ -65,3 +76,20 @@ class Bench:
         with closing(duckdb.connect(str(self.directory / "target.duckdb"), read_only=True)) as target:
             rows: list[tuple[Any, ...]] = target.execute(sql).fetchall()
         return rows
+
+
+def through(*nodes: dict[str, Any], load: dict[str, Any] = LOAD) -> Any:
+    """The graph of one chain."""
+    chain = [READ, *nodes, load]
+    return graph(chain, ">".join(item["node_id"] for item in chain))
+
+
+def run_chain(bench: Bench, *nodes: dict[str, Any], order: str = "n", select: str = "*") -> list[tuple[Any, ...]]:
+    """What one chain loads."""
+    bench.run(through(*nodes))
+    return bench.fetch(f"select {select} from loaded order by {order}")
+
+
+def pandas(function: str, **config: Any) -> dict[str, Any]:
+    """A node that calls one of `FUNCTIONS`."""
+    return node("f", "transform.pandas", function=f"{FUNCTIONS}:{function}", **config)

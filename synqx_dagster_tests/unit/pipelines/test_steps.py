@@ -12,42 +12,14 @@ import pytest
 from synqx_dagster.errors import (
     BadRowsError,
     FatalError,
-    NodeTimeoutError,
     OperatorFailedError,
     PlanError,
     SourceChangedError,
 )
 from synqx_dagster_tests.unit.pipelines.graphs import graph, node
-from synqx_dagster_tests.unit.pipelines.steps import Bench
-
-FUNCTIONS = "synqx_dagster_tests.unit.pipelines.functions"
-
-NUMBERS = (
-    "create table numbers (n integer primary key, word text, price decimal(10,2), day date, secret text)",
-    "insert into numbers with recursive c(i) as (select 0 union all select i + 1 from c where i < 999)"
-    " select i, 'w' || (i % 7), i || '.25', date('2024-01-01', '+' || (i % 30) || ' days'), 'canary-' || i from c",
-)
-READ = node("numbers", "extract")
-LOAD = node("loaded", "load")
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path, *NUMBERS)
-
-
-def through(*nodes: dict[str, Any], load: dict[str, Any] = LOAD) -> Any:
-    """The graph of one chain."""
-    chain = [READ, *nodes, load]
-    return graph(chain, ">".join(item["node_id"] for item in chain))
-
+from synqx_dagster_tests.unit.pipelines.steps import LOAD, NUMBERS, READ, Bench, pandas, run_chain, through
 
 # --- operators --------------------------------------------------------------------------------------------------
-
-
-def run_chain(bench: Bench, *nodes: dict[str, Any], order: str = "n", select: str = "*") -> list[tuple[Any, ...]]:
-    bench.run(through(*nodes))
-    return bench.fetch(f"select {select} from loaded order by {order}")
 
 
 def test_rows_pass_unchanged(bench: Bench) -> None:
@@ -226,91 +198,6 @@ def test_a_sort_larger_than_the_memory_spills(tmp_path: Path) -> None:
     assert not list((tmp_path / "spill").iterdir())
 
 
-# --- Python -------------------------------------------------------------------------------------------------------
-
-
-def pandas(function: str, **config: Any) -> dict[str, Any]:
-    return node("f", "transform.pandas", function=f"{FUNCTIONS}:{function}", **config)
-
-
-TWICE = {
-    "n": "bigint",
-    "word": "string",
-    "price": "decimal(10,2)",
-    "day": "date",
-    "secret": "string",
-    "twice": "bigint",
-}
-
-
-@pytest.mark.parametrize("per", ["frame", "batch"])
-def test_a_pandas_function(bench: Bench, per: str) -> None:
-    rows = run_chain(bench, pandas("doubled", per=per, columns=TWICE), select="n, twice, price::varchar, day::varchar")
-    assert rows[7] == (7, 14, "7.25", "2024-01-08")
-    assert (bench.reports["f"].rows_in, bench.reports["f"].rows_out) == (1000, 1000)
-
-
-def test_an_arrow_function(bench: Bench) -> None:
-    function = node(
-        "f",
-        "transform.arrow",
-        function=f"{FUNCTIONS}:scaled",
-        columns={"n": "bigint", "scaled": "bigint"},
-        parameters={"factor": 3},
-    )
-    assert run_chain(bench, function)[5] == (5, 15)
-
-
-@pytest.mark.parametrize(
-    ("function", "says"),
-    [
-        ("raises", r"raised ValueError at functions.py:\d+"),
-        (
-            "lacks_a_column",
-            "gave other columns than the node declares: it lacks 'word', 'price', 'day', 'secret', 'twice'",
-        ),
-        ("is_no_frame", "gave int, not a DataFrame"),
-        ("wrong_type", r"gave values in 'twice' \(large_string\) that are no int64"),
-        ("missing", "cannot be imported"),
-    ],
-)
-def test_a_function_that_is_wrong(bench: Bench, function: str, says: str) -> None:
-    bench.run(through(pandas("doubled", columns=TWICE)))
-    with pytest.raises(OperatorFailedError, match=says) as caught:
-        bench.run(through(pandas(function, columns=TWICE)), "second")
-    assert caught.value.message.startswith("node 'f': ")
-    assert "canary" not in str(caught.value)
-    assert bench.reports["f"].error is not None
-    assert bench.fetch("select count(*) from loaded") == [(1000,)]
-
-
-def test_a_function_that_hangs_is_ended(bench: Bench) -> None:
-    with pytest.raises(NodeTimeoutError, match="node 'f' did not end within its 3 s"):
-        bench.run(through(pandas("hangs", columns=TWICE, timeout_seconds=3)))
-
-
-def test_a_function_that_takes_its_process_with_it(bench: Bench) -> None:
-    with pytest.raises(OperatorFailedError, match="the process of node 'f' died"):
-        bench.run(through(pandas("dies", columns=TWICE, timeout_seconds=60)))
-
-
-def test_a_function_in_a_process_of_its_own_gives_the_same(bench: Bench) -> None:
-    rows = run_chain(bench, pandas("doubled", columns=TWICE, timeout_seconds=120), select="n, twice")
-    assert rows[7] == (7, 14)
-
-
-def test_a_frame_larger_than_the_memory_limit(tmp_path: Path) -> None:
-    bench = Bench(
-        tmp_path,
-        "create table numbers (n integer, pad text)",
-        "insert into numbers with recursive c(i) as (select 0 union all select i + 1 from c where i < 199999)"
-        " select i, hex(randomblob(250)) from c",
-    )
-    wide = pandas("doubled", columns={"n": "bigint", "pad": "string", "twice": "bigint"})
-    with pytest.raises(OperatorFailedError, match="larger than the pipeline's memory limit"):
-        bench.run(through(wide), memory_bytes=64_000_000)
-
-
 # --- validation -----------------------------------------------------------------------------------------------------
 
 RULES: list[tuple[dict[str, Any], int, str]] = [
@@ -461,23 +348,6 @@ def test_columns_without_a_type_in_common_are_neither_joined_nor_united(bench: B
 def test_a_rename_to_a_name_that_is_there_is_refused_once_the_columns_are_known(bench: Bench) -> None:
     with pytest.raises(PlanError, match="node 'r': the column 'word' would be there twice"):
         bench.run(through(node("r", "transform.rename", columns={"secret": "word"})))
-
-
-def test_a_function_is_called_for_no_rows(bench: Bench) -> None:
-    empty = node("e", "transform.filter", condition="n < 0")
-    count = node("f", "transform.pandas", function=f"{FUNCTIONS}:counted", columns={"rows": "bigint"})
-    assert run_chain(bench, empty, count, order="1") == [(0,)]
-
-
-@pytest.mark.parametrize(
-    ("function", "declared"),
-    [("halves", "real"), ("wall_clock", "timestamptz"), ("big", "float")],
-    ids=["digits of a float", "a wall clock for a moment", "an integer beyond a float"],
-)
-def test_what_a_function_gives_is_not_changed_to_fit(bench: Bench, function: str, declared: str) -> None:
-    made = node("f", "transform.pandas", function=f"{FUNCTIONS}:{function}", columns={"x": declared})
-    with pytest.raises(OperatorFailedError, match="without loss"):
-        bench.run(through(made))
 
 
 def test_two_attempts_at_a_stored_step_keep_apart(bench: Bench) -> None:
