@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from synqx_dagster.connectors.protocol import CopyReadSession, CopyWriteSession, ReadSession, WriteSession
-from synqx_dagster.errors import FatalError
+from synqx_dagster.errors import FatalError, RetryableError, SourceChangedError
 from synqx_dagster.model.table import TableName
 from synqx_dagster.transfer.arrow import BATCH_ROWS, Prefetch, Transform, row_as_json, split_bad_rows
 from synqx_dagster.transfer.direct import sift, take_fields
@@ -46,23 +46,43 @@ def move_rows(
     spool: BadRowSpool,
     meter: ProgressMeter,
 ) -> Moved:
-    """Bring every row of the source either into the staging table or into the spool of bad rows."""
-    if plan.lane == "passthrough":
-        if not (isinstance(read, CopyReadSession) and isinstance(write, CopyWriteSession)):
-            raise FatalError("the plan asks for passthrough, and a session cannot stream COPY")
-        copied = copy_table(
-            read, write, plan.read_sql, staging, plan.staged_columns, lambda count: meter.add(size_bytes=count)
-        )
-        meter.add(rows=copied.rows)
-        reach("mid_copy")
-        if plan.bad_rows is None:
-            return Moved(copied.rows, copied.bytes, copied.checksum, source_rows=copied.rows)
-        # Counting is cheap beside looking for bad rows, and mostly there are none.
-        source_rows = None if plan.count_sql is None else int(str(read.fetch_value(plan.count_sql)))
-        if source_rows != copied.rows:
-            _spool_violations(plan.bad_rows, plan.key_columns, read, spool)
-        return Moved(copied.rows + spool.rows, copied.bytes, copied.checksum, source_rows=source_rows)
-    return _stream(plan, staging, read, write, spool, meter)
+    """Bring every row of the source either into the staging table or into the spool of bad rows.
+
+    Raises:
+        RetryableError: Also if the source was altered since the load was planned: then another attempt plans anew.
+    """
+    try:
+        if plan.lane == "passthrough":
+            return _copy(plan, staging, read, write, spool, meter)
+        return _stream(plan, staging, read, write, spool, meter)
+    except SourceChangedError as error:
+        raise RetryableError(
+            error.message, hint="the source was altered after the load was planned; another attempt plans anew"
+        ) from error
+
+
+def _copy(
+    plan: LoadPlan,
+    staging: TableName,
+    read: ReadSession,
+    write: WriteSession,
+    spool: BadRowSpool,
+    meter: ProgressMeter,
+) -> Moved:
+    if not (isinstance(read, CopyReadSession) and isinstance(write, CopyWriteSession)):
+        raise FatalError("the plan asks for passthrough, and a session cannot stream COPY")
+    copied = copy_table(
+        read, write, plan.read_sql, staging, plan.staged_columns, lambda count: meter.add(size_bytes=count)
+    )
+    meter.add(rows=copied.rows)
+    reach("mid_copy")
+    if plan.bad_rows is None:
+        return Moved(copied.rows, copied.bytes, copied.checksum, source_rows=copied.rows)
+    # Counting is cheap beside looking for bad rows, and mostly there are none.
+    source_rows = None if plan.count_sql is None else int(str(read.fetch_value(plan.count_sql)))
+    if source_rows != copied.rows:
+        _spool_violations(plan.bad_rows, plan.key_columns, read, spool)
+    return Moved(copied.rows + spool.rows, copied.bytes, copied.checksum, source_rows=source_rows)
 
 
 def _stream(
