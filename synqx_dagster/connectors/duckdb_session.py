@@ -412,6 +412,13 @@ class DuckdbWriteSession(FileTables, MergesBySql):
         deleted = self.execute(f"DELETE FROM {qualify(target)}")
         return RowChanges(self.publish_append(staging, target, columns).inserted, deleted=deleted)
 
+    def publish_partition(
+        self, staging: TableName, target: TableName, columns: Sequence[Column], inside: str
+    ) -> RowChanges:
+        """Replace the target's rows that hold a condition."""
+        deleted = self.execute(f"DELETE FROM {qualify(target)} WHERE {inside}")
+        return RowChanges(self.publish_append(staging, target, columns).inserted, deleted=deleted)
+
     def publish_append(self, staging: TableName, target: TableName, columns: Sequence[Column]) -> RowChanges:
         """Add the staged rows to the target."""
         names = ", ".join(quote(column.name) for column in columns)

@@ -377,6 +377,12 @@ class MysqlWriteSession(_Session, StagingTables, MergesBySql):
         """Replace the target's rows within the open transaction; the staging table is dropped later."""
         return self._publish(staging, target, columns, f"DELETE FROM {qualify(target)}")
 
+    def publish_partition(
+        self, staging: TableName, target: TableName, columns: Sequence[Column], inside: str
+    ) -> RowChanges:
+        """Replace the target's rows that hold a condition; the staging table is dropped later."""
+        return self._publish(staging, target, columns, f"DELETE FROM {qualify(target)} WHERE {inside}")
+
     def publish_append(self, staging: TableName, target: TableName, columns: Sequence[Column]) -> RowChanges:
         """Add the staged rows within the open transaction; the staging table is dropped later."""
         return self._publish(staging, target, columns, None)

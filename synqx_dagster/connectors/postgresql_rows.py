@@ -50,8 +50,10 @@ def append_rows(cursor: Any, staging: TableName, target: TableName, names: Seque
     return inserted
 
 
-def replace_rows(cursor: Any, staging: TableName, target: TableName, oid: int, names: Sequence[str]) -> RowChanges:
-    """Make the staged rows the target's only rows; readers go on undisturbed, other writers wait.
+def replace_rows(
+    cursor: Any, staging: TableName, target: TableName, oid: int, names: Sequence[str], inside: str | None = None
+) -> RowChanges:
+    """Make the staged rows the target's only rows, or those that hold a condition; readers go on, other writers wait.
 
     A table that foreign keys of others point to keeps the rows whose key stays: deleting one that comes back would
     be refused, or would cascade.
@@ -68,7 +70,7 @@ def replace_rows(cursor: Any, staging: TableName, target: TableName, oid: int, n
         cursor.execute(_KEY_SQL, (oid,))
         key = [name for (name,) in cursor.fetchall()]
         if key and set(key) <= set(names):
-            return _merge_rows(cursor, staging, target, names, key)
+            return _merge_rows(cursor, staging, target, names, key, inside)
         reaching = [table for table, reaches_out in inbound if reaches_out]
         if reaching:
             raise TargetMismatchError(
@@ -76,17 +78,21 @@ def replace_rows(cursor: Any, staging: TableName, target: TableName, oid: int, n
                 hint="give the table a primary key that the mapping fills, so that rows that stay are kept",
                 table=str(target),
             )
-    cursor.execute(f"DELETE FROM {qualify(target)}")
+    cursor.execute(f"DELETE FROM {qualify(target)}" + ("" if inside is None else f" WHERE {inside}"))
     deleted: int = cursor.rowcount
     return RowChanges(inserted=append_rows(cursor, staging, target, names), deleted=deleted)
 
 
 def _merge_rows(
-    cursor: Any, staging: TableName, target: TableName, names: Sequence[str], key: Sequence[str]
+    cursor: Any, staging: TableName, target: TableName, names: Sequence[str], key: Sequence[str], inside: str | None
 ) -> RowChanges:
     table, rows = qualify(target), qualify(staging)
     same_key = " AND ".join(f"t.{quote(name)} = s.{quote(name)}" for name in key)
-    cursor.execute(f"DELETE FROM {table} t WHERE NOT EXISTS (SELECT FROM {rows} s WHERE {same_key})")
+    # A staged row with the key of a row that does not hold the condition is inserted, which the key refuses.
+    holds = "TRUE" if inside is None else f"({inside})"
+    same_row = " AND ".join(f"r.{quote(name)} = t.{quote(name)}" for name in key)
+    is_replaced = "TRUE" if inside is None else f"EXISTS (SELECT FROM {table} r WHERE {same_row} AND {holds})"
+    cursor.execute(f"DELETE FROM {table} t WHERE {holds} AND NOT EXISTS (SELECT FROM {rows} s WHERE {same_key})")
     deleted: int = cursor.rowcount
     updated = 0
     others = [name for name in names if name not in key]
@@ -94,13 +100,15 @@ def _merge_rows(
         assignments = ", ".join(f"{quote(name)} = s.{quote(name)}" for name in others)
         # As text, because some types (json, xml, point) have no equality, and some values are equal and differ (-0).
         differs = " OR ".join(f"t.{quote(name)}::text IS DISTINCT FROM s.{quote(name)}::text" for name in others)
-        cursor.execute(f"UPDATE {table} t SET {assignments} FROM {rows} s WHERE {same_key} AND ({differs})")
+        cursor.execute(
+            f"UPDATE {table} t SET {assignments} FROM {rows} s WHERE {same_key} AND ({differs}) AND {is_replaced}"
+        )
         updated = cursor.rowcount
     columns = quote_names(names)
     staged = ", ".join(f"s.{quote(name)}" for name in names)
     cursor.execute(
         f"INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE SELECT {staged} FROM {rows} s"
-        f" WHERE NOT EXISTS (SELECT FROM {table} t WHERE {same_key})"
+        f" WHERE NOT EXISTS (SELECT FROM {table} t WHERE {same_key} AND {holds})"
     )
     return RowChanges(cursor.rowcount, updated, deleted)
 

@@ -409,6 +409,18 @@ class PostgresqlWriteSession:
             self.drop_staging(staging)
             return changes
 
+    def publish_partition(
+        self, staging: TableName, target: TableName, columns: Sequence[Column], inside: str
+    ) -> RowChanges:
+        """Make the staged rows the only ones of the target that hold a condition."""
+        names = [column.name for column in columns]
+        with wrap_errors(self._action, rows_at=str(target), columns=names):
+            oid = self._get_oid(target)
+            advance_sequences(self._cursor, staging, oid, names)
+            changes = replace_rows(self._cursor, staging, target, oid, names, inside)
+            self.drop_staging(staging)
+            return changes
+
     def publish_append(self, staging: TableName, target: TableName, columns: Sequence[Column]) -> RowChanges:
         """Add the staged rows to the target."""
         names = [column.name for column in columns]

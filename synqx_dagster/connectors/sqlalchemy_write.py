@@ -267,6 +267,19 @@ class SqlalchemyWriteSession(SqlalchemySession, MergesBySql):
         added = self.publish_append(staging, target, columns)
         return RowChanges(added.inserted, deleted=max(0, deleted))
 
+    def publish_partition(
+        self, staging: TableName, target: TableName, columns: Sequence[Column], inside: str
+    ) -> RowChanges:
+        """Replace the target's rows that hold a condition within the open transaction.
+
+        Raises:
+            TargetMismatchError: Rows of another table would be deleted or changed with the target's.
+        """
+        self._refuse_followers(target)
+        deleted = self.execute(f"DELETE FROM {self._names.qualify(target)} WHERE {inside}")
+        added = self.publish_append(staging, target, columns)
+        return RowChanges(added.inserted, deleted=max(0, deleted))
+
     def publish_append(self, staging: TableName, target: TableName, columns: Sequence[Column]) -> RowChanges:
         """Add the staged rows to the target within the open transaction."""
         names = ", ".join(self._names.quote(column.name) for column in columns)

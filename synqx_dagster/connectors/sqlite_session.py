@@ -375,6 +375,16 @@ class SqliteWriteSession(FileTables, MergesBySql):
         deleted = self.execute(f"DELETE FROM {qualify(target)}")
         return RowChanges(self.publish_append(staging, target, columns).inserted, deleted=deleted)
 
+    def publish_partition(
+        self, staging: TableName, target: TableName, columns: Sequence[Column], inside: str
+    ) -> RowChanges:
+        """Replace the target's rows that hold a condition; refused where that leaves rows of other tables alone."""
+        orphans = find_orphans(self.fetch_all, target)
+        deleted = self.execute(f"DELETE FROM {qualify(target)} WHERE {inside}")
+        inserted = self.publish_append(staging, target, columns).inserted
+        refuse_orphans(orphans, find_orphans(self.fetch_all, target), target)
+        return RowChanges(inserted, deleted=deleted)
+
     def publish_append(self, staging: TableName, target: TableName, columns: Sequence[Column]) -> RowChanges:
         """Add the staged rows to the target."""
         names = ", ".join(quote(column.name) for column in columns)

@@ -9,6 +9,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from synqx_dagster.model.base import Label, Name, Record, RecordKind, Value
+from synqx_dagster.model.partitions import Partitions
 from synqx_dagster.model.schema import ColumnName, Evolution, Schema
 from synqx_dagster.model.table import TableName
 
@@ -199,6 +200,10 @@ class Mapping(Record):
     soft_delete_column: ColumnName | None = None
     history: HistoryColumns = HistoryColumns()
     cursor: Cursor | None = None
+    #: The parts of the target that are loaded each by itself; the rows of each are replaced as a whole.
+    partitions: Partitions | None = None
+    #: The target field whose value says to which partition a row belongs.
+    partition_column: ColumnName | None = None
     #: How many ranges of the source table are read at the same time.
     parallelism: int = Field(default=1, ge=1, le=64)
     #: A source table with more rows is loaded in ranges of about so many, each of which survives a crash of the load.
@@ -242,7 +247,21 @@ class Mapping(Record):
             if field in seen:
                 raise ValueError(f"column_mappings fill the field {field!r} twice")
             seen.add(field)
+        self._check_partitions()
         return self
+
+    def _check_partitions(self) -> None:
+        if (self.partitions is None) != (self.partition_column is None):
+            raise ValueError("partitions and partition_column go together: which parts, and which field tells them")
+        if self.partitions is None:
+            return
+        if self.mode != "replace":
+            raise ValueError(f"partitions are replaced as a whole; this mapping has mode {self.mode}, not replace")
+        if self.partition_source is None:
+            raise ValueError(
+                f"partition_column {self.partition_column!r} must be filled by one column of the source (type: direct),"
+                " so that its value is the same on both sides"
+            )
 
     def _check_mode(self) -> None:
         keyed = self.mode in KEYED_MODES
@@ -284,6 +303,16 @@ class Mapping(Record):
                 "primary_key": tuple(name for name in schema.primary_key if name not in kept),
             }
         )
+
+    @property
+    def partition_source(self) -> str | None:
+        """The source column that fills `partition_column`; None where none does so directly."""
+        if self.column_mappings is None:
+            return self.partition_column
+        for column_mapping in self.column_mappings:
+            if isinstance(column_mapping, DirectMapping) and column_mapping.target_fields[0] == self.partition_column:
+                return column_mapping.source_columns[0]
+        return None
 
     @property
     def target_fields(self) -> tuple[str, ...]:

@@ -36,11 +36,7 @@ class Schedule(Record):
     @field_validator("timezone")
     @classmethod
     def _check_timezone(cls, name: str) -> str:
-        try:
-            zoneinfo.ZoneInfo(name)
-        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as exc:
-            raise ValueError(f"{name!r} is not a time zone of the IANA database, such as Europe/Berlin") from exc
-        return name
+        return check_timezone(name)
 
     @field_validator("paused_until")
     @classmethod
@@ -68,6 +64,19 @@ class Schedule(Record):
     def is_paused(self, now: datetime) -> bool:
         """Whether ticks at an (aware) moment are skipped."""
         return self.paused_until is not None and now < parse_moment(self.paused_until)
+
+
+def check_timezone(name: str) -> str:
+    """The name of a time zone.
+
+    Raises:
+        ValueError: The IANA database has none of this name.
+    """
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as exc:
+        raise ValueError(f"{name!r} is not a time zone of the IANA database, such as Europe/Berlin") from exc
+    return name
 
 
 def parse_moment(text: str) -> datetime:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from synqx_dagster.connectors.checksum import ChecksumForm, ChecksumReadSession
@@ -28,7 +28,9 @@ from synqx_dagster.transfer.content_side import (
     local_side,
 )
 from synqx_dagster.transfer.facts import Facts, describe_source, relation_sql
+from synqx_dagster.transfer.partition import plan_partition
 from synqx_dagster.transfer.plan import LoadPlan, make_plan
+from synqx_dagster.transfer.result import PartitionSlice
 
 _INTEGERS = frozenset({"smallint", "integer", "bigint"})
 _FLOATS = frozenset({"real", "float"})
@@ -44,6 +46,7 @@ class ContentRequest:
     Attributes:
         limit: How many differences are listed; they are counted all the same.
         show_values: Whether the listed ones carry cell values.
+        partition: Of a mapping with partitions: those that are compared.
     """
 
     mapping: Mapping
@@ -52,6 +55,7 @@ class ContentRequest:
     target: Connector
     limit: int = 100
     show_values: bool = False
+    partition: PartitionSlice | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,12 @@ def plan_content(request: ContentRequest, source: ReadSession, target: ReadSessi
         )
     facts = Facts(describe_source(mapping, request.source, source), held)
     plan = make_plan(mapping, request.schema, request.source, request.target, source, facts)
+    if request.partition is not None:
+        ends = request.source, request.target
+        part = plan_partition(mapping, request.partition, ends, source, facts.source_columns, plan.columns)
+        facts = replace(facts, predicates=part.predicates)
+        made = make_plan(mapping, request.schema, request.source, request.target, source, facts)
+        plan = replace(made, partition=part)
     names = tuple(column.name for column in plan.columns)
     fields = [compiled_field.column for compiled_field in plan.compiled.target_fields]
     forms = tuple(choose_form(field, column) for field, column in zip(fields, plan.columns, strict=True))
@@ -111,7 +121,7 @@ def plan_content(request: ContentRequest, source: ReadSession, target: ReadSessi
     positions = tuple(names.index(name) for name in key)
 
     expected = _find_expected(request, plan, source, forms)
-    held_rows = _Relation(_held_sql(request), plan.columns)
+    held_rows = _Relation(_held_sql(request, plan), plan.columns)
     reason = _why_not(held_rows, target, forms, request.target)
     actual = held_rows if reason is None else _streamed(held_rows, target, request.target.quote, reason)
     scheme = common_scheme(
@@ -194,10 +204,12 @@ def _find_expected(
     return relation if reason is None else _transformed(plan, reason)
 
 
-def _held_sql(request: ContentRequest) -> str:
+def _held_sql(request: ContentRequest, plan: LoadPlan) -> str:
     """The target's rows; of a table that keeps history, the current versions."""
     target, mapping = request.target, request.mapping
     qualified = target.qualify(mapping.target)
+    if plan.partition is not None:
+        return f"(SELECT * FROM {qualified} WHERE {plan.partition.inside}) held"
     if mapping.mode != "scd2":
         return qualified
     return f"(SELECT * FROM {qualified} WHERE {target.quote(mapping.history.is_current)} = TRUE) held"
@@ -211,7 +223,7 @@ def _without_deleted(relation: str, flag: str | None) -> str:
 def _pushed_down(request: ContentRequest, plan: LoadPlan, pushdown: Pushdown) -> _Relation:
     source = request.source
     expressions = ", ".join(f"{field.sql} AS {source.quote(field.name)}" for field in pushdown.fields)
-    sql = f"SELECT {expressions}\nFROM {relation_sql(request.mapping, source)}"
+    sql = f"SELECT {expressions}\nFROM {relation_sql(request.mapping, source, _predicates(plan))}"
     if pushdown.violations:
         sql += "\nWHERE NOT (" + " OR ".join(f"({violation.sql})" for violation in pushdown.violations) + ")"
     columns = [
@@ -220,6 +232,10 @@ def _pushed_down(request: ContentRequest, plan: LoadPlan, pushdown: Pushdown) ->
     ]
     flag = source.quote(columns.pop().name) if plan.compiled.has_deleted_flag else None
     return _Relation(_without_deleted(f"(\n{sql}\n) {_EXPECTED}", flag), tuple(columns))
+
+
+def _predicates(plan: LoadPlan) -> tuple[str, ...]:
+    return () if plan.partition is None else plan.partition.predicates
 
 
 def _transformed(plan: LoadPlan, reason: str) -> _Local:

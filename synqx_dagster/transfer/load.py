@@ -20,6 +20,7 @@ from synqx_dagster.transfer.estimate import estimate_size
 from synqx_dagster.transfer.failpoints import reach
 from synqx_dagster.transfer.ledger import MAX_RACES, Ledger, LedgerEntry, refuse_overtaken
 from synqx_dagster.transfer.move import Moved, move_rows
+from synqx_dagster.transfer.partition import check_slice
 from synqx_dagster.transfer.plan import LoadPlan
 from synqx_dagster.transfer.prepare import Preparation, refuse_locked
 from synqx_dagster.transfer.publish import (
@@ -30,6 +31,7 @@ from synqx_dagster.transfer.publish import (
     create_target,
     fills_in_place,
     publish,
+    refuse_misplaced,
 )
 from synqx_dagster.transfer.quarantine import BadRowSpool, Quarantine
 from synqx_dagster.transfer.range_book import RangeBook
@@ -92,6 +94,7 @@ class _Load:
     def _run(self) -> LoadResult:
         request = self._request
         self._meter.enter("plan")
+        check_slice(self._mapping, request.window)
         target = self._mapping.target
         refuse_locked(self._mapping, request.source, request.target)
         for _ in range(MAX_RACES):
@@ -205,6 +208,7 @@ class _Load:
                     write.commit()
                     write.begin()
                 with self._stopwatch.phase("check"):
+                    refuse_misplaced(plan, staging, write, target)
                     in_place = staging == plan.target
                     rows_before = 0 if in_place else begin_publication(plan, self._mapping, write, target)
                 changes = self._publish(plan, staging, rows_before, write, quarantine, spool)
@@ -290,9 +294,11 @@ class _Load:
         self._meter.enter("publish")
         with self._stopwatch.phase("publish"):
             changes = publish(plan, self._mapping, staging, rows_before, write, self._request.target)
-            if plan.mode == "replace" or self._mapping.delete_missing:
+            if plan.replaces_all or self._mapping.delete_missing:
                 # All rows of the source were read: what is bad today is all that is bad.
                 quarantine.clear()
+            elif plan.partition is not None:
+                quarantine.clear_rows(plan.partition.holds)
             elif self._request.window.quarantined:
                 # They were read again, and those that are still bad are written anew.
                 quarantine.clear_keyed()

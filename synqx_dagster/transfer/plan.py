@@ -23,6 +23,7 @@ from synqx_dagster.transfer.evolve import apply_to
 from synqx_dagster.transfer.facts import SOURCE_ALIAS, Facts, describe_source, relation_sql
 from synqx_dagster.transfer.keys import choose_key, history_columns, is_unique, refuse_incomparable
 from synqx_dagster.transfer.limits import length_predicate, most_characters
+from synqx_dagster.transfer.partition import PartitionPlan
 from synqx_dagster.transfer.range_plan import RangePlan
 from synqx_dagster.transfer.result import Lane
 from synqx_dagster.transfer.target import fit_target, plan_schema_changes, spell
@@ -73,6 +74,7 @@ class LoadPlan:
         history_columns: The target's columns that hold validity, in the order of `HistoryColumns.names`.
         unique_key: The target's own indexes keep it from having two rows of a key.
         ranges: How the source is read, in how many pieces; only in a plan that is made to be shown.
+        partition: Which rows of the target are replaced, in a load of partitions.
     """
 
     mapping_name: str
@@ -104,6 +106,12 @@ class LoadPlan:
     relation_sql: str | None = None
     ranges: RangePlan | None = field(default=None, compare=False)
     common_tests: tuple[CommonTest, ...] | None = None
+    partition: PartitionPlan | None = None
+
+    @property
+    def replaces_all(self) -> bool:
+        """Whether no row of the target stays."""
+        return self.mode == "replace" and self.partition is None
 
     @property
     def staged_columns(self) -> tuple[Column, ...]:
@@ -302,6 +310,8 @@ def _strategy(mapping: Mapping, target: Connector, *, creates: bool) -> str:
         return f"stage, then close and open versions in one {kind} transaction with the ledger"
     if mapping.mode == "append":
         return f"stage, then add to the table in one {kind} transaction with the ledger"
+    if mapping.partitions is not None:
+        return f"stage, then replace the partitions' rows in one {kind} transaction with the ledger"
     if creates:
         return f"stage, then publish as a new table in one {kind} transaction with the ledger"
     return f"stage, then replace the table's rows in one {kind} transaction with the ledger; readers see old or new"

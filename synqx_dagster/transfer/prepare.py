@@ -8,6 +8,7 @@ from dataclasses import replace
 from synqx_dagster.connectors.protocol import (
     Connector,
     LockingConnector,
+    PartitionWriteSession,
     PublishedWriteSession,
     ReadSession,
     WriteSession,
@@ -19,6 +20,7 @@ from synqx_dagster.model.table import primary_key_of
 from synqx_dagster.transfer.alter import alter_statements
 from synqx_dagster.transfer.facts import gather_facts
 from synqx_dagster.transfer.ledger import Ledger
+from synqx_dagster.transfer.partition import PartitionPlan, plan_partition
 from synqx_dagster.transfer.plan import LoadPlan, make_plan
 from synqx_dagster.transfer.privileges import require_privileges
 from synqx_dagster.transfer.range_plan import plan_ranges
@@ -89,7 +91,9 @@ class Preparation:
         self._write = write
         require_privileges(mapping, read, write)
         self._facts = gather_facts(mapping, source, read, write)
+        self._partition: PartitionPlan | None = None
         self._refuse_unidentified()
+        self._refuse_whole_files()
 
     def plan(self) -> LoadPlan:
         """The plan for all rows of the source."""
@@ -110,6 +114,19 @@ class Preparation:
                 f" rows can be neither changed nor deleted, as mode {self._mapping.mode} does",
                 hint=f"give it a primary key, or run: ALTER TABLE {self._target.qualify(target)} REPLICA IDENTITY FULL",
                 table=str(target),
+            )
+
+    def _refuse_whole_files(self) -> None:
+        """Refuse partitions of a target that is only ever written as a whole.
+
+        Raises:
+            PlanError: Says which connection.
+        """
+        if self._mapping.partitions is not None and not isinstance(self._write, PartitionWriteSession):
+            raise PlanError(
+                f"mapping {self._mapping.name!r}: a {self._target.db_type} target cannot replace some of its rows, as"
+                " partitions need",
+                hint="leave partitions out, or load into a database",
             )
 
     def alter_target(self, plan: LoadPlan, ledger: Ledger, epoch: int) -> LoadPlan:
@@ -146,6 +163,12 @@ class Preparation:
         Raises:
             PlanError, SourceChangedError, DataError: As `plan_window`.
         """
+        if asked.partition is not None:
+            ends = self._source, self._target
+            self._partition = plan_partition(
+                self._mapping, asked.partition, ends, self._read, self._facts.source_columns, plan.columns
+            )
+            return Window(self._partition.predicates, None, None, self._partition.description)
         if self._mapping.cursor is None and not asked.quarantined:
             return None
         ledger = Ledger(self._target, self._write, self._mapping.target)
@@ -170,4 +193,5 @@ class Preparation:
 
     def _make_plan(self, predicates: tuple[str, ...]) -> LoadPlan:
         facts = replace(self._facts, predicates=predicates)
-        return make_plan(self._mapping, self._schema, self._source, self._target, self._read, facts)
+        plan = make_plan(self._mapping, self._schema, self._source, self._target, self._read, facts)
+        return replace(plan, partition=self._partition)

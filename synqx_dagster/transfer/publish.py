@@ -14,12 +14,13 @@ from synqx_dagster.connectors.protocol import (
     HistorySpec,
     InPlaceWriteSession,
     MergeSpec,
+    PartitionWriteSession,
     RoomKeepingWriteSession,
     RowChanges,
     SharedWriteSession,
     WriteSession,
 )
-from synqx_dagster.errors import TargetMismatchError
+from synqx_dagster.errors import FatalError, TargetMismatchError
 from synqx_dagster.model.mapping import KEYED_MODES, Mapping
 from synqx_dagster.model.table import Column, TableName
 from synqx_dagster.transfer.duplicates import count_repeated
@@ -81,19 +82,40 @@ def create_staging(plan: LoadPlan, write: WriteSession, epoch: int) -> TableName
         plan.target,
         plan.staged_columns,
         epoch=epoch,
-        replaces=plan.mode == "replace",
+        replaces=plan.replaces_all,
         key=plan.primary_key if plan.mode in KEYED_MODES else (),
     )
 
 
+def refuse_misplaced(plan: LoadPlan, staging: TableName, write: WriteSession, target: Connector) -> None:
+    """Refuse rows that the source counts among the partitions of this load, and the target does not.
+
+    Raises:
+        FatalError: Says how many.
+    """
+    if plan.partition is None:
+        return
+    rows = count_rows(write, target, staging, plan.partition.outside)
+    if rows:
+        raise FatalError(
+            f"{plan.target}: {rows:,} row{'' if rows == 1 else 's'} of {plan.partition.description} would lie"
+            " elsewhere in the target, because the two databases compare differently; nothing was committed",
+            table=str(plan.target),
+        )
+
+
 def begin_publication(plan: LoadPlan, mapping: Mapping, write: WriteSession, target: Connector) -> int:
-    """Make sure that the target is fit for it; returns how many rows it has that the load does not replace as a whole.
+    """Make sure that the target is fit for it; returns how many rows it has that the load does not replace.
 
     Raises:
         TargetMismatchError: Rows of the target share a key; says how many keys.
     """
-    if plan.mode == "replace":
+    if plan.replaces_all:
         return 0
+    if plan.partition is not None:
+        # Rows that another load adds to these partitions after the DELETE has begun would stay beside the new ones.
+        write.lock_table(plan.target)
+        return count_rows(write, target, plan.target, plan.partition.outside)
     if plan.mode in KEYED_MODES:
         # What is counted before and after must not be changed by others in between.
         write.lock_table(plan.target)
@@ -111,6 +133,9 @@ def publish(
             write.add_primary_key(plan.target, plan.created_key)
         rows = count_rows(write, target, plan.target)
         return RowChanges(inserted=rows, total=rows)
+    if plan.partition is not None:
+        assert isinstance(write, PartitionWriteSession)
+        return write.publish_partition(staging, plan.target, plan.columns, plan.partition.inside)
     if plan.mode == "replace":
         return write.publish_replace(staging, plan.target, plan.columns, plan.primary_key)
     if plan.mode == "append":

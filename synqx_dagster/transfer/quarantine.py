@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, cast
@@ -31,6 +31,9 @@ SPOOL_MEMORY_BYTES = 16 * 1024 * 1024
 
 #: Rows of one record batch in the spool and on the way out of it.
 BATCH_ROWS = 1_000
+
+#: Rows that one statement deletes by their text.
+_CLEARED_AT_ONCE = 200
 
 #: What `Quarantine.fetch_rows` tells of a row.
 ROW_FIELDS = ("run_id", "column_name", "reason", "source_key", "source_row")
@@ -284,6 +287,28 @@ class Quarantine:
             f"DELETE FROM {self._connector.qualify(self.table)} WHERE target_table = ? AND source_key IS NOT NULL",
             (self._target.name,),
         )
+
+    def clear_rows(self, holds: Callable[[Mapping[str, object]], bool]) -> int:
+        """Remove those of the target's rows whose source row holds a condition; within the open transaction.
+
+        Returns:
+            The rows removed.
+        """
+        if self._session.find_columns(self.table) is None:
+            return 0
+        table = self._connector.qualify(self.table)
+        found = self._session.fetch_all(
+            f"SELECT DISTINCT source_row FROM {table} WHERE target_table = ?", (self._target.name,)
+        )
+        rows = [str(row) for (row,) in found if holds(json.loads(str(row)))]
+        removed = 0
+        for start in range(0, len(rows), _CLEARED_AT_ONCE):
+            part = rows[start : start + _CLEARED_AT_ONCE]
+            removed += self._session.execute(
+                f"DELETE FROM {table} WHERE target_table = ? AND source_row IN ({', '.join('?' * len(part))})",
+                (self._target.name, *part),
+            )
+        return removed
 
     def summarise(self) -> list[tuple[str, str, int]]:
         """Mapping, reason and number of the target's rows, the most frequent first."""

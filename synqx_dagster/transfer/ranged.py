@@ -186,7 +186,7 @@ class RangedFill:
                 plan.target,
                 plan.staged_columns,
                 epoch=self._epoch,
-                replaces=plan.mode == "replace",
+                replaces=plan.replaces_all,
                 key=plan.primary_key if plan.mode in KEYED_MODES else (),
             )
             made.append(staging)

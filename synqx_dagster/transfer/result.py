@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -56,6 +57,30 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class PartitionSlice:
+    """Partitions of a mapping that one load replaces together.
+
+    Attributes:
+        first, last: Keys; the same of one partition.
+        count: How many partitions.
+        start, end: Aware moments, of partitions by time: the first one's beginning, and the last one's end.
+        values: Of static partitions.
+    """
+
+    first: str
+    last: str
+    count: int
+    start: datetime | None = None
+    end: datetime | None = None
+    values: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if self.count == 1:
+            return f"the partition {self.first}"
+        return f"the {self.count:,} partitions from {self.first} to {self.last}"
+
+
+@dataclass(frozen=True)
 class ReadWindow:
     """Which part of a source one run reads, other than everything, or from the watermark of its cursor on.
 
@@ -64,12 +89,14 @@ class ReadWindow:
         start: Read from this value of the cursor column on (inclusive), whatever the watermark says.
         end: Read up to this value (exclusive).
         quarantined: Read the rows that lie in quarantine, and no others; needs no cursor.
+        partition: Of a mapping with partitions: those that are replaced.
     """
 
     full: bool = False
     start: str | None = None
     end: str | None = None
     quarantined: bool = False
+    partition: PartitionSlice | None = None
 
 
 class Upstream(Protocol):

@@ -10,9 +10,10 @@ from synqx_dagster.model.table import TableName
 from synqx_dagster.transfer.result import CheckOutcome
 
 
-def count_rows(session: WriteSession, connector: Connector, table: TableName) -> int:
-    """Rows of a table as the session sees them."""
-    return int(str(session.fetch_all(f"SELECT count(*) FROM {connector.qualify(table)}")[0][0]))
+def count_rows(session: WriteSession, connector: Connector, table: TableName, condition: str | None = None) -> int:
+    """Rows of a table as the session sees them; only those that hold a condition, if there is one."""
+    where = "" if condition is None else f" WHERE {condition}"
+    return int(str(session.fetch_all(f"SELECT count(*) FROM {connector.qualify(table)}{where}")[0][0]))
 
 
 def check_contract(rows_in: int, rows_quarantined: int, reasons: str) -> CheckOutcome:
@@ -44,7 +45,7 @@ def check_row_count(
 
     Args:
         source_rows: The source's own count in the snapshot that was read; None where counting would run a query twice.
-        rows_before: Rows of the target that the load keeps (0 for `replace`).
+        rows_before: Rows of the target that the load keeps; in mode ``replace`` those of other partitions, if any.
         rows_after: The target's own count after the load.
         changes: What the target's database says that the publication did.
     """

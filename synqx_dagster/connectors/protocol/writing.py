@@ -258,6 +258,28 @@ class RoomKeepingWriteSession(Protocol):
 
 
 @runtime_checkable
+class PartitionWriteSession(Protocol):
+    """A write session that can replace some rows of a table."""
+
+    def publish_partition(
+        self, staging: TableName, target: TableName, columns: Sequence[Column], inside: str
+    ) -> RowChanges:
+        """Make the staged rows the only ones of the target that hold a condition, within the open transaction.
+
+        The target is locked already (`lock_table`), and every staged row holds the condition. What is true of
+        `publish_replace` is true of this.
+
+        Args:
+            inside: A condition over the target's columns, in its own SQL.
+
+        Raises:
+            BadRowsError: A staged row has the key of a row that stays.
+            TargetMismatchError: Rows of another table would be deleted or changed with the target's.
+        """
+        ...
+
+
+@runtime_checkable
 class PublishedWriteSession(Protocol):
     """A write session of a database that lets nobody change rows of a published table unless they can be told apart."""
 

@@ -14,8 +14,8 @@ from synqx_dagster.connectors.protocol import ConnectionConfig, Connector
 from synqx_dagster.connectors.registry import connector_class
 from synqx_dagster.model import Mapping, Schema
 from synqx_dagster.transfer.failpoints import VARIABLE
-from synqx_dagster.transfer.load import LoadResult, run_load
-from synqx_dagster.transfer.result import LoadRequest
+from synqx_dagster.transfer.load import run_load
+from synqx_dagster.transfer.result import LoadRequest, LoadResult, PartitionSlice, ReadWindow
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
 from synqx_dagster_tests.processes import reaped
 
@@ -54,20 +54,23 @@ def load(
     *,
     load_id: str = "load-1",
     run_id: str = "run-1",
+    partition: PartitionSlice | None = None,
 ) -> LoadResult:
     """Run one attempt in this process."""
-    return run_load(LoadRequest(mapping, schema, source, target, run_id, load_id))
+    window = ReadWindow(partition=partition)
+    return run_load(LoadRequest(mapping, schema, source, target, run_id, load_id, window=window))
 
 
 CHILD = textwrap.dedent(
     """
     import json, sys
+    from datetime import datetime
     from synqx_dagster.connectors.protocol import ConnectionConfig
     from synqx_dagster.connectors.registry import connector_class
     from synqx_dagster.errors import SynqxError
     from synqx_dagster.model import Mapping, PoolSettings, Schema
     from synqx_dagster.transfer.load import run_load
-    from synqx_dagster.transfer.result import LoadRequest
+    from synqx_dagster.transfer.result import LoadRequest, PartitionSlice, ReadWindow
 
     asked = json.load(sys.stdin)
     def connect(values):
@@ -76,9 +79,13 @@ CHILD = textwrap.dedent(
         return connector_class(config.db_type)(config)
     mapping = Mapping.model_validate(asked["mapping"])
     schema = Schema.model_validate(asked["schema"]) if asked["schema"] else None
+    day = asked["day"]
+    window = ReadWindow()
+    if day:
+        window = ReadWindow(partition=PartitionSlice(day, day, 1, *map(datetime.fromisoformat, asked["bounds"])))
     try:
         result = run_load(LoadRequest(mapping, schema, connect(asked["source"]), connect(asked["target"]),
-                                      asked["run_id"], asked["load_id"]))
+                                      asked["run_id"], asked["load_id"], window=window))
     except SynqxError as error:
         print(json.dumps({"error": type(error).__name__, "message": str(error)}))
     else:
@@ -100,6 +107,7 @@ class ChildLoad:
         failpoints: str = "",
         load_id: str = "load-1",
         run_id: str = "run-1",
+        partition: PartitionSlice | None = None,
     ) -> None:
         asked = {
             "source": _config(source),
@@ -108,6 +116,8 @@ class ChildLoad:
             "schema": schema.model_dump(mode="json", exclude_none=True) if schema else None,
             "load_id": load_id,
             "run_id": run_id,
+            "day": partition and partition.first,
+            "bounds": partition and [str(partition.start), str(partition.end)],
         }
         self.process = subprocess.Popen(
             [sys.executable, "-c", CHILD],

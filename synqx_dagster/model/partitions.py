@@ -1,0 +1,96 @@
+"""Partitions: the parts of a table that are loaded, and loaded again, each by itself."""
+
+from __future__ import annotations
+
+import datetime
+import unicodedata
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from synqx_dagster.model.base import Value
+from synqx_dagster.model.schedule import check_timezone
+
+#: What Dagster does not take in a key: it writes ranges with dots.
+_RANGE_DOTS = "..."
+
+
+def _read_day(value: Any) -> Any:
+    """Keep a moment or a number from being read as a day."""
+    if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
+        return value
+    if isinstance(value, str):
+        try:
+            return datetime.date.fromisoformat(value)
+        except ValueError:
+            pass
+    raise ValueError("must be a day, such as 2024-01-31")
+
+
+Day = Annotated[datetime.date, BeforeValidator(_read_day)]
+
+
+def _read_key(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+PartitionKey = Annotated[str, BeforeValidator(_read_key), Field(min_length=1, max_length=256)]
+
+
+class TimePartitions(Value):
+    """One partition for each hour, day or month; one begins when its time is over.
+
+    Attributes:
+        start: The day on which the first one begins, at midnight.
+        end: The day at whose midnight the last one ends; left out, there are more and more.
+        timezone: Whose midnights and months they are.
+        partitions_per_run: How many one run of a backfill replaces at most; left out, all that are asked for.
+    """
+
+    type: Literal["hourly", "daily", "monthly"]
+    start: Day
+    end: Day | None = None
+    timezone: str = "UTC"
+    partitions_per_run: int | None = Field(default=None, ge=1)
+
+    @field_validator("timezone")
+    @classmethod
+    def _check_timezone(cls, name: str) -> str:
+        return check_timezone(name)
+
+    @model_validator(mode="after")
+    def _check_bounds(self) -> TimePartitions:
+        if self.end is not None and self.end <= self.start:
+            raise ValueError(f"end ({self.end}) must be after start ({self.start})")
+        if self.type == "monthly":
+            for name, day in (("start", self.start), ("end", self.end)):
+                if day is not None and day.day != 1:
+                    raise ValueError(f"{name} ({day}) must be the first day of a month, where monthly partitions begin")
+        return self
+
+
+class StaticPartitions(Value):
+    """One partition for each of these values."""
+
+    type: Literal["static"]
+    values: tuple[PartitionKey, ...] = Field(min_length=1, max_length=25_000)
+    partitions_per_run: int | None = Field(default=None, ge=1)
+
+    @field_validator("values")
+    @classmethod
+    def _check_values(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        seen: set[str] = set()
+        for value in values:
+            if value in seen:
+                raise ValueError(f"{value!r} stands there twice")
+            seen.add(value)
+            if value != value.strip() or _RANGE_DOTS in value or any(map(_is_control, value)):
+                raise ValueError(f"{value!r} cannot name a partition: no '...', control characters or outer blanks")
+        return values
+
+
+Partitions = Annotated[TimePartitions | StaticPartitions, Field(discriminator="type")]
+
+
+def _is_control(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cs")

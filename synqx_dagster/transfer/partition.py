@@ -1,0 +1,235 @@
+"""Partitions of a mapping: which rows of the source one load reads, and which rows of the target they replace.
+
+Guarantee: after the load the target's rows of these partitions are exactly the source's, in one transaction; rows of
+other partitions, and rows whose column is NULL, are as they were. Both sides decide by the same comparison of the same
+type, and what arrives is counted once more by the target's own words before anything is deleted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as Map
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+from synqx_dagster.connectors.protocol import Connector, ReadSession
+from synqx_dagster.errors import DataError, PlanError, RequestError
+from synqx_dagster.model.mapping import Mapping
+from synqx_dagster.model.partitions import Partitions, TimePartitions
+from synqx_dagster.model.table import Column
+from synqx_dagster.model.types import TypeKind
+from synqx_dagster.transfer.cursor_values import literal
+from synqx_dagster.transfer.facts import SOURCE_ALIAS, relation_sql
+from synqx_dagster.transfer.result import PartitionSlice, ReadWindow
+
+_TIMES: frozenset[TypeKind] = frozenset({"date", "timestamp", "timestamptz"})
+_WHOLE_NUMBERS: frozenset[TypeKind] = frozenset({"smallint", "integer", "bigint"})
+_NAMES: frozenset[TypeKind] = _WHOLE_NUMBERS | {"string", "uuid"}
+
+
+@dataclass(frozen=True)
+class PartitionPlan:
+    """What one load reads and replaces.
+
+    Attributes:
+        predicates: Conditions over the relation ``source`` in the source's SQL, all of which hold for every row read.
+        inside: A condition in the target's SQL that holds for the rows that are replaced.
+        outside: Its opposite, which holds for rows without a value, too.
+        source_column: What the column is called in the rows that are read.
+        bounds: The first value and the first one beyond, as canonical text; or None, and `values` are the values.
+        description: Which partitions, for people.
+    """
+
+    predicates: tuple[str, ...]
+    inside: str
+    outside: str
+    source_column: str
+    bounds: tuple[str, str] | None
+    values: frozenset[str]
+    description: str
+
+    def holds(self, row: Map[str, object]) -> bool:
+        """Whether a row of the source, as the quarantine keeps it, belongs to these partitions."""
+        value = row.get(self.source_column)
+        if self.bounds is None:
+            return str(value) in self.values
+        try:
+            # The canonical text of an infinity, or of a year that Python does not have, is none.
+            moment, (start, end) = datetime.fromisoformat(str(value)), map(datetime.fromisoformat, self.bounds)
+            return start <= moment < end
+        except (ValueError, TypeError):
+            return False
+
+
+def check_slice(mapping: Mapping, asked: ReadWindow) -> None:
+    """Refuse a load of a partitioned mapping that does not say which partitions, and the other way round.
+
+    Raises:
+        RequestError: Says what to do.
+    """
+    if mapping.partitions is None:
+        if asked.partition is not None:
+            raise RequestError(
+                f"mapping {mapping.name!r} has no partitions, so {asked.partition} cannot be loaded by itself",
+                hint=f"`synqx run {mapping.name}`, or give the mapping `partitions` and a `partition_column`",
+            )
+        return
+    if asked.partition is None:
+        raise RequestError(
+            f"mapping {mapping.name!r} is loaded by partitions, and this run does not say which",
+            hint=f"`synqx backfill {mapping.name} --from KEY --to KEY`; in the web UI choose them when you materialize",
+        )
+
+
+def plan_partition(
+    mapping: Mapping,
+    asked: PartitionSlice,
+    ends: tuple[Connector, Connector],
+    read: ReadSession,
+    source_columns: tuple[Column, ...],
+    target_columns: tuple[Column, ...],
+) -> PartitionPlan:
+    """Decide what a load of these partitions reads and replaces.
+
+    Args:
+        ends: The source and the target.
+        target_columns: The target's columns that the mapping fills.
+
+    Raises:
+        PlanError: The column has another type on each side, or one that does not fit the partitions.
+        DataError: Rows of the source belong to no partition, because their column is NULL.
+    """
+    source, target = ends
+    assert mapping.partitions is not None
+    field = mapping.partition_column
+    there = next((column for column in target_columns if column.name == field), None)
+    here = next((column for column in source_columns if column.name == mapping.partition_source), None)
+    if there is None or here is None:
+        raise PlanError(f"mapping {mapping.name!r}: no column of the source fills the partition_column {field!r}")
+    _check_kinds(mapping, mapping.partitions, here, there)
+    name = f"{SOURCE_ALIAS}.{source.quote(here.name)}"
+    _refuse_unplaced(mapping, source, read, here, name)
+    bounds = _bounds(mapping, mapping.partitions, asked, there)
+    at_target = target.quote(there.name)
+    if bounds is not None:
+        predicates = _between(name, bounds, here, source)
+        inside = " AND ".join(_between(at_target, bounds, there, target))
+    else:
+        predicates = [_among(name, asked.values, here, source)]
+        inside = _among(at_target, asked.values, there, target)
+    return PartitionPlan(
+        predicates=tuple(predicates),
+        inside=inside,
+        outside=f"NOT ({inside}) OR {at_target} IS NULL",
+        source_column=here.name,
+        bounds=bounds,
+        values=frozenset(asked.values),
+        description=f"{asked} by {there.name}",
+    )
+
+
+def _check_kinds(mapping: Mapping, partitions: Partitions, here: Column, there: Column) -> None:
+    kind = here.data_type.kind
+    where = f"mapping {mapping.name!r}: the partition_column {there.name!r}"
+    if kind != there.data_type.kind:
+        raise PlanError(
+            f"{where} is {here.data_type} in the source and {there.data_type} in the target, so that a row could"
+            " belong to two partitions",
+            hint="give it one type on both sides, by the target's schema or a cast in a source_query",
+            column=there.name,
+        )
+    is_timed = isinstance(partitions, TimePartitions)
+    if kind not in (_TIMES if is_timed else _NAMES):
+        fitting = "a date, timestamp or timestamptz" if is_timed else "a text, whole number or uuid"
+        raise PlanError(
+            f"{where} holds {here.data_type}; {partitions.type} partitions need {fitting}", column=there.name
+        )
+    if not isinstance(partitions, TimePartitions) or partitions.type != "hourly":
+        return
+    if kind == "date":
+        raise PlanError(f"{where} holds days, and hourly partitions are parts of days", column=there.name)
+    if kind == "timestamp" and partitions.timezone != "UTC":
+        raise PlanError(
+            f"{where} holds the time of a wall clock, which shows an hour twice when it is put back",
+            hint="use hourly partitions with timezone: UTC, a timestamptz, or daily ones",
+            column=there.name,
+        )
+
+
+def _refuse_unplaced(mapping: Mapping, source: Connector, read: ReadSession, column: Column, name: str) -> None:
+    """A row without a value is in no partition and would never be loaded. Where there may be some, they are counted."""
+    unplaced = f"{name} IS NULL"
+    if source.dialect == "sqlite" and column.data_type.kind in _TIMES:
+        # A column of any type holds numbers and texts there, and they do not compare.
+        unplaced += f" OR typeof({name}) <> 'text'"
+    elif not column.nullable:
+        return
+    rows = int(str(read.fetch_value(f"SELECT count(*) FROM {relation_sql(mapping, source, [unplaced])}")))
+    if rows:
+        raise DataError(
+            f"mapping {mapping.name!r}: the partition column {column.name!r} has no value in"
+            f" {rows:,} row{'' if rows == 1 else 's'} of the source, which would never be loaded",
+            hint="fill it and make it NOT NULL, or use a source_query that gives such rows a value",
+            rows=rows,
+            column=column.name,
+        )
+
+
+def _bounds(mapping: Mapping, partitions: Partitions, asked: PartitionSlice, column: Column) -> tuple[str, str] | None:
+    if not isinstance(partitions, TimePartitions):
+        return None
+    if asked.start is None or asked.end is None:
+        raise PlanError(f"mapping {mapping.name!r}: {asked} has no beginning and end")
+    zone, kind = ZoneInfo(partitions.timezone), column.data_type.kind
+    first, beyond = (_text(moment, zone, kind) for moment in (asked.start, asked.end))
+    return first, beyond
+
+
+def _text(moment: datetime, zone: ZoneInfo, kind: TypeKind) -> str:
+    """A bound as canonical text of a kind."""
+    if kind == "timestamptz":
+        return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}+00"
+    local = moment.astimezone(zone)
+    return f"{local:%Y-%m-%d}" if kind == "date" else f"{local:%Y-%m-%d %H:%M:%S}"
+
+
+def _between(name: str, bounds: tuple[str, str], column: Column, connector: Connector) -> list[str]:
+    start, end = (_moment(text, column, connector) for text in bounds)
+    return [f"{name} >= {start}", f"{name} < {end}"]
+
+
+def _moment(text: str, column: Column, connector: Connector) -> str:
+    if connector.dialect == "sqlite":
+        # Texts are compared there: 2024-01-31 is before all the ways to write that day's moments.
+        text = text.removesuffix("+00").removesuffix(" 00:00:00")
+    return literal(text, column, connector.dialect)
+
+
+def _among(name: str, values: tuple[str, ...], column: Column, connector: Connector) -> str:
+    kind = column.data_type.kind
+    literals = ", ".join(_value(value, column, connector) for value in values)
+    among = f"{name} IN ({literals})"
+    if kind != "string":
+        return among
+    # Whatever the column's collation calls equal, a value belongs to the partition of its own characters. The first
+    # condition is there for an index.
+    match connector.dialect:
+        case "postgres":
+            return f'({among} AND ({name})::text COLLATE "C" IN ({literals}))'
+        case "mysql":
+            exact = ", ".join(f"CAST({_value(value, column, connector)} AS BINARY)" for value in values)
+            return f"({among} AND CAST({name} AS BINARY) IN ({exact}))"
+        case "sqlite":
+            return f"({among} AND {name} COLLATE BINARY IN ({literals}))"
+        case _:
+            return among
+
+
+def _value(value: str, column: Column, connector: Connector) -> str:
+    kind = column.data_type.kind
+    if kind in _WHOLE_NUMBERS and not value.removeprefix("-").isdecimal():
+        raise PlanError(
+            f"the partition {value!r} is no value of the column {column.name!r}, which holds {column.data_type}",
+            column=column.name,
+        )
+    return literal(int(value) if kind in _WHOLE_NUMBERS else value, column, connector.dialect)
