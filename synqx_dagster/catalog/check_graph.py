@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from synqx_dagster.catalog.union import RecordUnion
 from synqx_dagster.errors import ConfigurationError, DriverMissingError, Problem
-from synqx_dagster.model import Connection, Pipeline, Schedule, TableName
+from synqx_dagster.model import Connection, Pipeline, Schedule, Sensor, TableName
 from synqx_dagster.model import Mapping as MappingRecord
+from synqx_dagster.model.partitions import find_difference
 from synqx_dagster.model.pipeline import find_cycle
 from synqx_dagster.pipelines.graph import Graph as PipelineGraph
 from synqx_dagster.pipelines.graph import Node, extracts_before, loads_of
@@ -42,6 +44,7 @@ def check_graph(union: RecordUnion, graphs: Mapping[str, PipelineGraph]) -> Iter
                 f"{mapping.target_table} at {mapping.target_connection}",
                 "give one of them another target_table",
             )
+    yield from _check_partitions(union)
     loads = list(_pipeline_loads(graphs))
     yield from _check_loads(union, tables, loads, producers)
     graph: _Graph = {name: [] for name in union.records.mappings}
@@ -63,6 +66,28 @@ def check_graph(union: RecordUnion, graphs: Mapping[str, PipelineGraph]) -> Iter
         )
     if not cycles:
         yield from _check_jobs(union, graph)
+
+
+def _check_partitions(union: RecordUnion) -> Iterator[Problem]:
+    """Runs of mappings with different partitions, which could not say which of them they replace."""
+    records = union.records
+    runs: list[tuple[Pipeline | Schedule | Sensor, tuple[str, ...]]] = [
+        *((record, record.mapping_names) for record in records.pipelines.values()),
+        *((record, record.mapping_names) for record in records.sensors.values()),
+    ]
+    for schedule in records.schedules.values():
+        of_pipelines = (records.pipelines[name].mapping_names for name in schedule.pipeline_names)
+        runs.append((schedule, (*schedule.mapping_names, *itertools.chain(*of_pipelines))))
+    for record, names in runs:
+        different = find_difference({name: records.mappings[name].partitions for name in names})
+        if different is not None:
+            yield union.problem(
+                record,
+                ("nodes",) if isinstance(record, Pipeline) else ("mapping",),
+                f"the mappings {different[0]!r} and {different[1]!r} have different partitions, and one run replaces"
+                " the same of all",
+                "give them the same partitions, or run them apart",
+            )
 
 
 def _pipeline_loads(graphs: Mapping[str, PipelineGraph]) -> Iterator[tuple[PipelineGraph, Node]]:

@@ -42,6 +42,9 @@ SECTIONS: dict[str, dict[str, LazyCommand]] = {
         "preview": LazyCommand("mappings:preview", "Show the first rows as a mapping would load them."),
         "plan": LazyCommand("mappings:plan", "Explain how a mapping or a pipeline would run; change nothing."),
         "run": LazyCommand("run:run", "Run mappings, pipelines or schedules through Dagster, here and now."),
+        "backfill": LazyCommand(
+            "backfill:backfill", "Load partitions of a mapping, pipeline or schedule again, here and now."
+        ),
         "pipelines": LazyCommand("pipelines:pipelines", "List pipelines; look at their versions, and go back to one."),
         "verify": LazyCommand("verify:verify", "Compare a target with what its mapping says, value by value."),
         "quarantine": LazyCommand("quarantine:quarantine", "Look at rows that were set aside, and try them again."),

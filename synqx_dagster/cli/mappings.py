@@ -197,6 +197,7 @@ def _draw_plan(output: Output, mapping: Mapping, found: dict[str, Any], *, whole
             *([("reads", printable(found["window"]))] if found["window"] is not None else []),
             ("ranges", printable(found["ranges"]["description"])),
             ("strategy", printable(found["strategy"])),
+            *([("partitions", printable(found["partitions"]))] if found["partitions"] is not None else []),
             ("guarantee", found["guarantee"]),
             ("key", printable(", ".join(found["primary_key"])) or "none"),
         ],

@@ -6,7 +6,7 @@ import inspect
 import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dagster as dg
@@ -24,8 +24,10 @@ from synqx_dagster.defs.names import (
     resource_key,
     revision_metadata,
     revision_tags,
+    table_pool,
 )
 from synqx_dagster.defs.ordering import RESULT, after_step
+from synqx_dagster.defs.partitions import backfill_policy, find_slice
 from synqx_dagster.defs.resources import ConnectionResource
 from synqx_dagster.defs.translator import Translator, loaded_columns
 from synqx_dagster.defs.windows import read_window
@@ -89,7 +91,8 @@ def build_asset(
             resource_key(mapping.source_connection),
             resource_key(mapping.target_connection),
         },
-        pool=resource_key(mapping.target_connection),
+        # Two loads of one table would fence each other out, and partitions are there to be loaded one after the other.
+        pool=resource_key(mapping.target_connection) if mapping.partitions is None else table_pool(spec.key),
     )(load_table)
     return dg.AssetsDefinition(
         node_def=op,
@@ -97,6 +100,7 @@ def build_asset(
         keys_by_output_name={RESULT: spec.key},
         specs=[spec],
         check_specs_by_output_name={f"check_{check.name}": check for check in checks},
+        backfill_policy=None if mapping.partitions is None else backfill_policy(mapping.partitions),
     )
 
 
@@ -148,7 +152,7 @@ class _Load:
             run_id=context.run.run_id,
             load_id=load_id,
             progress=ProgressLog(context, self.mapping.name, progress_listener.get()),
-            window=read_window(context.run.tags),
+            window=replace(read_window(context.run.tags), partition=find_slice(context, self.mapping.partitions)),
         )
         result = run_load(request)
         context.log.info(describe_result(self.mapping.name, result))

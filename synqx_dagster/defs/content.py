@@ -11,6 +11,7 @@ import dagster as dg
 
 from synqx_dagster.defs.access import needs_vault, require_unsealed
 from synqx_dagster.defs.instance import open_instance
+from synqx_dagster.defs.partitions import all_partitions
 from synqx_dagster.defs.translator import Translator
 from synqx_dagster.errors import SynqxError
 from synqx_dagster.transfer.result import CheckOutcome, LoadRequest
@@ -48,7 +49,15 @@ def verify_mapping(
     try:
         source, target = connectors
         report = verify_content(
-            ContentRequest(mapping, translator.schema_of(mapping), source, target, limit, show_values)
+            ContentRequest(
+                mapping,
+                translator.schema_of(mapping),
+                source,
+                target,
+                limit,
+                show_values,
+                partition=None if mapping.partitions is None else all_partitions(mapping.partitions),
+            )
         )
     finally:
         for connector in connectors:
@@ -64,7 +73,8 @@ def compare_after_load(request: LoadRequest) -> CheckOutcome:
     from synqx_dagster.transfer.content import verify_content
     from synqx_dagster.transfer.content_plan import ContentRequest
 
-    asked = ContentRequest(request.mapping, request.schema, request.source, request.target)
+    partition = request.window.partition
+    asked = ContentRequest(request.mapping, request.schema, request.source, request.target, partition=partition)
     try:
         return verify_content(asked).to_outcome()
     except SynqxError as error:

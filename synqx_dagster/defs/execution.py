@@ -22,6 +22,7 @@ from synqx_dagster.defs.instance import end_dead_runs, open_instance, own_proces
 from synqx_dagster.defs.interruption import settle_interruption
 from synqx_dagster.defs.jobs import JobBuilder, JobPlan, connections_of, plan_pipeline, plan_schedule
 from synqx_dagster.defs.names import REVISION_TAG
+from synqx_dagster.defs.partitions import slice_tags
 from synqx_dagster.defs.resources import ConnectionResource
 from synqx_dagster.defs.runs import RunReport, read_report
 from synqx_dagster.defs.translator import Translator
@@ -29,6 +30,7 @@ from synqx_dagster.defs.windows import window_tags
 from synqx_dagster.errors import ConfigurationError, NotFoundError, SealedError, SynqxError
 from synqx_dagster.model import Mapping
 from synqx_dagster.transfer.facts import describe_source
+from synqx_dagster.transfer.partition import check_slice
 from synqx_dagster.transfer.result import Progress, ReadWindow
 from synqx_dagster.transfer.window import check_asked, check_part
 
@@ -60,7 +62,8 @@ def run_targets(
         names: Records by name; ``kind:name`` where two kinds share one.
         progress: Called about twice a second with the name of a mapping and how far its load is.
         on_planned: Called once, before the first load, with the number of loads.
-        window: What mappings with a cursor read; left out, they go on from their watermarks.
+        window: What mappings with a cursor read; left out, they go on from their watermarks. And the partitions that
+            are replaced, where there are any.
 
     Raises:
         NotFoundError: There is no such record; the hint gives the nearest name.
@@ -74,6 +77,8 @@ def run_targets(
     window = window or ReadWindow()
     for mapping in mappings:
         check_part(mapping, window)
+        if mapping.partitions is not None:
+            check_slice(mapping, window)
     connections = connections_of(snapshot, plan.mappings, plan.pipelines)
     require_unsealed(catalog, secrets_needed=any(needs_vault(snapshot.get_connection(name)) for name in connections))
     if window.start is not None or window.end is not None:
@@ -104,7 +109,12 @@ def run_targets(
                     raise_on_error=False,
                     asset_selection=None if is_job else keys,
                     run_id=run_id,
-                    tags={REVISION_TAG: str(snapshot.revision), **window_tags(window), **own_process_tag()},
+                    tags={
+                        REVISION_TAG: str(snapshot.revision),
+                        **window_tags(window),
+                        **({} if window.partition is None else slice_tags(window.partition)),
+                        **own_process_tag(),
+                    },
                     run_config=_logger_config(catalog.settings),
                 )
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):

@@ -14,7 +14,8 @@ import dagster as dg
 
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
 from synqx_dagster.defs.json_logs import follow_settings
-from synqx_dagster.defs.names import METADATA_PREFIX, resource_key
+from synqx_dagster.defs.names import METADATA_PREFIX, resource_key, table_pool
+from synqx_dagster.defs.translator import Translator
 from synqx_dagster.errors import ConfigurationError
 from synqx_dagster.settings import Settings
 
@@ -108,8 +109,9 @@ def _announcing_in_batches() -> Iterator[None]:
 
 
 def sync_pool_limits(instance: dg.DagsterInstance, snapshot: CatalogSnapshot) -> None:
-    """Give each connection's pool the limit that the catalog names. Idempotent.
+    """Give each connection's pool the limit that the catalog names, and the pools of partitioned tables theirs.
 
+    Idempotent.
     A limit that was taken out of the catalog becomes the instance's default again; one that somebody set by
     hand for a connection without a limit of its own stays.
     """
@@ -124,6 +126,10 @@ def sync_pool_limits(instance: dg.DagsterInstance, snapshot: CatalogSnapshot) ->
         for connection in snapshot.connections.values()
         if connection.max_concurrent_loads is not None
     }
+    translator = Translator(snapshot)
+    for mapping in snapshot.mappings.values():
+        if mapping.partitions is not None:
+            wanted[table_pool(translator.target_key(mapping))] = 1
     for pool in ours.keys() - wanted.keys():
         storage.delete_concurrency_limit(pool)
     present = {limit.name: limit for limit in storage.get_pool_limits()}

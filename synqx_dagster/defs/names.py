@@ -6,6 +6,8 @@ import hashlib
 import re
 from collections.abc import Sequence
 
+from dagster import AssetKey
+
 from synqx_dagster.model import dagster_name
 
 METADATA_PREFIX = "synqx/"
@@ -33,6 +35,11 @@ def revision_metadata(revision: int) -> dict[str, int]:
 def resource_key(connection_name: str) -> str:
     """The key of a connection's resource, which is also the name of its pool."""
     return f"conn_{dagster_name(connection_name)}"
+
+
+def table_pool(key: AssetKey) -> str:
+    """The pool of a table that one load at a time may go to."""
+    return f"table_{op_name(key.path)}"
 
 
 def op_name(asset_path: Sequence[str]) -> str:

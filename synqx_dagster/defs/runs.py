@@ -123,13 +123,14 @@ def read_report(instance: dg.DagsterInstance, run_id: str) -> RunReport:
         if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             evaluation = event.asset_check_evaluation_data
             checks.setdefault(evaluation.asset_key, {})[evaluation.check_name] = evaluation.passed
-    assets = []
+    # By key: a load of several partitions is reported once for each of them.
+    assets: dict[dg.AssetKey, AssetReport] = {}
     failures = []
     for event in events:
         if event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION and event.asset_key is not None:
             if f"{METADATA_PREFIX}lane" not in event.materialization.metadata:
                 continue  # Rows that a step of a pipeline stored for other steps.
-            assets.append(_asset_report(event, event.asset_key, checks.get(event.asset_key, {})))
+            assets[event.asset_key] = _asset_report(event, event.asset_key, checks.get(event.asset_key, {}))
         elif event.event_type == dg.DagsterEventType.STEP_FAILURE:
             failures.append(failure_report(event))
     if not failures:
@@ -143,7 +144,7 @@ def read_report(instance: dg.DagsterInstance, run_id: str) -> RunReport:
         run_id=run_id,
         status=run.status.value,
         revision=int(run.tags.get(REVISION_TAG, 0)),
-        assets=tuple(assets),
+        assets=tuple(assets.values()),
         failures=tuple(failures),
     )
 

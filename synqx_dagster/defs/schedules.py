@@ -6,7 +6,7 @@ schedule that makes up for nothing. Dagster itself makes up for the last tick th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -15,6 +15,7 @@ from synqx_dagster.catalog.snapshot import CatalogSnapshot
 from synqx_dagster.defs.access import CatalogAccess, find_seal_reason, needs_vault
 from synqx_dagster.defs.jobs import JobPlan, connections_of
 from synqx_dagster.defs.names import revision_metadata
+from synqx_dagster.defs.partitions import common_partitions, describe_keys, due_tags
 from synqx_dagster.defs.ticks import PAUSED, TICK_TAG, find_missed, tick_tags
 from synqx_dagster.model import Schedule, dagster_name
 
@@ -27,6 +28,7 @@ def build_schedule(
     Raises:
         NotFoundError: A record that it needs is missing.
     """
+    partitions = common_partitions(map(snapshot.get_mapping, plan.mappings), f"schedule {schedule.name!r}")
     connections = connections_of(snapshot, plan.mappings, plan.pipelines)
     secrets_needed = any(needs_vault(snapshot.get_connection(name)) for name in connections)
 
@@ -47,8 +49,13 @@ def build_schedule(
             return
         missed = find_missed(context.instance, schedule, due) if schedule.catch_up == "all" else []
         for moment in [*missed, due]:
-            if not schedule.is_paused(moment):
-                yield _request(schedule, moment)
+            if schedule.is_paused(moment):
+                continue
+            partition = due_tags(partitions, moment)
+            if partition is None:
+                yield dg.SkipReason(f"no partition has ended yet: {describe_keys(partitions)}" if partitions else None)
+            else:
+                yield _request(schedule, moment, partition)
 
     return dg.ScheduleDefinition(
         name=dagster_name(schedule.name),
@@ -62,7 +69,7 @@ def build_schedule(
     )
 
 
-def _request(schedule: Schedule, moment: datetime) -> dg.RunRequest:
+def _request(schedule: Schedule, moment: datetime, partition: Mapping[str, str]) -> dg.RunRequest:
     """The run of one tick. The key is the tick's own, so that a tick that is evaluated again does not run it twice."""
     tags = tick_tags(schedule, moment)
-    return dg.RunRequest(run_key=tags[TICK_TAG] if schedule.catch_up == "all" else None, tags=tags)
+    return dg.RunRequest(run_key=tags[TICK_TAG] if schedule.catch_up == "all" else None, tags={**tags, **partition})

@@ -21,6 +21,7 @@ from synqx_dagster.defs.names import (
     is_dagster_tag,
     revision_metadata,
 )
+from synqx_dagster.defs.partitions import partitions_definition
 from synqx_dagster.mapping.lineage import Lineage
 from synqx_dagster.model import Column, Connection, Schema, TableName, dagster_name
 
@@ -94,6 +95,7 @@ class Translator:
             # A mapping that reads its own target depends on what it was, which Dagster has no edge for.
             deps=[up for up in self.upstream_keys(source, lineage) if up != key],
             description=mapping.description or (schema.description if schema else None),
+            partitions_def=None if mapping.partitions is None else partitions_definition(mapping.partitions),
             group_name=dagster_name(mapping.group or mapping.target_connection),
             owners=[dagster_owner(owner) for owner in mapping.owners],
             tags={name: value for name, value in mapping.tags.items() if is_dagster_tag(name, value)},
@@ -124,6 +126,8 @@ class Translator:
             f"{METADATA_PREFIX}on_bad_row": mapping.on_bad_row,
             **revision_metadata(self.snapshot.revision),
         }
+        if mapping.partition_column is not None:
+            metadata["dagster/partition_expr"] = mapping.partition_column
         refused = {name: value for name, value in mapping.tags.items() if not is_dagster_tag(name, value)}
         if refused:
             metadata[f"{METADATA_PREFIX}tags"] = refused

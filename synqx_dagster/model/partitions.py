@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import unicodedata
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -13,6 +14,7 @@ from synqx_dagster.model.schedule import check_timezone
 
 #: What Dagster does not take in a key: it writes ranges with dots.
 _RANGE_DOTS = "..."
+_SHOWN = 10
 
 
 def _read_day(value: Any) -> Any:
@@ -68,6 +70,10 @@ class TimePartitions(Value):
                     raise ValueError(f"{name} ({day}) must be the first day of a month, where monthly partitions begin")
         return self
 
+    def __str__(self) -> str:
+        until = "" if self.end is None else f" to {self.end}"
+        return f"{self.type} from {self.start}{until} ({self.timezone})"
+
 
 class StaticPartitions(Value):
     """One partition for each of these values."""
@@ -88,8 +94,19 @@ class StaticPartitions(Value):
                 raise ValueError(f"{value!r} cannot name a partition: no '...', control characters or outer blanks")
         return values
 
+    def __str__(self) -> str:
+        shown = ", ".join(self.values[:_SHOWN])
+        return f"{len(self.values):,}: {shown}" + (", ..." if len(self.values) > _SHOWN else "")
+
 
 Partitions = Annotated[TimePartitions | StaticPartitions, Field(discriminator="type")]
+
+
+def find_difference(partitions: Mapping[str, TimePartitions | StaticPartitions | None]) -> tuple[str, str] | None:
+    """Two of what runs together, by name, that have different partitions; None where all have the same, or none."""
+    having = {name: found for name, found in partitions.items() if found is not None}
+    first = next(iter(having), "")
+    return next(((first, name) for name, found in having.items() if found != having[first]), None)
 
 
 def _is_control(character: str) -> bool:

@@ -74,6 +74,7 @@ class LoadPlan:
         history_columns: The target's columns that hold validity, in the order of `HistoryColumns.names`.
         unique_key: The target's own indexes keep it from having two rows of a key.
         ranges: How the source is read, in how many pieces; only in a plan that is made to be shown.
+        partitions: By which partitions the target is loaded, in words; None where it is loaded as a whole.
         partition: Which rows of the target are replaced, in a load of partitions.
     """
 
@@ -106,6 +107,7 @@ class LoadPlan:
     relation_sql: str | None = None
     ranges: RangePlan | None = field(default=None, compare=False)
     common_tests: tuple[CommonTest, ...] | None = None
+    partitions: str | None = None
     partition: PartitionPlan | None = None
 
     @property
@@ -145,6 +147,7 @@ class LoadPlan:
             ],
             "primary_key": list(self.primary_key),
             "window": self.window,
+            "partitions": self.partitions,
             "ranges": None if self.ranges is None else self.ranges.to_dict(),
             "read_sql": self.read_sql,
             "transform_sql": self.transform_sql,
@@ -203,6 +206,7 @@ def make_plan(
         "target_action": "create" if creates else "use",
         "strategy": _strategy(mapping, target, creates=creates),
         "guarantee": "effectively once",
+        "partitions": None if mapping.partitions is None else f"{mapping.partitions}, by {mapping.partition_column}",
         "columns": columns,
         "primary_key": primary_key,
         "enforced_key": mapping.mode != "scd2"
