@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from synqx_dagster.connectors.postgresql_columns import DEFAULT_SCHEMA, find_columns
@@ -29,6 +29,7 @@ from synqx_dagster.connectors.postgresql_privileges import find_missing
 from synqx_dagster.connectors.postgresql_replace import find_obstacles, find_oid, swap
 from synqx_dagster.connectors.postgresql_rows import advance_sequences, append_rows, replace_rows
 from synqx_dagster.connectors.postgresql_shared import current_transaction, evict_writers, may_take_place
+from synqx_dagster.connectors.postgresql_trailer import WithoutTrailer
 from synqx_dagster.connectors.postgresql_types import native_type
 from synqx_dagster.connectors.protocol import (
     ConnectionConfig,
@@ -46,9 +47,6 @@ if TYPE_CHECKING:
 
 #: How much of a binary COPY stream is sent at a time; psycopg2's own 8 KiB costs a third of the speed.
 COPY_BYTES = 1024 * 1024
-
-_TRAILER_BYTES = 2
-_TRAILER = b"\xff\xff"
 
 #: LIKE copies these onto a staging table that can take its target's place. NOT NULL comes without being named.
 _LIKE = "INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING GENERATED INCLUDING STORAGE INCLUDING COMMENTS"
@@ -368,7 +366,7 @@ class PostgresqlWriteSession:
 
     def copy_in(self, table: TableName, columns: Sequence[Column], source: BinaryIO) -> int:
         """Load binary COPY data until its end; returns the rows. A cut stream raises."""
-        stream = _WithoutTrailer(source)
+        stream = WithoutTrailer(source)
         try:
             with wrap_errors(self._action, rows_at=str(table), columns=[column.name for column in columns]):
                 self._cursor.copy_expert(self._copy_sql(table, columns, "binary"), stream, COPY_BYTES)
@@ -396,10 +394,7 @@ class PostgresqlWriteSession:
         The staging table takes the target's place when nothing depends on the target and nobody reads it for long;
         else the target's rows are deleted and the staged ones inserted, which keeps the table itself.
         """
-        names = [column.name for column in columns]
-        with wrap_errors(self._action, rows_at=str(target), columns=names):
-            oid = self._get_oid(target)
-            advance_sequences(self._cursor, staging, oid, names)
+        with self._publishing(staging, target, columns) as (oid, names):
             if self._staged.get(staging) or self._may_swap_shared(staging, target):
                 rows = self._count(staging)
                 changes = RowChanges(inserted=rows, deleted=self._count(target), total=rows)
@@ -413,31 +408,34 @@ class PostgresqlWriteSession:
         self, staging: TableName, target: TableName, columns: Sequence[Column], inside: str
     ) -> RowChanges:
         """Make the staged rows the only ones of the target that hold a condition."""
-        names = [column.name for column in columns]
-        with wrap_errors(self._action, rows_at=str(target), columns=names):
-            oid = self._get_oid(target)
-            advance_sequences(self._cursor, staging, oid, names)
+        with self._publishing(staging, target, columns) as (oid, names):
             changes = replace_rows(self._cursor, staging, target, oid, names, inside)
             self.drop_staging(staging)
             return changes
 
     def publish_append(self, staging: TableName, target: TableName, columns: Sequence[Column]) -> RowChanges:
         """Add the staged rows to the target."""
-        names = [column.name for column in columns]
-        with wrap_errors(self._action, rows_at=str(target), columns=names):
-            advance_sequences(self._cursor, staging, self._get_oid(target), names)
+        with self._publishing(staging, target, columns) as (_, names):
             inserted = append_rows(self._cursor, staging, target, names)
             self.drop_staging(staging)
             return RowChanges(inserted)
+
+    @contextlib.contextmanager
+    def _publishing(
+        self, staging: TableName, target: TableName, columns: Sequence[Column]
+    ) -> Iterator[tuple[int, list[str]]]:
+        """The target's OID and the names of its columns, once its sequences are past the staged rows."""
+        names = [column.name for column in columns]
+        with wrap_errors(self._action, rows_at=str(target), columns=names):
+            oid = self._get_oid(target)
+            advance_sequences(self._cursor, staging, oid, names)
+            yield oid, names
 
     def publish_merge(
         self, staging: TableName, target: TableName, columns: Sequence[Column], merge: MergeSpec
     ) -> RowChanges:
         """Merge the staged rows into the target."""
-        names = [column.name for column in columns]
-        with wrap_errors(self._action, rows_at=str(target), columns=names):
-            oid = self._get_oid(target)
-            advance_sequences(self._cursor, staging, oid, names)
+        with self._publishing(staging, target, columns) as (oid, _):
             changes = merge_rows(self._cursor, staging, target, oid, columns, merge)
             self.drop_staging(staging)
             return changes
@@ -462,43 +460,3 @@ class PostgresqlWriteSession:
         self.rollback()
         if not self._connection.closed:
             self._cursor.close()
-
-
-class _WithoutTrailer:
-    """Passes a binary COPY stream on, all but its trailer.
-
-    The server takes an end between two rows for the end of the data, trailer or not, so a stream that was cut there
-    would pass for a short table. What is held back is compared with the trailer; if rows happen to end in the same two
-    bytes and the trailer is missing, the server finds the last row incomplete.
-    """
-
-    def __init__(self, source: BinaryIO) -> None:
-        self._source = source
-        self._held = b""
-        #: What ended the stream before its time.
-        self.failure: BaseException | None = None
-
-    def read(self, size: int = -1) -> bytes:
-        """The next bytes; empty at the end."""
-        try:
-            return self._read(size)
-        except BaseException as error:
-            self.failure = error
-            raise
-
-    def _read(self, size: int) -> bytes:
-        while True:
-            chunk = self._source.read(size)
-            if not chunk:
-                if self._held != _TRAILER:
-                    raise FatalError("the COPY stream was cut short: it ends without its trailer")
-                return b""
-            if len(chunk) < _TRAILER_BYTES:
-                chunk = self._held + chunk
-                held = b""
-            else:
-                held = self._held
-            self._held = chunk[-_TRAILER_BYTES:]
-            if held or len(chunk) > _TRAILER_BYTES:
-                # One copy of the megabyte, where slicing and adding would make two.
-                return b"".join((held, memoryview(chunk)[:-_TRAILER_BYTES]))
