@@ -77,7 +77,7 @@ def check_definitions(definitions: Definitions, *, known: CatalogSnapshot | None
         problems.extend(check_connection(union, connection))
     for schedule in union.iter_new(Schedule):
         problems.extend(check_schedule(union, schedule))
-    broken = _Broken(definitions.unread, missing)
+    broken = _Broken(definitions.unread, missing, union.records)
     for sensor in union.iter_new(Sensor):
         if not broken.depends(sensor):
             problems.extend(check_sensor(union, sensor))
@@ -96,7 +96,7 @@ def check_definitions(definitions: Definitions, *, known: CatalogSnapshot | None
             problems.extend(wrong_nodes)
             if graph is not None:
                 graphs[pipeline.name] = graph
-    whole = union.without(broken.find_jobs(union.records))
+    whole = union.without(broken.find_jobs())
     problems.extend(check_graph(whole, graphs))
     problems.extend(check_sensor_cycles(whole))
     return list(cap_problems(_in_order(problems)))
@@ -128,29 +128,33 @@ class _Broken:
 
     unread: UnreadRecords
     missing: frozenset[_Key]
+    records: CatalogSnapshot
 
     def holds(self, record: Record) -> bool:
         """Whether what is declared under a record's name could not be read; the catalog's old one is not meant."""
         return (record.kind, record.name) in self.unread.named
 
     def depends(self, record: Record) -> bool:
-        """Whether a record refers to one that is not there, or could not be read."""
+        """Whether a record refers to one that is not there, or could not be read, itself or through a dataset."""
         return any(
-            key in self.missing or key in self.unread.named
-            for key in ((kind, name) for kind, name, _ in _references_of(record))
+            (kind, name) in self.missing
+            or (kind, name) in self.unread.named
+            # A node takes its connection and its schema from the dataset.
+            or (kind == "asset" and self.depends(self.records.assets[name]))
+            for kind, name, _ in _references_of(record)
         )
 
-    def find_jobs(self, records: CatalogSnapshot) -> set[_Key]:
+    def find_jobs(self) -> set[_Key]:
         """Mappings that could not be read, and pipelines, schedules and sensors with a part that is so or is not there.
 
         Of a mapping without one of its connections its tables are known all the same.
         """
         found: set[_Key] = set()
         for record in (
-            *records.mappings.values(),
-            *records.pipelines.values(),
-            *records.schedules.values(),
-            *records.sensors.values(),
+            *self.records.mappings.values(),
+            *self.records.pipelines.values(),
+            *self.records.schedules.values(),
+            *self.records.sensors.values(),
         ):
             refers = not isinstance(record, Mapping) and (
                 self.depends(record) or any((kind, name) in found for kind, name, _ in _references_of(record))

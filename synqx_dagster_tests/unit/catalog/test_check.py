@@ -198,6 +198,52 @@ def test_missing_references() -> None:
     ]
 
 
+#: A pipeline whose extract and load take all that they need from datasets.
+BY_DATASET = """
+{{kind: asset, name: orders, connection: {source}, table: orders}}
+---
+{{kind: asset, name: loaded, connection: {target}, table: loaded, target_schema: {schema}}}
+---
+kind: pipeline
+name: p
+nodes:
+  - {{node_id: a, operator_type: extract, operator_class: table, source_asset: orders}}
+  - {{node_id: b, operator_type: load, operator_class: table, destination_asset: loaded}}
+edges: [{{from_node_id: a, to_node_id: b}}]
+---
+{{kind: connection, name: shop, db_type: duckdb, database: /data/shop.duckdb}}
+---
+{{kind: connection, name: broken, db_type: duckdb, database: /x, port: none}}
+---
+{{kind: schema, name: rows, columns: [{{name: id, data_type: integer}}]}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"source": "shp"}, "asset 'orders' connection: there is no connection 'shp'"),
+        ({"target": "shp"}, "asset 'loaded' connection: there is no connection 'shp'"),
+        ({"schema": "row"}, "asset 'loaded' target_schema: there is no schema 'row'"),
+        ({"source": "broken"}, None),
+        ({"target": "broken"}, None),
+    ],
+)
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_dataset_without_its_connection_is_one_problem(
+    tmp_path: Path, changed: dict[str, str], says: str | None, is_known: bool
+) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(BY_DATASET.format(**{"source": "shop", "target": "shop", "schema": "rows"} | changed))
+    # What the catalog has under the name of a broken record is not meant.
+    known = catalog_of(connection("broken")) if is_known else None
+    port, *others = reversed(check_definitions(scan_documents([path]), known=known))
+    assert port.location is not None
+    assert port.location.field == "port"
+    assert len(others) == (says is not None)
+    assert all(says is not None and says.split(": ")[1] in problem.message for problem in others)
+
+
 def test_references_into_the_catalog() -> None:
     known = catalog_of(*ENDS)
     assert not problems_of(mapping("a"), known=known)
