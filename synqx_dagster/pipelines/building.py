@@ -218,6 +218,8 @@ def _check_quarantine(node: Node, nodes: Mapping[str, Node], place: tuple[str | 
     config = node.config
     assert isinstance(config, ValidateConfig)
     loads = loads_after(node.node_id, nodes)
+    if not loads:
+        return  # That nothing reads these rows, or those of a node after it, is said there.
     path = (*place, "config", "quarantine")
     if config.quarantine is None and len(loads) > 1:
         yield GraphProblem(

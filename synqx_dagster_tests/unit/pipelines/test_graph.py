@@ -248,6 +248,15 @@ def test_a_quarantine_needs_a_load_that_keeps_it() -> None:
     assert only_problem(two, "a>v>l1", "v>l2")[1] == "the rows of 'v' reach several loads"
 
 
+def test_a_quarantine_that_reaches_no_load_is_rows_that_nobody_reads() -> None:
+    rules = [{"check": "not_null", "column": "x"}]
+    valid = node("v", "validate.rules", rules=rules, on_bad_row="quarantine")
+    assert only_problem([A, valid], "a>v")[:2] == ("nodes.1", "nothing reads the rows of 'v'")
+    named = node("v", "validate.rules", rules=rules, on_bad_row="quarantine", quarantine="load")
+    nodes = [A, B, named, node("s", "transform.sort", by=["x"]), LOAD]
+    assert only_problem(nodes, "a>v>s", "b>load")[:2] == ("nodes.3", "nothing reads the rows of 's'")
+
+
 def test_an_incremental_extract_feeds_one_load_that_keeps_what_is_there() -> None:
     fresh = node("a", "extract.incremental", cursor={"column": "id"})
     assert only_problem([fresh, LOAD], "a>load")[1] == (
