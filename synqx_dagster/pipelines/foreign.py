@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ def run_in_process(
     """The rows that a node's function makes.
 
     Raises:
+        SynqxError: What ``batches`` raised.
         OperatorFailedError: The function failed, or its process died.
         NodeTimeoutError: It did not end within the node's ``timeout_seconds``.
     """
@@ -54,21 +55,20 @@ def run_in_process(
     timer = threading.Timer(seconds, time_out)
     timer.daemon = True
     timer.start()
-    feeder = _Feeder(ours, batches)
+    feeder = _Feeder(ours, batches, process.kill)
     feeder.start()
     try:
         while True:
             try:
                 kind, payload = ours.recv()
             except (EOFError, OSError):
+                if feeder.error is not None:
+                    raise feeder.error from None
                 if timed_out.is_set():
                     raise NodeTimeoutError(
                         f"node {node.node_id!r} did not end within its {seconds} s",
                         hint="raise its timeout_seconds, or find out what keeps it",
                     ) from None
-                feeder.join(timeout=1)
-                if feeder.error is not None:
-                    raise feeder.error from None
                 raise OperatorFailedError(
                     f"the process of node {node.node_id!r} died", hint="was it out of memory? see the system's log"
                 ) from None
@@ -86,12 +86,15 @@ def run_in_process(
 
 
 class _Feeder(threading.Thread):
-    """Hands a node's input to its process, as fast as it is taken."""
+    """Hands a node's input to its process, as fast as it is taken; ends it where the input fails, and keeps `error`."""
 
-    def __init__(self, connection: Connection, batches: Iterator[pa.RecordBatch]) -> None:
+    def __init__(
+        self, connection: Connection, batches: Iterator[pa.RecordBatch], end_process: Callable[[], None]
+    ) -> None:
         super().__init__(name="synqx-node-input", daemon=True)
         self._connection = connection
         self._batches = batches
+        self._end_process = end_process
         self.error: BaseException | None = None
 
     def run(self) -> None:
@@ -101,7 +104,8 @@ class _Feeder(threading.Thread):
                     return
         except BaseException as error:  # noqa: BLE001  # raised where the rows are awaited
             self.error = error
-            self._connection.close()
+            # The end of the process wakes who waits for its rows; closing our end of the socket would not.
+            self._end_process()
             return
         self._send(_ENDED)
 

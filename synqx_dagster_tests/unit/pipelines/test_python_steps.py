@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
-from synqx_dagster.errors import NodeTimeoutError, OperatorFailedError
+from synqx_dagster.errors import BadRowsError, NodeTimeoutError, OperatorFailedError
 from synqx_dagster_tests.unit.pipelines.graphs import node
 from synqx_dagster_tests.unit.pipelines.steps import FUNCTIONS, Bench, pandas, run_chain, through
 
@@ -69,6 +70,17 @@ def test_a_function_that_hangs_is_ended(bench: Bench) -> None:
 def test_a_function_that_takes_its_process_with_it(bench: Bench) -> None:
     with pytest.raises(OperatorFailedError, match="the process of node 'f' died"):
         bench.run(through(pandas("dies", columns=TWICE, timeout_seconds=60)))
+
+
+@pytest.mark.parametrize("per", ["frame", "batch"])
+def test_what_fails_before_a_function_is_not_waited_for_until_its_time_is_up(bench: Bench, per: str) -> None:
+    cast = node("c", "transform.cast", columns={"word": "integer"})
+    function = pandas("doubled", per=per, columns={**TWICE, "word": "integer"}, timeout_seconds=40)
+    before = time.monotonic()
+    with pytest.raises(BadRowsError, match="nodes 'numbers', 'c': a value in column 'word' is not integer"):
+        bench.run(through(cast, function))
+    assert time.monotonic() - before < 40
+    assert [name for name, report in bench.reports.items() if report.error] == ["numbers", "c"]
 
 
 def test_a_function_in_a_process_of_its_own_gives_the_same(bench: Bench) -> None:
