@@ -50,7 +50,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "transfer": frozenset({"errors", "model", "mapping", "connectors.protocol", "connectors.checksum"}),
     # A step's rows flow through DuckDB, by its connector's types and sessions, into the transfer engine.
     "pipelines": frozenset(
-        {"errors", "model", "mapping", "transfer", "connectors.protocol"}
+        {"errors", "model", "mapping", "transfer", "connectors.protocol", "connectors.files_scratch"}
         | {"connectors.duckdb_types", "connectors.duckdb_session", "connectors.file_database"}
     ),
     # What it connects to, the operator's lists of hosts decide, as for connections.

@@ -6,14 +6,12 @@ no value of a row.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from synqx_dagster.connectors.files_scratch import Scratch
 from synqx_dagster.errors import BadRowsError, FatalError, OperatorFailedError, PlanError, SynqxError
 from synqx_dagster.model.mapping import RESERVED_PREFIX
 from synqx_dagster.model.table import Column
@@ -51,11 +49,11 @@ class StageDatabase:
         self.nodes = tuple(nodes)
         self._memory_bytes = memory_bytes
         spill.mkdir(parents=True, exist_ok=True)
-        _remove_left_behind(spill)
-        self._spill = Path(tempfile.mkdtemp(prefix=f"spill-{os.getpid()}-", dir=spill))
+        # Removes what killed processes have left, and knows them by a lock: several containers may share the directory.
+        self._scratch = Scratch(spill)
         self.connection: Any = duckdb.connect(
             ":memory:",
-            config={**_CONFIG, "memory_limit": f"{memory_bytes}B", "temp_directory": str(self._spill)},
+            config={**_CONFIG, "memory_limit": f"{memory_bytes}B", "temp_directory": str(self._scratch.path / "spill")},
         )
         self.connection.execute("SET TimeZone = 'UTC'")
         # Only now: with external access off DuckDB refuses to be told where to spill.
@@ -66,7 +64,7 @@ class StageDatabase:
     def close(self) -> None:
         """Let go of memory and disk."""
         self.connection.close()
-        shutil.rmtree(self._spill, ignore_errors=True)
+        self._scratch.close()
 
     def interrupt(self) -> None:
         """End what runs, from any thread."""
@@ -170,21 +168,3 @@ class StageDatabase:
             f"{self._name}: failed in DuckDB: {kind}",
             hint="an expression failed on a value; guard it (TRY_CAST, NULLIF, CASE)",
         )
-
-
-def _remove_left_behind(spill: Path) -> None:
-    """Remove what processes that were killed have spilled: rows should not lie there for ever."""
-    for directory in spill.glob("spill-*-*"):
-        pid = directory.name.split("-")[1]
-        if pid.isdigit() and not _is_alive(int(pid)):
-            shutil.rmtree(directory, ignore_errors=True)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +19,7 @@ from synqx_dagster.errors import (
     PlanError,
     SourceChangedError,
 )
+from synqx_dagster_tests.processes import reaped
 from synqx_dagster_tests.unit.pipelines.graphs import graph, node
 from synqx_dagster_tests.unit.pipelines.steps import LOAD, NUMBERS, READ, Bench, pandas, run_chain, through
 
@@ -365,9 +369,37 @@ def test_two_attempts_at_a_stored_step_keep_apart(bench: Bench) -> None:
     assert sum(batch.num_rows for batch in bench.exchange.read(("p", "run", "numbers"), first).iter_batches()) == 1000
 
 
-def test_what_a_killed_process_spilled_is_removed(bench: Bench) -> None:
-    left = bench.directory / "spill" / "spill-999999999-abc"
-    left.mkdir(parents=True)
-    (left / "rows").write_bytes(b"x")
-    bench.run(through())
-    assert not left.exists()
+#: A process that is in the middle of a stage, until it is killed.
+STAGE = """
+import sys
+from pathlib import Path
+from synqx_dagster.pipelines.database import StageDatabase
+
+stage = StageDatabase(["x"], 128_000_000, Path(sys.argv[1]))
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_spilled_is_removed_and_what_a_living_one_spills_is_not(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sees_nobody(pid: int, signal: int) -> None:
+        raise ProcessLookupError
+
+    spill = bench.directory / "spill"
+    command = [sys.executable, "-c", STAGE, str(spill)]
+    with reaped(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"open\n"
+        (theirs,) = spill.iterdir()
+        with monkeypatch.context() as elsewhere:
+            # As in another container over the same volume, where its process has no number.
+            elsewhere.setattr(os, "kill", sees_nobody)
+            bench.run(through())
+        assert list(spill.iterdir()) == [theirs]
+        (theirs / "rows").write_bytes(b"x")
+        process.kill()
+        process.wait()
+        bench.run(through(), "second")
+        assert not list(spill.iterdir())
