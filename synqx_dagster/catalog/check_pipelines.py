@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from synqx_dagster.catalog.union import RecordUnion
 from synqx_dagster.catalog.validation import explain
 from synqx_dagster.connectors.registry import connector_types, dialect_of
 from synqx_dagster.errors import ConfigurationError, DriverMissingError, Problem
 from synqx_dagster.model import Pipeline
 from synqx_dagster.pipelines.building import GraphProblem, check_graph
-from synqx_dagster.pipelines.graph import Graph, loads_of
+from synqx_dagster.pipelines.graph import Graph, loads_of, sessions_of
 from synqx_dagster.pipelines.loading import load_mapping
 from synqx_dagster.pipelines.operators.ends import ExtractConfig
 from synqx_dagster.pipelines.operators.registry import find_operator
@@ -23,6 +25,7 @@ def check_pipeline(union: RecordUnion, pipeline: Pipeline) -> tuple[Graph | None
         for node in loads_of(graph):
             problems.extend(_check_load(union, graph, node.node_id))
         problems.extend(_check_extracts(union, graph, db_types))
+        problems.extend(_check_pools(union, graph))
     return (graph if not problems else None), problems
 
 
@@ -67,6 +70,42 @@ def _check_load(union: RecordUnion, graph: Graph, node_id: str) -> list[Problem]
     for problem in check_mapping(mapping, schema, source_dialect="duckdb"):
         problems.append(union.problem(graph.pipeline, place, problem.message, problem.hint))
     return problems
+
+
+def _check_pools(union: RecordUnion, graph: Graph) -> Iterator[Problem]:
+    """Whether the connections' pools allow as many sessions as each step holds at the same time.
+
+    Nothing to say of a pipeline that has been checked with its datasets and the connection as they are.
+    """
+    from synqx_dagster.connectors.registry import capabilities_of
+
+    pipeline = graph.pipeline
+    datasets = [node.dataset for node in graph.nodes.values() if node.dataset is not None]
+    is_unchanged = all(union.is_unchanged(record) for record in (pipeline, *datasets))
+    for step in graph.steps:
+        for name, needed in sessions_of(step, graph.nodes).items():
+            connection = union.records.connections[name]
+            if needed <= connection.pool.most_sessions or (is_unchanged and union.is_unchanged(connection)):
+                continue
+            try:
+                if not capabilities_of(connection.db_type, connection.options).pools_sessions:
+                    continue
+            except (ConfigurationError, DriverMissingError):
+                continue  # The problem stands at the connection.
+            message = (
+                f"the step {step.name!r} takes {needed} sessions of {name!r} at the same time,"
+                f" and its pool allows {connection.pool.most_sessions}"
+            )
+            hint = (
+                "raise pool.size or pool.max_overflow of the connection, or set stored: true at some of the step's"
+                " extracts, which then are steps of their own"
+            )
+            if (pipeline.kind, pipeline.name) in union.positions:
+                index = next(i for i, record in enumerate(pipeline.nodes) if record.node_id == step.name)
+                yield union.problem(pipeline, ("nodes", index), message, hint)
+            else:
+                # The pipeline is in the catalog only; what the user has just written is the connection.
+                yield union.problem(connection, ("pool",), f"pipeline {pipeline.name!r}: {message}", hint)
 
 
 def _check_extracts(union: RecordUnion, graph: Graph, db_types: frozenset[str]) -> list[Problem]:

@@ -63,6 +63,7 @@ class MysqlConnector:
         max_identifier_bytes=64,
         secures_network=True,
         shares_staging=True,
+        pools_sessions=True,
         moment_kind="timestamp",
         # MODIFY would forget what else is said of the column: its default, its comment.
         alters=frozenset({"add"}),

@@ -41,6 +41,7 @@ class PostgresqlConnector:
         max_identifier_bytes=postgresql_names.MAX_IDENTIFIER_BYTES,
         secures_network=True,
         shares_staging=True,
+        pools_sessions=True,
         alters=frozenset({"add", "retype", "allow_null"}),
     )
 

@@ -61,6 +61,7 @@ class SqlalchemyConnector:
             self._facts.capabilities,
             # How the others compare rows by what is stored is not known.
             merges=self._facts.sqlglot in ("postgres", "mysql") and self._facts.capabilities.writes,
+            pools_sessions=True,
             secures_network=secures_network(drivername_of(config)),
             snapshot_reads=self._facts.capabilities.snapshot_reads and keeps_snapshot(self._facts, isolation),
         )

@@ -10,6 +10,7 @@ step's end; edges that carry none are checked when the graph is built.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -200,6 +201,12 @@ def extracts_before(node_id: str, nodes: Mapping[str, Node]) -> tuple[Node, ...]
                 reached.add(one)
                 ahead.append(one)
     return tuple(node for name, node in nodes.items() if name in reached and isinstance(node.config, ExtractConfig))
+
+
+def sessions_of(step: Step, nodes: Mapping[str, Node]) -> Counter[str]:
+    """How many sessions a step holds at the same time, by connection: one for each extract, and one for its load."""
+    ends = (*extracts_of(step, nodes), *([nodes[step.name]] if step.is_load else []))
+    return Counter(str(node.connection) for node in ends)
 
 
 def extracts_of(step: Step, nodes: Mapping[str, Node]) -> tuple[Node, ...]:

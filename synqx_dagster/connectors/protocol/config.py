@@ -76,6 +76,7 @@ class Capabilities:
         has_objects: Tables may have views, indexes and defaults; elsewhere a table is its rows alone.
         shares_staging: Several write sessions may fill one staging table (`SharedWriteSession`); at the same time where
             there are `concurrent_writers`.
+        pools_sessions: Keeps to the connection's ``pool``: no more sessions at a time than it allows.
         direct_kinds: Kinds of values of which the target stores every common one exactly, whatever its `holds` says of
             the others, and which it takes in their direct form too (see `carriers`). Common are dates of the years 1
             to 9999 and decimals in digits; a decimal's column has a precision of up to 38 and a scale within it.
@@ -98,5 +99,6 @@ class Capabilities:
     merges: bool = True
     has_objects: bool = True
     shares_staging: bool = False
+    pools_sessions: bool = False
     direct_kinds: frozenset[TypeKind] = frozenset()
     alters: frozenset[Literal["add", "retype", "allow_null"]] = frozenset()

@@ -10,8 +10,9 @@ import pytest
 from synqx_dagster.catalog.check import check_definitions
 from synqx_dagster.catalog.documents import read_documents, scan_documents
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
+from synqx_dagster.catalog.validation import build_record
 from synqx_dagster.errors import InvalidInputError
-from synqx_dagster.model import Connection, Record, SealedSecret
+from synqx_dagster.model import Connection, Pipeline, Record, SealedSecret
 from synqx_dagster_tests.unit.catalog.records import (
     connection,
     definitions,
@@ -178,6 +179,59 @@ def test_a_pool_that_shrinks_below_what_a_mapping_of_the_catalog_takes() -> None
     assert problem.startswith(
         "connection 'shop' pool: mapping 'customers': parallelism 5 takes 6 sessions of 'shop', and its pool allows 5"
     )
+
+
+def many_extracts(count: int, **values: Any) -> Pipeline:
+    """A pipeline whose one step reads so many tables of the connection ``shop``, and loads into it."""
+    extract: dict[str, Any] = {"operator_type": "extract", "operator_class": "table", **values}
+    names = [f"e{number}" for number in range(count)]
+    shop: dict[str, Any] = {"connection": "shop"}
+    record = build_record(
+        "pipeline",
+        {
+            "name": "p",
+            "nodes": [
+                *({"node_id": name, **extract, "config": {**shop, "table": name}} for name in names),
+                {"node_id": "u", "operator_type": "transform", "operator_class": "union"},
+                {
+                    "node_id": "load",
+                    "operator_type": "load",
+                    "operator_class": "table",
+                    "config": shop | {"table": "t"},
+                },
+            ],
+            "edges": [{"from_node_id": first, "to_node_id": "u"} for first in names]
+            + [{"from_node_id": "u", "to_node_id": "load"}],
+        },
+    )
+    assert isinstance(record, Pipeline)
+    return record
+
+
+def test_each_extract_of_a_step_and_its_load_take_a_session_of_the_pool() -> None:
+    shop = postgresql("shop", host="localhost")
+    assert not problems_of(shop, many_extracts(9))
+    assert not problems_of(shop, many_extracts(10, stored=True))
+    assert problems_of(shop, many_extracts(10)) == [
+        "pipeline 'p' nodes[11]: the step 'load' takes 11 sessions of 'shop' at the same time, and its pool allows 10"
+        " (raise pool.size or pool.max_overflow of the connection, or set stored: true at some of the step's extracts,"
+        " which then are steps of their own)"
+    ]
+    # Of a file there are as many sessions as anybody wants.
+    assert not problems_of(connection("shop"), many_extracts(20))
+
+
+def test_a_pool_that_shrinks_below_what_a_pipeline_of_the_catalog_takes() -> None:
+    shop = postgresql("shop", host="localhost")
+    smaller = postgresql("shop", host="localhost", pool={"size": 2, "max_overflow": 1})
+    known = catalog_of(shop, many_extracts(3))
+    (problem,) = problems_of(smaller, known=known)
+    assert problem.startswith(
+        "connection 'shop' pool: pipeline 'p': the step 'load' takes 4 sessions of 'shop' at the same time,"
+        " and its pool allows 3"
+    )
+    # What the catalog has held before keeps nobody from something else.
+    assert not problems_of(connection("other"), known=catalog_of(smaller, many_extracts(3)))
 
 
 # --- references ----------------------------------------------------------------------------------------------------
