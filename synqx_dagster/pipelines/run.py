@@ -12,7 +12,7 @@ from synqx_dagster.errors import FatalError, RetryableError
 from synqx_dagster.model.schema import Schema
 from synqx_dagster.pipelines.exchange import Dataset, Exchange, Watermarks
 from synqx_dagster.pipelines.extract import ReadSoFar
-from synqx_dagster.pipelines.graph import Graph, Step, extracts_of, loads_after, quarantine_of
+from synqx_dagster.pipelines.graph import Graph, Node, Step, extracts_of, loads_after, quarantine_of
 from synqx_dagster.pipelines.loading import load_mapping
 from synqx_dagster.pipelines.operators.ends import IncrementalConfig, LoadConfig
 from synqx_dagster.pipelines.report import NodeReport
@@ -112,7 +112,7 @@ def run_load_step(request: StepRequest) -> StepResult:
 @contextmanager
 def open_stored_step(request: StepRequest) -> Iterator[tuple[StepStream, Watermarks | None]]:
     """Open a step whose rows are stored; `Exchange.write` makes them flow."""
-    so_far = _read_so_far(request)
+    so_far = _read_so_far(request, lambda load: _find_start(request, load))
     stream = StepStream(request.graph, request.step, _context(request, so_far))
     try:
         with stream:
@@ -130,6 +130,7 @@ class _LoadStep:
         node = request.graph.nodes[request.step.name]
         mapping = load_mapping(request.graph, node)
         self._source = StreamConnector(mapping.name, self._open)
+        self._so_far: Mapping[str, ReadSoFar] = {}
         self._own: Watermarks | None = None
         self.request = LoadRequest(
             mapping=mapping,
@@ -144,17 +145,20 @@ class _LoadStep:
 
     @contextmanager
     def _open(self) -> Iterator[StepStream]:
-        so_far = _read_so_far(self._request)
-        stream = StepStream(self._request.graph, self._request.step, _context(self._request, so_far))
+        stream = StepStream(self._request.graph, self._request.step, _context(self._request, self._so_far))
         # Before it opens: what cannot be opened has a report, too.
         self._source.stream = stream
         with stream:
-            self._own = _watermarks(stream, so_far)
+            self._own = _watermarks(stream, self._so_far)
             yield stream
 
     def _carried(self) -> Watermarks | None:
         found = (given.dataset.watermarks for given in self._request.inputs.values())
         return self._own or next((one for one in found if one is not None), None)
+
+    def prepare(self, find_start: Callable[[], str | None]) -> None:
+        """Learn what incremental extracts go on from; their rows reach this load and no other."""
+        self._so_far = _read_so_far(self._request, lambda _: find_start())
 
     def begin(self, watermark: str | None) -> None:
         """Refuse rows that were chosen by a watermark which is not the target's any more."""
@@ -212,7 +216,7 @@ def _context(request: StepRequest, so_far: Mapping[str, ReadSoFar]) -> StepConte
     return StepContext(request.connectors, stored, so_far, request.memory_bytes, request.spill)
 
 
-def _read_so_far(request: StepRequest) -> dict[str, ReadSoFar]:
+def _read_so_far(request: StepRequest, find_start: Callable[[Node], str | None]) -> dict[str, ReadSoFar]:
     """What the incremental extracts of a step go on from: the watermark in the ledger of the load that they reach."""
     found = {}
     for name in request.step.nodes:
@@ -220,13 +224,16 @@ def _read_so_far(request: StepRequest) -> dict[str, ReadSoFar]:
             continue
         load = request.graph.nodes[loads_after(name, request.graph.nodes)[0]]
         assert isinstance(load.config, LoadConfig)
-        assert load.table is not None
-        target = request.connectors[str(load.connection)]
-        with target.write() as write:
-            exists = write.find_columns(load.table) is not None
-            watermark = Ledger(target, write, load.table).find_watermark() if exists else None
-        found[name] = ReadSoFar(load.config.mode, watermark, request.window)
+        found[name] = ReadSoFar(load.config.mode, find_start(load), request.window)
     return found
+
+
+def _find_start(request: StepRequest, load: Node) -> str | None:
+    """The watermark of a load that is another step's."""
+    assert load.table is not None
+    target = request.connectors[str(load.connection)]
+    with target.write() as write:
+        return Ledger(target, write, load.table).find_start()
 
 
 def _watermarks(stream: StepStream, so_far: Mapping[str, ReadSoFar]) -> Watermarks | None:

@@ -224,6 +224,10 @@ class Ledger:
         )
         return None if not rows or rows[0][0] is None else str(rows[0][0])
 
+    def find_start(self) -> str | None:
+        """The watermark from which rows are chosen for a load that is to come; None as well where the table is gone."""
+        return None if self._session.find_columns(self._target) is None else self.find_watermark()
+
     def settle_commit(self, entry: LedgerEntry) -> bool:
         """Whether a commit whose reply was lost has happened, asked over a fresh session.
 

@@ -102,6 +102,8 @@ class _Load:
                 ledger = Ledger(request.target, write, target)
                 # Before the snapshot: a later epoch must never publish older rows.
                 before = ledger.find_epoch()
+                if request.upstream is not None:
+                    request.upstream.prepare(ledger.find_start)
                 with request.source.read() as read:
                     with self._stopwatch.phase("plan"):
                         preparation = Preparation(

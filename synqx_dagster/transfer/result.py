@@ -102,6 +102,11 @@ class ReadWindow:
 class Upstream(Protocol):
     """Where a load's rows come from when nobody can ask for them again: the nodes of a pipeline."""
 
+    def prepare(self, find_start: Callable[[], str | None]) -> None:
+        """Called before its session is opened; `find_start` asks the target, over the load's session, for the watermark
+        from which nodes go on that choose rows by it."""
+        ...
+
     def begin(self, watermark: str | None) -> None:
         """Told the target's watermark, as its ledger has it, once no earlier attempt can move it any more.
 
