@@ -130,6 +130,9 @@ class StageDatabase:
     def _remember(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         try:
             yield from batches
+        except GeneratorExit:
+            # DuckDB needs no more of it, after a LIMIT perhaps; what fails later does not fail of this.
+            raise
         except BaseException as error:
             self._failure = error
             raise

@@ -362,6 +362,9 @@ class StepStream:
         timer = self._start_timer(stage)
         try:
             yield from timed(counted(batches, own), own)
+        except GeneratorExit:
+            # Whoever reads wants no more rows: that is no failure of anybody.
+            raise
         except BaseException as exc:  # noqa: BLE001  # raised again, with its node
             raise self._translate(stage, exc) from exc.__cause__
         finally:

@@ -6,10 +6,11 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from synqx_dagster.errors import (
@@ -19,6 +20,9 @@ from synqx_dagster.errors import (
     PlanError,
     SourceChangedError,
 )
+from synqx_dagster.pipelines.database import StageDatabase
+from synqx_dagster.pipelines.report import NodeReport
+from synqx_dagster.pipelines.run import StepRequest, open_stored_step
 from synqx_dagster_tests.processes import reaped
 from synqx_dagster_tests.unit.pipelines.graphs import graph, node
 from synqx_dagster_tests.unit.pipelines.steps import LOAD, NUMBERS, READ, Bench, pandas, run_chain, through
@@ -367,6 +371,48 @@ def test_two_attempts_at_a_stored_step_keep_apart(bench: Bench) -> None:
     assert {entry.name for entry in folder.iterdir()} == {first.attempt, second.attempt, "dataset.json"}
     # An attempt that comes late takes nothing away from who reads the other one.
     assert sum(batch.num_rows for batch in bench.exchange.read(("p", "run", "numbers"), first).iter_batches()) == 1000
+
+
+def test_who_wants_no_more_rows_hears_of_no_time_out(bench: Bench) -> None:
+    made = graph([{**READ, "stored": True, "timeout_seconds": 600}, LOAD], "numbers>loaded")
+    reports: list[NodeReport] = []
+    request = StepRequest(
+        graph=made,
+        step=made.steps[0],
+        connectors=bench.connectors,
+        schemas={},
+        exchange=bench.exchange,
+        inputs={},
+        run_id="run",
+        load_id="run",
+        memory_bytes=256_000_000,
+        spill=bench.directory / "spill",
+        on_reports=reports.extend,
+    )
+    with open_stored_step(request) as (stream, _):
+        rows = stream.iter_batches()
+        assert isinstance(rows, Generator)
+        next(rows)
+        # The node's time is up while nobody reads; to wait for it would be to guess how long the first rows take.
+        (timer,) = stream._timers
+        timer.cancel()
+        timer.function(*timer.args, **timer.kwargs)
+        rows.close()
+    assert [report.error for report in reports] == [None]
+
+
+def test_what_fails_after_a_limit_says_of_what(tmp_path: Path) -> None:
+    schema = pa.schema([("n", pa.int64())])
+    database = StageDatabase(["x"], 128_000_000, tmp_path)
+    try:
+        batches = (pa.record_batch([list(range(2048))], schema=schema) for _ in range(1000))
+        database.register("many", schema, batches)
+        assert sum(batch.num_rows for batch in database.stream("select * from many limit 5", 1000)) == 5
+        database.connection.unregister("many")
+        with pytest.raises(OperatorFailedError, match="failed in DuckDB: ConversionException"):
+            list(database.stream("select cast('x' || n as integer) from range(9) t(n)", 1000))
+    finally:
+        database.close()
 
 
 #: A process that is in the middle of a stage, until it is killed.
