@@ -9,6 +9,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from synqx_dagster.model.base import Label, Name, Record, RecordKind, Value, dagster_name
 from synqx_dagster.model.mapping import RESERVED_PREFIX
+from synqx_dagster.model.partitions import Partitions
 
 OperatorType = Literal["extract", "transform", "validate", "load"]
 
@@ -121,6 +122,8 @@ class Pipeline(Record):
         executor: How the job's steps run: ``in_process``, ``multiprocess``, ``celery``, ``k8s``, or the
             ``module:attribute`` of an executor; left out: the setting ``SYNQX_EXECUTOR``.
         max_concurrent_runs: How many runs of this pipeline may go on at the same time; None for no limit.
+        partitions: The parts by which the pipeline runs: extracts with a `partition_column` read, and loads with one
+            replace, the rows of the partitions that a run is of.
         memory_limit: What the nodes of one step may hold in memory; joins and sorts spill to disk beyond it.
     """
 
@@ -131,6 +134,7 @@ class Pipeline(Record):
     executor: Label | None = None
     max_concurrent_runs: int | None = Field(default=1, ge=1, le=10)
     memory_limit: str = "512MB"
+    partitions: Partitions | None = None
     owners: tuple[Label, ...] = ()
     tags: dict[Label, str] = Field(default_factory=dict)
 

@@ -15,7 +15,7 @@ from synqx_dagster.errors import ConfigurationError, DriverMissingError
 from synqx_dagster.model.dataset import Dataset
 from synqx_dagster.model.pipeline import Pipeline, PipelineNode, find_cycle
 from synqx_dagster.pipelines.graph import Graph, Node, Step, loads_after, order_nodes, plan_steps
-from synqx_dagster.pipelines.operators.ends import IncrementalConfig, LoadConfig
+from synqx_dagster.pipelines.operators.ends import ExtractConfig, IncrementalConfig, LoadConfig
 from synqx_dagster.pipelines.operators.protocol import Input, NodeColumns
 from synqx_dagster.pipelines.operators.registry import find_operator
 from synqx_dagster.pipelines.operators.validate import ValidateConfig
@@ -184,6 +184,7 @@ def given_as(node: Node, field_name: str) -> bool:
 
 def _check_shape(pipeline: Pipeline, nodes: Mapping[str, Node]) -> Iterator[GraphProblem]:
     index_of = {node.node_id: index for index, node in enumerate(pipeline.nodes)}
+    yield from _check_partitions(pipeline, nodes, index_of)
     loaded: dict[tuple[str | None, str], str] = {}
     for node in nodes.values():
         place = ("nodes", index_of[node.node_id])
@@ -202,6 +203,56 @@ def _check_shape(pipeline: Pipeline, nodes: Mapping[str, Node]) -> Iterator[Grap
             yield from _check_quarantine(node, nodes, place)
         if isinstance(node.config, IncrementalConfig):
             yield from _check_incremental(node, nodes, place)
+
+
+def _check_partitions(
+    pipeline: Pipeline, nodes: Mapping[str, Node], index_of: Mapping[str, int]
+) -> Iterator[GraphProblem]:
+    reads = False
+    for node in nodes.values():
+        config, path = node.config, ("nodes", index_of[node.node_id], "config")
+        if not isinstance(config, ExtractConfig | LoadConfig):
+            continue
+        named = config.partition_column is not None
+        reads = reads or (named and isinstance(config, ExtractConfig))
+        if pipeline.partitions is None:
+            if named:
+                message = f"{node.node_id!r} has a partition_column, and the pipeline has no partitions"
+                yield GraphProblem((*path, "partition_column"), message, "give the pipeline partitions")
+        elif isinstance(config, IncrementalConfig):
+            yield GraphProblem(
+                path,
+                f"the incremental extract {node.node_id!r} reads what is new, and a run of partitions reads these",
+                "use an extract of class table or query with a partition_column",
+            )
+        elif isinstance(config, LoadConfig):
+            yield from _check_partitioned_load(node.node_id, config, path)
+    if pipeline.partitions is not None and nodes and not reads:
+        yield GraphProblem(
+            ("partitions",), "no extract has a partition_column, so every partition would have the same rows"
+        )
+
+
+def _check_partitioned_load(node_id: str, config: LoadConfig, path: tuple[str | int, ...]) -> Iterator[GraphProblem]:
+    if config.mode == "replace" and config.partition_column is None:
+        yield GraphProblem(
+            (*path, "partition_column"),
+            f"the load {node_id!r} would replace its whole table by the rows of some partitions",
+            "say which field tells the partition of a row, or use mode: merge",
+        )
+    elif config.mode != "replace" and config.partition_column is not None:
+        message = f"the load {node_id!r} has a partition_column, whose partitions are replaced, and mode {config.mode}"
+        yield GraphProblem((*path, "mode"), message, "use mode: replace, or leave partition_column out")
+    elif config.mode == "append":
+        yield GraphProblem(
+            (*path, "mode"),
+            f"the load {node_id!r} appends: the rows of a partition that is loaded again would be there twice",
+            "use mode: replace with a partition_column, or mode: merge",
+        )
+    if config.delete_missing:
+        yield GraphProblem(
+            (*path, "delete_missing"), f"the load {node_id!r} would delete the rows of all other partitions"
+        )
 
 
 def _check_arity(node: Node, place: tuple[str | int, ...]) -> Iterator[GraphProblem]:

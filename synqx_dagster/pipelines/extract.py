@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from synqx_dagster.connectors.duckdb_types import from_canonical, holds
 from synqx_dagster.connectors.protocol import Connector, ReadSession
+from synqx_dagster.errors import SourceChangedError
 from synqx_dagster.mapping.duckdb_casts import CARRIER_NAMES
 from synqx_dagster.mapping.duckdb_select import ERRORS_COLUMN
 from synqx_dagster.mapping.expressions import parse_expression
 from synqx_dagster.model.mapping import LoadMode
+from synqx_dagster.model.partitions import Partitions
 from synqx_dagster.model.table import Column
 from synqx_dagster.pipelines.carriage import column_of, native_of
 from synqx_dagster.pipelines.graph import Node
@@ -21,8 +23,9 @@ from synqx_dagster.pipelines.operators.columns import FAILURE_MARK
 from synqx_dagster.pipelines.operators.ends import ExtractConfig, IncrementalConfig
 from synqx_dagster.transfer.arrow import BATCH_ROWS
 from synqx_dagster.transfer.facts import describe_source
+from synqx_dagster.transfer.partition import plan_reading
 from synqx_dagster.transfer.plan import PreviewPlan, plan_preview
-from synqx_dagster.transfer.result import ReadWindow
+from synqx_dagster.transfer.result import PartitionSlice, ReadWindow
 from synqx_dagster.transfer.watermark import Watermark
 from synqx_dagster.transfer.window import Window, plan_window
 
@@ -86,7 +89,17 @@ def _native(column: Column, given: Column) -> str:
     return f"CAST({from_canonical(name, column.data_type)} AS {native_of(column)}) AS {name}"
 
 
-def open_extract(node: Node, source: Connector, read: ReadSession, so_far: ReadSoFar | None) -> Extract:
+@dataclass(frozen=True)
+class ReadPartitions:
+    """The partitions that a run is of, in a pipeline that has some."""
+
+    partitions: Partitions
+    asked: PartitionSlice
+
+
+def open_extract(
+    node: Node, source: Connector, read: ReadSession, so_far: ReadSoFar | None, part: ReadPartitions | None = None
+) -> Extract:
     """Plan to read an extract's table or query.
 
     Raises:
@@ -105,9 +118,19 @@ def open_extract(node: Node, source: Connector, read: ReadSession, so_far: ReadS
         columns = describe_source(mapping, source, read)
         window = plan_window(mapping, so_far.asked, source, read, columns, before)
         predicates.extend(window.predicates)
+    if config.partition_column is not None and part is not None:
+        column = _find_partition_column(describe_source(mapping, source, read), config.partition_column)
+        predicates.extend(plan_reading(mapping, part.partitions, part.asked, column, source, read))
     plan = plan_preview(mapping, None, source, read, holds=_holds, predicates=tuple(predicates))
     columns = tuple(column_of(column.name, column.data_type) for column in plan.columns)
     return Extract(node.node_id, columns, window, plan, read)
+
+
+def _find_partition_column(columns: Sequence[Column], name: str) -> Column:
+    column = next((column for column in columns if column.name == name), None)
+    if column is None:
+        raise SourceChangedError(f"the source has no column {name!r} for its partition_column", column=name)
+    return column
 
 
 def _holds(data_type: object) -> str | None:

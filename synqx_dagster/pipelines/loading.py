@@ -37,6 +37,7 @@ def load_mapping(graph: Graph, node: Node) -> Mapping:
             "target_connection": node.connection,
             "target_table": str(node.table),
             "target_schema": node.target_schema,
+            "partitions": None if config.partition_column is None else graph.pipeline.partitions,
             "max_retries": max(graph.nodes[name].record.retries for name in graph.step_of(node.node_id).nodes),
         }
     )

@@ -11,7 +11,7 @@ from synqx_dagster.connectors.protocol import Connector
 from synqx_dagster.errors import FatalError, RetryableError
 from synqx_dagster.model.schema import Schema
 from synqx_dagster.pipelines.exchange import Dataset, Exchange, Watermarks
-from synqx_dagster.pipelines.extract import ReadSoFar
+from synqx_dagster.pipelines.extract import ReadPartitions, ReadSoFar
 from synqx_dagster.pipelines.graph import Graph, Node, Step, extracts_of, loads_after, quarantine_of
 from synqx_dagster.pipelines.loading import load_mapping
 from synqx_dagster.pipelines.operators.ends import IncrementalConfig, LoadConfig
@@ -42,7 +42,7 @@ class StepRequest:
         schemas: The schema records that its loads keep to, by name.
         inputs: What the step reads and carries of other steps, by node.
         run_id, load_id: As in `LoadRequest`.
-        window: For incremental extracts.
+        window: For incremental extracts, and the partitions that the run is of.
         on_reports: Told what the nodes did at the end, whether the step has failed or not.
     """
 
@@ -140,6 +140,8 @@ class _LoadStep:
             run_id=request.run_id,
             load_id=request.load_id,
             progress=request.progress,
+            # What is read the extracts decide; what is replaced, the load.
+            window=ReadWindow(partition=None if mapping.partitions is None else request.window.partition),
             upstream=self,
         )
 
@@ -213,7 +215,9 @@ def _context(request: StepRequest, so_far: Mapping[str, ReadSoFar]) -> StepConte
         for name, given in request.inputs.items()
         if name in request.step.inputs
     }
-    return StepContext(request.connectors, stored, so_far, request.memory_bytes, request.spill)
+    partitions, asked = request.graph.pipeline.partitions, request.window.partition
+    part = None if partitions is None or asked is None else ReadPartitions(partitions, asked)
+    return StepContext(request.connectors, stored, so_far, request.memory_bytes, request.spill, part)
 
 
 def _read_so_far(request: StepRequest, find_start: Callable[[Node], str | None]) -> dict[str, ReadSoFar]:

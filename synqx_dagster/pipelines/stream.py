@@ -29,7 +29,7 @@ from synqx_dagster.model.pipeline import MIN_MEMORY_BYTES
 from synqx_dagster.model.table import Column
 from synqx_dagster.pipelines.carriage import arrow_schema
 from synqx_dagster.pipelines.database import StageDatabase
-from synqx_dagster.pipelines.extract import Extract, ReadSoFar, open_extract
+from synqx_dagster.pipelines.extract import Extract, ReadPartitions, ReadSoFar, open_extract
 from synqx_dagster.pipelines.flow import at_least_one, counted, failed_nodes, named, naming, timed
 from synqx_dagster.pipelines.graph import Graph, Node, Step, extracts_of
 from synqx_dagster.pipelines.judging import judged_rows
@@ -67,6 +67,7 @@ class StepContext:
         so_far: What its incremental extracts go on from, by node.
         memory_bytes: What all its nodes may hold together.
         spill: A directory with room.
+        part: The partitions that its extracts read, in a pipeline that has some.
     """
 
     connectors: Mapping[str, Connector]
@@ -74,6 +75,7 @@ class StepContext:
     so_far: Mapping[str, ReadSoFar] = field(default_factory=dict)
     memory_bytes: int = 512 * 1000 * 1000
     spill: Path = Path()
+    part: ReadPartitions | None = None
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ class StepStream:
         source = self._context.connectors[str(node.connection)]
         try:
             read = self._open_session(str(node.connection), source)
-            return open_extract(node, source, read, self._context.so_far.get(node.node_id))
+            return open_extract(node, source, read, self._context.so_far.get(node.node_id), self._context.part)
         except SynqxError as exc:
             raise named(exc, [node.node_id]) from exc.__cause__
 

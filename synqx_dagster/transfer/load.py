@@ -123,7 +123,8 @@ class _Load:
                         plan = preparation.alter_target(plan, ledger, epoch)
                         self._schema_changes = tuple(map(str, plan.schema_changes))
                         # Not before the epoch is ours: an earlier attempt might still commit a newer watermark.
-                        self._window = preparation.find_window(plan, request.window)
+                        of_nodes = request.upstream is not None
+                        self._window = preparation.find_window(plan, request.window, made_by_nodes=of_nodes)
                         plan = preparation.narrow(plan, self._window)
                     logger.info("%s: lane %s: %s", self._mapping.name, plan.lane, plan.lane_reason)
                     self._estimate(plan, read)

@@ -38,6 +38,7 @@ class PartitionPlan:
         source_column: What the column is called in the rows that are read.
         bounds: The first value and the first one beyond, as canonical text; or None, and `values` are the values.
         description: Which partitions, for people.
+        made_by_nodes: The rows are made by the nodes of a pipeline, which alone know where they come from.
     """
 
     predicates: tuple[str, ...]
@@ -47,6 +48,7 @@ class PartitionPlan:
     bounds: tuple[str, str] | None
     values: frozenset[str]
     description: str
+    made_by_nodes: bool = False
 
     def holds(self, row: Map[str, object]) -> bool:
         """Whether a row of the source, as the quarantine keeps it, belongs to these partitions."""
@@ -88,12 +90,15 @@ def plan_partition(
     read: ReadSession,
     source_columns: tuple[Column, ...],
     target_columns: tuple[Column, ...],
+    *,
+    made_by_nodes: bool = False,
 ) -> PartitionPlan:
     """Decide what a load of these partitions reads and replaces.
 
     Args:
         ends: The source and the target.
         target_columns: The target's columns that the mapping fills.
+        made_by_nodes: The rows are what the nodes of a pipeline make of these partitions, and are read as they come.
 
     Raises:
         PlanError: The column has another type on each side, or one that does not fit the partitions.
@@ -106,53 +111,76 @@ def plan_partition(
     here = next((column for column in source_columns if column.name == mapping.partition_source), None)
     if there is None or here is None:
         raise PlanError(f"mapping {mapping.name!r}: no column of the source fills the partition_column {field!r}")
-    _check_kinds(mapping, mapping.partitions, here, there)
-    name = f"{SOURCE_ALIAS}.{source.quote(here.name)}"
-    _refuse_unplaced(mapping, source, read, here, name)
-    bounds = _bounds(mapping, mapping.partitions, asked, there)
-    at_target = target.quote(there.name)
-    if bounds is not None:
-        predicates = _between(name, bounds, here, source)
-        inside = " AND ".join(_between(at_target, bounds, there, target))
-    else:
-        predicates = [_among(name, asked.values, here, source)]
-        inside = _among(at_target, asked.values, there, target)
-    return PartitionPlan(
-        predicates=tuple(predicates),
-        inside=inside,
-        outside=f"NOT ({inside}) OR {at_target} IS NULL",
-        source_column=here.name,
-        bounds=bounds,
-        values=frozenset(asked.values),
-        description=f"{asked} by {there.name}",
-    )
-
-
-def _check_kinds(mapping: Mapping, partitions: Partitions, here: Column, there: Column) -> None:
-    kind = here.data_type.kind
-    where = f"mapping {mapping.name!r}: the partition_column {there.name!r}"
-    if kind != there.data_type.kind:
+    if here.data_type.kind != there.data_type.kind:
         raise PlanError(
-            f"{where} is {here.data_type} in the source and {there.data_type} in the target, so that a row could"
-            " belong to two partitions",
+            f"mapping {mapping.name!r}: the partition_column {there.name!r} is {here.data_type} in the source and"
+            f" {there.data_type} in the target, so that a row could belong to two partitions",
             hint="give it one type on both sides, by the target's schema or a cast in a source_query",
             column=there.name,
         )
+    _check_kind(mapping.partitions, there)
+    predicates = () if made_by_nodes else plan_reading(mapping, mapping.partitions, asked, here, source, read)
+    inside = " AND ".join(_conditions(target.quote(there.name), mapping.partitions, asked, there, target))
+    return PartitionPlan(
+        predicates=predicates,
+        inside=inside,
+        outside=f"NOT ({inside}) OR {target.quote(there.name)} IS NULL",
+        source_column=here.name,
+        bounds=_bounds(mapping.partitions, asked, there),
+        values=frozenset(asked.values),
+        description=f"{asked} by {there.name}",
+        made_by_nodes=made_by_nodes,
+    )
+
+
+def plan_reading(
+    mapping: Mapping,
+    partitions: Partitions,
+    asked: PartitionSlice,
+    column: Column,
+    source: Connector,
+    read: ReadSession,
+) -> tuple[str, ...]:
+    """The conditions for the rows of these partitions, over the relation ``source`` of a mapping.
+
+    Raises:
+        PlanError: The column's type does not fit the partitions.
+        DataError: Rows belong to no partition, because their column is NULL.
+    """
+    _check_kind(partitions, column)
+    name = f"{SOURCE_ALIAS}.{source.quote(column.name)}"
+    _refuse_unplaced(mapping, source, read, column, name)
+    return tuple(_conditions(name, partitions, asked, column, source))
+
+
+def _conditions(
+    name: str, partitions: Partitions, asked: PartitionSlice, column: Column, connector: Connector
+) -> list[str]:
+    bounds = _bounds(partitions, asked, column)
+    if bounds is None:
+        return [_among(name, asked.values, column, connector)]
+    start, end = (_moment(text, column, connector) for text in bounds)
+    return [f"{name} >= {start}", f"{name} < {end}"]
+
+
+def _check_kind(partitions: Partitions, column: Column) -> None:
+    kind = column.data_type.kind
+    where = f"the partition_column {column.name!r}"
     is_timed = isinstance(partitions, TimePartitions)
     if kind not in (_TIMES if is_timed else _NAMES):
         fitting = "a date, timestamp or timestamptz" if is_timed else "a text, whole number or uuid"
         raise PlanError(
-            f"{where} holds {here.data_type}; {partitions.type} partitions need {fitting}", column=there.name
+            f"{where} holds {column.data_type}; {partitions.type} partitions need {fitting}", column=column.name
         )
     if not isinstance(partitions, TimePartitions) or partitions.type != "hourly":
         return
     if kind == "date":
-        raise PlanError(f"{where} holds days, and hourly partitions are parts of days", column=there.name)
+        raise PlanError(f"{where} holds days, and hourly partitions are parts of days", column=column.name)
     if kind == "timestamp" and partitions.timezone != "UTC":
         raise PlanError(
             f"{where} holds the time of a wall clock, which shows an hour twice when it is put back",
             hint="use hourly partitions with timezone: UTC, a timestamptz, or daily ones",
-            column=there.name,
+            column=column.name,
         )
 
 
@@ -175,11 +203,11 @@ def _refuse_unplaced(mapping: Mapping, source: Connector, read: ReadSession, col
         )
 
 
-def _bounds(mapping: Mapping, partitions: Partitions, asked: PartitionSlice, column: Column) -> tuple[str, str] | None:
+def _bounds(partitions: Partitions, asked: PartitionSlice, column: Column) -> tuple[str, str] | None:
     if not isinstance(partitions, TimePartitions):
         return None
-    if asked.start is None or asked.end is None:
-        raise PlanError(f"mapping {mapping.name!r}: {asked} has no beginning and end")
+    assert asked.start is not None
+    assert asked.end is not None
     zone, kind = ZoneInfo(partitions.timezone), column.data_type.kind
     first, beyond = (_text(moment, zone, kind) for moment in (asked.start, asked.end))
     return first, beyond
@@ -191,11 +219,6 @@ def _text(moment: datetime, zone: ZoneInfo, kind: TypeKind) -> str:
         return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}+00"
     local = moment.astimezone(zone)
     return f"{local:%Y-%m-%d}" if kind == "date" else f"{local:%Y-%m-%d %H:%M:%S}"
-
-
-def _between(name: str, bounds: tuple[str, str], column: Column, connector: Connector) -> list[str]:
-    start, end = (_moment(text, column, connector) for text in bounds)
-    return [f"{name} >= {start}", f"{name} < {end}"]
 
 
 def _moment(text: str, column: Column, connector: Connector) -> str:

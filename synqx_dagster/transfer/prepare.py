@@ -155,8 +155,10 @@ class Preparation:
         self._facts = replace(self._facts, target_columns=self._write.find_columns(plan.target))
         return replace(self.plan(), schema_changes=plan.schema_changes)
 
-    def find_window(self, plan: LoadPlan, asked: ReadWindow) -> Window | None:
+    def find_window(self, plan: LoadPlan, asked: ReadWindow, *, made_by_nodes: bool = False) -> Window | None:
         """What is read this time; None for everything.
+
+        With `made_by_nodes` the rows come from the nodes of a pipeline, and are read as they come.
 
         A table that is not there has nothing of what earlier loads brought, whatever the ledger says.
 
@@ -166,7 +168,13 @@ class Preparation:
         if asked.partition is not None:
             ends = self._source, self._target
             self._partition = plan_partition(
-                self._mapping, asked.partition, ends, self._read, self._facts.source_columns, plan.columns
+                self._mapping,
+                asked.partition,
+                ends,
+                self._read,
+                self._facts.source_columns,
+                plan.columns,
+                made_by_nodes=made_by_nodes,
             )
             return Window(self._partition.predicates, None, None, self._partition.description)
         if self._mapping.cursor is None and not asked.quarantined:
@@ -183,7 +191,7 @@ class Preparation:
         """The same plan for the rows of a window only."""
         if window is None:
             return plan
-        if window.predicates:
+        if window.predicates or self._partition is not None:
             plan = self._make_plan(window.predicates)
         return replace(plan, window=window.description)
 

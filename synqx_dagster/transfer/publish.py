@@ -20,7 +20,7 @@ from synqx_dagster.connectors.protocol import (
     SharedWriteSession,
     WriteSession,
 )
-from synqx_dagster.errors import FatalError, TargetMismatchError
+from synqx_dagster.errors import DataError, FatalError, TargetMismatchError
 from synqx_dagster.model.mapping import KEYED_MODES, Mapping
 from synqx_dagster.model.table import Column, TableName
 from synqx_dagster.transfer.duplicates import count_repeated
@@ -91,15 +91,25 @@ def refuse_misplaced(plan: LoadPlan, staging: TableName, write: WriteSession, ta
     """Refuse rows that the source counts among the partitions of this load, and the target does not.
 
     Raises:
-        FatalError: Says how many.
+        DataError: The nodes of a pipeline have made them; says how many.
+        FatalError: The two databases compare differently.
     """
     if plan.partition is None:
         return
     rows = count_rows(write, target, staging, plan.partition.outside)
     if rows:
+        count = f"{rows:,} row{'' if rows == 1 else 's'}"
+        if plan.partition.made_by_nodes:
+            raise DataError(
+                f"{plan.target}: {count} that the nodes have made do not belong to {plan.partition.description};"
+                " nothing was committed",
+                hint="give each extract that reads more than the partition a partition_column, or filter its rows",
+                table=str(plan.target),
+                rows=rows,
+            )
         raise FatalError(
-            f"{plan.target}: {rows:,} row{'' if rows == 1 else 's'} of {plan.partition.description} would lie"
-            " elsewhere in the target, because the two databases compare differently; nothing was committed",
+            f"{plan.target}: {count} of {plan.partition.description} would lie elsewhere in the target, because the"
+            " two databases compare differently; nothing was committed",
             table=str(plan.target),
         )
 

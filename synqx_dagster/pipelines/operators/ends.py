@@ -17,7 +17,7 @@ from synqx_dagster.model.mapping import (
     LoadMode,
     OnBadRow,
 )
-from synqx_dagster.model.schema import Evolution
+from synqx_dagster.model.schema import ColumnName, Evolution
 from synqx_dagster.model.table import TableName
 from synqx_dagster.pipelines.operators.checks import missing
 from synqx_dagster.pipelines.operators.protocol import (
@@ -35,6 +35,8 @@ class ExtractConfig(Value):
     Attributes:
         columns: The columns that are read, in this order; left out: all.
         where: A condition in the source's own SQL; only rows for which it is true are read.
+        partition_column: In a pipeline with partitions: the source's column that says to which one a row belongs; only
+            those of the run's partitions are read. Left out: all rows are.
     """
 
     connection: Name | None = None
@@ -42,6 +44,7 @@ class ExtractConfig(Value):
     query: str | None = Field(default=None, min_length=1, max_length=100_000)
     columns: tuple[str, ...] | None = Field(default=None, min_length=1, max_length=1600)
     where: str | None = Field(default=None, min_length=1, max_length=10_000)
+    partition_column: ColumnName | None = None
 
     @field_validator("table")
     @classmethod
@@ -100,7 +103,8 @@ class IncrementalExtract(_Extract):
 class LoadConfig(Value):
     """How a table is filled: the fields of a mapping that speak of its target, with the same meaning.
 
-    A node with a ``destination_asset`` has its connection and table from there.
+    A node with a ``destination_asset`` has its connection and table from there. In a pipeline with partitions
+    ``partition_column`` is the field that says to which one a row belongs; those of the run's partitions are replaced.
     """
 
     connection: Name | None = None
@@ -115,6 +119,7 @@ class LoadConfig(Value):
     on_bad_row: OnBadRow = "fail"
     max_bad_rows: BadRowLimit | None = None
     column_mappings: tuple[ColumnMapping, ...] | None = Field(default=None, min_length=1, max_length=1600)
+    partition_column: ColumnName | None = None
 
     @field_validator("table")
     @classmethod
