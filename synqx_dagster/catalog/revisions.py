@@ -173,11 +173,18 @@ class RecordVersion:
     number: int
     valid_from: int
     valid_to: int | None
-    record: Record
+    kind: RecordKind
+    name: str
+    body: str
+    digest: str
 
-    def is_valid_at(self, revision: int) -> bool:
-        """Whether a revision has this version."""
-        return self.valid_from <= revision and (self.valid_to is None or revision < self.valid_to)
+    def decode(self) -> Record:
+        """What the record was; read only when it is asked for, because an old version may be past reading.
+
+        Raises:
+            IntegrityError, CatalogVersionError: As `decode_body`.
+        """
+        return decode_body(self.kind, self.name, self.body, self.digest)
 
 
 def read_versions(connection: Connection, kind: RecordKind, name: str) -> list[RecordVersion]:
@@ -190,9 +197,22 @@ def read_versions(connection: Connection, kind: RecordKind, name: str) -> list[R
         .order_by(version.c.valid_from)
     )
     return [
-        RecordVersion(number, row.valid_from, row.valid_to, decode_body(kind, name, row.body, row.digest))
+        RecordVersion(number, row.valid_from, row.valid_to, kind, name, row.body, row.digest)
         for number, row in enumerate(connection.execute(query), 1)
     ]
+
+
+def count_versions(connection: Connection, kind: RecordKind, name: str, revision: int) -> int:
+    """Which version of a record a revision has: 1 for the first; 0 where the record is not there."""
+    record, version = tables.record, tables.record_version
+    is_there = sa.or_(version.c.valid_to.is_(None), version.c.valid_to > revision)
+    query = (
+        sa.select(sa.func.count().label("begun"), sa.func.max(sa.case((is_there, 1), else_=0)).label("is_there"))
+        .join_from(record, version, record.c.record_id == version.c.record_id)
+        .where(record.c.kind == kind, record.c.name == name, version.c.valid_from <= revision)
+    )
+    row = connection.execute(query).one()
+    return int(row.begun) if row.is_there else 0
 
 
 def read_names(connection: Connection, revision: int, kind: RecordKind) -> list[str]:

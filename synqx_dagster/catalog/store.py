@@ -237,8 +237,8 @@ class Catalog:
 
     def find_version(self, kind: RecordKind, name: str, revision: int) -> int:
         """Which version of a record a revision has: 1 for the first; 0 where the record is not there."""
-        found = [item for item in self.versions(kind, name) if item.is_valid_at(revision)]
-        return found[-1].number if found else 0
+        with self.read() as connection:
+            return revisions.count_versions(connection, kind, name, revision)
 
     def history(self, limit: int = 50) -> list[RevisionInfo]:
         """The latest revisions, newest first."""

@@ -11,7 +11,7 @@ from synqx_dagster.cli.figures import format_time
 from synqx_dagster.cli.options import SynqxSubgroup, json_option, pass_output, revision_options
 from synqx_dagster.cli.output import Output, printable
 from synqx_dagster.cli.session import open_catalog
-from synqx_dagster.errors import NotFoundError
+from synqx_dagster.errors import CatalogVersionError, IntegrityError, NotFoundError
 
 if TYPE_CHECKING:
     from synqx_dagster.catalog.revisions import RecordVersion
@@ -85,6 +85,7 @@ def versions(output: Output, name: str) -> None:
                 "version": version.number,
                 "revision": version.valid_from,
                 "is_current": version.valid_to is None,
+                "is_readable": _is_readable(version),
                 "created_at": None if info is None else info.created_at,
                 "author": None if info is None else info.author,
                 "reason": None if info is None else info.reason,
@@ -96,7 +97,7 @@ def versions(output: Output, name: str) -> None:
             ["version", "revision", "when", "author", "reason"],
             [
                 [
-                    f"{item['version']}{' (current)' if item['is_current'] else ''}",
+                    f"{item['version']}{_describe_state(item)}",
                     str(item["revision"]),
                     format_time(item["created_at"]) if item["created_at"] else "-",
                     printable(str(item["author"] or "")),
@@ -129,7 +130,7 @@ def diff(output: Output, name: str, before: int | None, after: int | None) -> No
     after = found[-1].number if after is None else after
     before = max(after - 1, 1) if before is None else before
     old, new = _get(found, name, before), _get(found, name, after)
-    change = compare_records(old.record, new.record, frozenset())
+    change = compare_records(old.decode(), new.decode(), frozenset())
     changes = [] if change is None else [change]
     document = {"name": name, "before": before, "after": after, "changes": change_documents(changes)}
 
@@ -160,7 +161,7 @@ def restore(output: Output, name: str, version: int, dry_run: bool, author: str,
 
     catalog = open_catalog()
     old = _get(_versions(catalog, name), name, version)
-    plan = plan_changes(catalog, Definitions((old.record,)))
+    plan = plan_changes(catalog, Definitions((old.decode(),)))
     if plan.changes and not output.as_json:
         draw_changes(output, plan.changes)
     number = plan.base_revision
@@ -187,6 +188,20 @@ def restore(output: Output, name: str, version: int, dry_run: bool, author: str,
             )
 
     output.result(document, draw)
+
+
+def _is_readable(version: RecordVersion) -> bool:
+    try:
+        version.decode()
+    except (IntegrityError, CatalogVersionError):
+        return False
+    return True
+
+
+def _describe_state(item: dict[str, Any]) -> str:
+    if not item["is_readable"]:
+        return " (cannot be read)"
+    return " (current)" if item["is_current"] else ""
 
 
 def _versions(catalog: Catalog, name: str) -> list[RecordVersion]:

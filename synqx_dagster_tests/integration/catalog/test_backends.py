@@ -12,9 +12,11 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from synqx_dagster.catalog import engine as engine_module
+from synqx_dagster.catalog import tables
 from synqx_dagster.catalog.apply import apply_changes, plan_changes, rollback
+from synqx_dagster.catalog.revisions import digest_of
 from synqx_dagster.catalog.store import Catalog
-from synqx_dagster.errors import ConfigurationError, RetryableError
+from synqx_dagster.errors import CatalogVersionError, ConfigurationError, RetryableError
 from synqx_dagster.settings import Settings
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
 from synqx_dagster_tests.unit.catalog.records import connection, definitions, mapping, pipeline, schedule, schema
@@ -72,6 +74,26 @@ def test_a_life(any_catalog: Catalog) -> None:
     found = any_catalog.find_test("shop")
     assert found is not None
     assert (found.last_test_status, found.message) == ("failed", odd)
+
+
+def test_an_unreadable_old_version_is_counted(any_catalog: Catalog) -> None:
+    """A version that cannot be read any more is one, and keeps nobody from running the others."""
+    ends = [connection("shop"), connection("warehouse"), mapping("a"), mapping("b")]
+    for records in ([*ends, pipeline("p", "a")], ends, [*ends, pipeline("p", "a", "b")]):
+        plan = plan_changes(any_catalog, definitions(*records), prune=True)
+        apply_changes(any_catalog, plan, author="ada", reason=None)
+    table, body = tables.record_version, '{"later": 1}'
+    with any_catalog.write() as database:
+        first = sa.and_(table.c.valid_from == 1, table.c.valid_to == 2)
+        database.execute(sa.update(table).where(first).values(body=body, digest=digest_of("pipeline", body)))
+
+    assert [any_catalog.find_version("pipeline", "p", revision) for revision in range(4)] == [0, 1, 0, 2]
+    assert any_catalog.find_version("pipeline", "nobody", 3) == 0
+    old, new = any_catalog.versions("pipeline", "p")
+    assert [(item.number, item.valid_from, item.valid_to) for item in (old, new)] == [(1, 1, 2), (2, 3, None)]
+    assert new.decode() == any_catalog.snapshot().get_pipeline("p")
+    with pytest.raises(CatalogVersionError, match="pipeline 'p' was written by a newer version"):
+        old.decode()
 
 
 def test_a_large_catalog_is_read_in_parts(any_catalog: Catalog) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
 
+from synqx_dagster.catalog import tables
 from synqx_dagster.catalog.store import Catalog
 from synqx_dagster.defs.execution import run_targets
 from synqx_dagster.defs.instance import open_instance
@@ -198,6 +200,21 @@ def test_versions_are_listed_compared_and_restored(project: Project) -> None:
     missing = project.run("synqx", "pipelines", "restore", "diamond", "9")
     assert missing.returncode == 2
     assert "has no version 9" in missing.stderr
+
+
+def test_a_version_that_cannot_be_read_is_listed(project: Project, catalog: Catalog) -> None:
+    project.apply(DIAMOND.replace("minimum: 1", "minimum: 5"))
+    with catalog.write() as database:
+        old = tables.record_version.c.valid_to == 2
+        database.execute(sa.update(tables.record_version).where(old).values(body="{}", digest="another"))
+    listed = project.run("synqx", "pipelines", "versions", "diamond", "--json")
+    assert listed.returncode == 0, describe(listed)
+    assert [(item["version"], item["is_readable"]) for item in json.loads(listed.stdout)] == [(2, True), (1, False)]
+    assert "1 (cannot be read)" in project.run("synqx", "pipelines", "versions", "diamond").stdout
+    refused = project.run("synqx", "pipelines", "restore", "diamond", "1")
+    assert "is not what was written" in refused.stderr, describe(refused)
+    run_targets(catalog, ["diamond"])
+    assert metadata_of(project, NAMES)["synqx/pipeline_version"] == 2
 
 
 def test_nodes_that_fail_are_named_in_the_run(project: Project, catalog: Catalog) -> None:
