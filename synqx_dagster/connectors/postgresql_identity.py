@@ -20,9 +20,11 @@ SELECT c.relkind = 'r' AND c.relpersistence = 'p' AND (
 FROM pg_catalog.pg_class c WHERE c.oid = pg_catalog.to_regclass(%s)
 """
 
+#: One that publishes insertions alone asks for no identity.
 _IS_PUBLISHED = """
 SELECT EXISTS (
     SELECT FROM pg_catalog.pg_publication_tables p
+    JOIN pg_catalog.pg_publication b ON b.pubname = p.pubname AND (b.pubupdate OR b.pubdelete)
     JOIN pg_catalog.pg_class c ON c.relname = p.tablename
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = p.schemaname
     WHERE c.oid = pg_catalog.to_regclass(%s)
@@ -40,7 +42,7 @@ def set_full_identity(cursor: Any, table: TableName) -> None:
 
 
 def lacks_identity(cursor: Any, table: TableName) -> bool:
-    """Whether a table is published and has no identity, so that its rows can be neither changed nor deleted."""
+    """Whether a table's changes are published and nothing tells its rows apart, so that the server refuses some."""
     name = qualify(table)
     cursor.execute(_NEEDS_ONE, (name,))
     row = cursor.fetchone()

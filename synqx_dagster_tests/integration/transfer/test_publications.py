@@ -99,3 +99,15 @@ def test_a_target_whose_rows_nothing_tells_apart_is_refused_in_the_plan(
     postgresql.execute((caught.value.hint or "").partition("run: ")[2])
     assert load(end, end, mapping, load_id="b").rows_out == 4
     assert load(end, end, make_mapping(source_table="t", target_table="plain", mode="append"), load_id="c").rows_in == 4
+
+
+def test_a_publication_of_insertions_alone_asks_for_no_identity(postgresql: PostgresqlDatabase, end: Connector) -> None:
+    postgresql.execute("alter publication everything set (publish = 'insert, truncate')")
+    mapping = make_mapping(source_table="t", target_table="plain")
+    load(end, end, mapping, load_id="a")
+    plan_load(mapping, None, end, end)
+    assert load(end, end, mapping, load_id="b").rows_out == 4
+    for published in ("update", "delete"):
+        postgresql.execute(f"alter publication everything set (publish = '{published}')")
+        with pytest.raises(PlanError, match="replica identity"):
+            plan_load(mapping, None, end, end)
