@@ -28,7 +28,8 @@ class Settings:
 
     Attributes:
         home: Directory of the default catalog and of what else SynqX writes; made by `synqx init`.
-        catalog_url: SQLAlchemy URL of the catalog; may hold a password, so it does not show in `repr`.
+        catalog_url: SQLAlchemy URL of the catalog; may hold a password, so it does not show in `repr`. Empty where
+            there is none: in a project of components.
         master_password: Opens the vault's password keyslot.
         key_file: Opens the vault's key file keyslot; without a setting, the home's ``vault.key`` if there is one.
         dagster_home: Dagster's own home; the CLI sets ``DAGSTER_HOME`` to it when that is unset.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -17,6 +18,7 @@ _LEVELS = ("debug", "info", "warning", "error")
 
 
 @click.command(cls=SynqxCommand)
+@click.option("--without-catalog", is_flag=True, help="The steps are those of a Dagster project with components.")
 @click.option("--check", "only_check", is_flag=True, help="Only look whether all that a worker needs is there.")
 @click.option(
     "--concurrency",
@@ -37,6 +39,7 @@ _LEVELS = ("debug", "info", "warning", "error")
 @pass_output
 def worker(
     output: Output,
+    without_catalog: bool,
     only_check: bool,
     concurrency: int,
     name: str,
@@ -49,6 +52,8 @@ def worker(
     place of rows between steps, drivers, and the modules of functions. SIGTERM ends it when its steps have ended.
     """
     settings = load_process_settings()
+    if without_catalog:
+        settings = replace(settings, catalog_url="")
     from synqx_dagster.defs.worker_checks import check_worker
 
     checks = check_worker(settings)

@@ -211,6 +211,8 @@ class JobBuilder:
         if self.settings is None:
             return self.executor
         asked = pipelines[0].executor if len(pipelines) == 1 else None
+        if asked is None and self.executor is None:
+            return None
         crosses = any(self._crosses_steps(pipeline) for pipeline in pipelines)
         refuse_unfit(asked or self.settings.executor, self.settings, rows_cross_steps=crosses)
         return self.executor if asked is None else build_executor(asked, self.settings)

@@ -8,7 +8,7 @@ the files are the version, and a secret is a reference that is resolved where a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -111,7 +111,8 @@ class ProjectAccess:
 @lru_cache(maxsize=8)
 def access_of(project_root: Path) -> ProjectAccess:
     """The access of a project; its settings are read once per process, from the environment and its ``.env``."""
-    return ProjectAccess(load_settings(directory=project_root))
+    # No catalog: what is said of one, or taken for granted, says nothing of where a step may run.
+    return ProjectAccess(replace(load_settings(directory=project_root), catalog_url=""))
 
 
 @dataclass(frozen=True)

@@ -41,16 +41,17 @@ class WorkerCheck:
 
 
 def check_worker(settings: Settings) -> list[WorkerCheck]:
-    """Try everything that a step may need on this machine."""
+    """Try everything that a step may need on this machine; of a catalog nothing, where the settings have none."""
     snapshots: list[CatalogSnapshot] = []
     checks = [
         # A worker is for every pipeline, also for one whose rows will cross steps tomorrow.
         *_refused("settings", find_unfit("celery", settings, rows_cross_steps=True)),
         _tried("broker", lambda: _reach_broker(settings)),
-        _tried("catalog and vault", lambda: snapshots.append(_open_catalog(settings))),
         _tried("Dagster's storage", lambda: _open_instance(settings)),
         _tried("exchange", lambda: _write_exchange(settings)),
     ]
+    if settings.catalog_url:
+        checks.append(_tried("catalog and vault", lambda: snapshots.append(_open_catalog(settings))))
     for snapshot in snapshots:
         checks += _refused("drivers", _missing_drivers(snapshot))
         checks += _refused("code", _missing_code(snapshot, settings))

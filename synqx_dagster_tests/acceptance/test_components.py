@@ -17,6 +17,9 @@ from typing import Any
 import duckdb
 import pytest
 
+from synqx_dagster_tests.fix_redis import RedisServer
+from synqx_dagster_tests.processes import reaped
+from synqx_dagster_tests.unit.defs.dev_server import wait_for
 from synqx_dagster_tests.unit.defs.projects import REPOSITORY, describe
 
 CANARY = "kanarienvogel-51d0"
@@ -151,26 +154,31 @@ class DagsterProject:
         path.write_text(text, encoding="utf-8")
         return path
 
+    @property
+    def process_environment(self) -> dict[str, str]:
+        """The variables of its processes."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SYNQX_", "DAGSTER_"))}
+        return {
+            **inherited,
+            "DAGSTER_HOME": str(self.directory / "home"),
+            "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{self.directory}",
+            "PYTHONWARNINGS": "ignore",
+            "NO_COLOR": "1",
+            # Of all commands alike, so that snippets of files are not wrapped.
+            "COLUMNS": "200",
+            "WAREHOUSE": str(self.warehouse),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            **self.environ,
+        }
+
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command of Dagster in the project."""
         program = shutil.which(command[0], path=str(Path(sys.executable).parent))
         assert program is not None
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SYNQX_", "DAGSTER_"))}
         return subprocess.run(
             [program, *command[1:]],
             cwd=self.directory,
-            env={
-                **inherited,
-                "DAGSTER_HOME": str(self.directory / "home"),
-                "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{self.directory}",
-                "PYTHONWARNINGS": "ignore",
-                "NO_COLOR": "1",
-                # Of all commands alike, so that snippets of files are not wrapped.
-                "COLUMNS": "200",
-                "WAREHOUSE": str(self.warehouse),
-                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-                **self.environ,
-            },
+            env=self.process_environment,
             capture_output=True,
             text=True,
             timeout=180,
@@ -257,6 +265,35 @@ def test_a_mapping_is_materialized_by_its_key_in_processes_of_its_own(project: D
     command = ("dagster", "asset", "materialize", "-m", "shop_etl.definitions", "--select")
     project.succeed(*command, "key:warehouse/main/orders")
     assert project.rows("orders") == [(1, "ONE"), (2, "TWO")]
+
+
+@pytest.mark.slow
+def test_steps_of_components_go_to_celery_workers(project: DagsterProject, redis_server: RedisServer) -> None:
+    project.environ["SYNQX_CELERY_BROKER"] = redis_server.url
+    project.write("sales/load_all/defs.yaml", PIPELINE.replace("in_process", "celery"))
+    log = project.directory / "worker.log"
+    with log.open("wb") as output:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "synqx_dagster.cli.main", "worker", "--without-catalog", "--concurrency", "1"],
+            cwd=project.directory,
+            env=project.process_environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    with reaped(worker):
+
+        def is_ready() -> bool:
+            assert worker.poll() is None, log.read_text()
+            return "ready." in log.read_text()
+
+        wait_for(is_ready, seconds=120, what="worker")
+        done = project.run("dagster", "job", "execute", "-m", "shop_etl.definitions", "-j", "load_all")
+        assert done.returncode == 0, describe(done)
+    assert "execute_plan" in log.read_text(), "the worker executed the steps"
+    assert project.rows("orders") == [(1, "ONE"), (2, "TWO")]
+    assert project.rows("few") == [(1, "one")]
 
 
 def test_a_folder_is_listed_by_itself(project: DagsterProject) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,12 @@ def test_a_machine_that_has_everything_is_ready(project: Project, redis_server: 
     assert problems(settings) == {}
     assert {check.name for check in check_worker(settings)} >= {"broker", "catalog and vault", "exchange", "code"}
     assert list((project.home / "exchange").iterdir()) == []
+
+
+def test_a_worker_for_components_needs_no_catalog(project: Project, redis_server: RedisServer) -> None:
+    settings = replace(settings_of(project, redis_server.url), catalog_url="")
+    assert {check.name for check in check_worker(settings)} == {"settings", "broker", "Dagster's storage", "exchange"}
+    assert problems(settings) == {}
 
 
 def test_a_wrong_password_is_told_without_it(project: Project, redis_server: RedisServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -99,6 +100,12 @@ def test_pods_are_other_machines_whatever_the_broker_says(home: Path) -> None:
     with pytest.raises(ConfigurationError, match="the executor k8s cannot be used: the catalog is a SQLite file"):
         refuse_unfit("k8s", settings_of(home, HERE), rows_cross_steps=False)
     refuse_unfit("k8s", settings_of(home, SHARED), rows_cross_steps=True)
+
+
+@pytest.mark.parametrize("name", ["celery", "k8s"])
+def test_where_there_is_no_catalog_none_is_asked_for(home: Path, name: str) -> None:
+    settings = replace(settings_of(home, ELSEWHERE, {"SYNQX_EXCHANGE": "s3://bucket/rows"}), catalog_url="")
+    assert find_unfit(name, settings, rows_cross_steps=True) == []
 
 
 def test_an_exchange_matters_only_to_rows_that_cross_steps(home: Path) -> None:

@@ -99,6 +99,32 @@ def test_a_job_leaves_its_executor_to_the_project_unless_its_pipeline_has_one(tm
     assert definitions.resolve_job_def("own").executor_def is dg.multiprocess_executor
 
 
+@pytest.mark.parametrize("name", ["celery", "k8s"])
+def test_steps_may_go_to_other_machines_without_a_catalog(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYNQX_CELERY_BROKER", "rediss://:hunter2@redis.example:6379/0")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv("SYNQX_HOME", str(tmp_path))
+    (tmp_path / "dagster.yaml").write_text(
+        "storage: {postgres: {postgres_db: {hostname: db.example, db_name: d, username: u, password: p}}}"
+    )
+    access_of.cache_clear()
+    own = pipeline("own", "orders").model_copy(update={"executor": name})
+    definitions = build_defs_for_component(PipelineComponent(own, mapping("orders"), *files(tmp_path)))
+    assert definitions.resolve_job_def("own").executor_def.name == name
+
+
+def test_what_holds_for_a_catalogs_jobs_keeps_back_none_of_a_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without a broker the executor could not be used; the project's own is.
+    monkeypatch.setenv("SYNQX_EXECUTOR", "celery")
+    parts = (pipeline("other", "orders"), mapping("orders"), *files(tmp_path))
+    definitions = build_defs_for_component(PipelineComponent(*parts))
+    assert definitions.resolve_job_def("other").name == "other"
+
+
 def test_edges_order_the_steps_of_a_job(tmp_path: Path) -> None:
     component = PipelineComponent(
         pipeline("both", "b", "a", edges=[("b", "a")]), mapping("a"), mapping("b"), *files(tmp_path)
