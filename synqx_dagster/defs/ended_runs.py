@@ -90,7 +90,7 @@ def take_ended_runs(
             ended = record.end_time or updated.timestamp()
             if run_id in seen or ended < cursor.begun_at.timestamp():
                 continue
-            if not _belongs(record.dagster_run, location):
+            if not belongs_to(record.dagster_run, location):
                 continue
             if job_names is None or record.dagster_run.job_name in job_names:
                 found[run_id] = record
@@ -108,7 +108,7 @@ def take_ended_runs(
     return sorted(found.values(), key=lambda record: record.end_time or record.update_timestamp.timestamp())
 
 
-def _belongs(run: dg.DagsterRun, location: str | None) -> bool:
+def belongs_to(run: dg.DagsterRun, location: str | None) -> bool:
     """Whether a run is one of a code location; one that a command ran in its own process is everybody's."""
     origin = run.remote_job_origin
     if location is None or origin is None:

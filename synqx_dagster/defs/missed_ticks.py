@@ -84,14 +84,21 @@ def take_missed(
         data: Any = state.instigator_data
         begin = max(memory.checked.get(rule, now.timestamp()), data.start_timestamp or 0.0, oldest)
         checked[rule] = max(begin, end)
-        event = _find_event(instance, schedule, state, now, begin=begin, end=end)
+        event = _find_event(instance, schedule, state, now, begin=begin, end=end, location=location)
         if event is not None:
             yield event
     memory.checked = checked
 
 
 def _find_event(
-    instance: dg.DagsterInstance, schedule: Schedule, state: InstigatorState, now: datetime, *, begin: float, end: float
+    instance: dg.DagsterInstance,
+    schedule: Schedule,
+    state: InstigatorState,
+    now: datetime,
+    *,
+    begin: float,
+    end: float,
+    location: str | None,
 ) -> AlertEvent | None:
     due = [moment for moment in iter_due(schedule, begin, end) if not schedule.is_paused(moment)][-_MAX_TICKS:]
     if not due:
@@ -103,7 +110,7 @@ def _find_event(
     reasons: list[str] = []
     for moment in due:
         tick = ticks.get(moment.timestamp())
-        if _was_meant(tick) or has_run(instance, schedule, moment):
+        if _was_meant(tick) or has_run(instance, schedule, moment, location):
             continue
         missed.append(datetime.fromtimestamp(moment.timestamp(), UTC).isoformat())
         if tick is not None:

@@ -47,7 +47,7 @@ def build_schedule(
         if reason is not None:
             yield dg.SkipReason(reason)
             return
-        missed = find_missed(context.instance, schedule, due) if schedule.catch_up == "all" else []
+        missed = find_missed(context, schedule, due) if schedule.catch_up == "all" else []
         for moment in [*missed, due]:
             if schedule.is_paused(moment):
                 continue

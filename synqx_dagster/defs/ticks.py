@@ -13,6 +13,7 @@ from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick,
 from dagster._core.storage.tags import SCHEDULE_NAME_TAG, SENSOR_NAME_TAG
 from dagster._utils.schedules import cron_string_iterator
 
+from synqx_dagster.defs.ended_runs import belongs_to
 from synqx_dagster.defs.names import METADATA_PREFIX
 from synqx_dagster.defs.sensors import SENSOR_NAME
 from synqx_dagster.defs.switches import find_states
@@ -70,17 +71,22 @@ def tick_tags(schedule: Schedule, moment: datetime) -> dict[str, str]:
     return {SCHEDULE_TAG: schedule.name, TICK_TAG: moment.astimezone(UTC).isoformat()}
 
 
-def has_run(instance: dg.DagsterInstance, schedule: Schedule, moment: datetime) -> bool:
-    """Whether a run of a tick was launched, whatever became of the tick and of the run."""
+def has_run(instance: dg.DagsterInstance, schedule: Schedule, moment: datetime, location: str | None) -> bool:
+    """Whether a run of a tick was launched, whatever became of the tick and of the run.
+
+    Args:
+        location: The code location of the schedule: another one may have a schedule of this name.
+    """
     filters = dg.RunsFilter(tags=tick_tags(schedule, moment), statuses=_LAUNCHED)
-    return bool(instance.get_run_ids(filters, limit=1))
+    return any(belongs_to(run, location) for run in instance.get_runs(filters))
 
 
-def find_missed(instance: dg.DagsterInstance, schedule: Schedule, due: datetime) -> list[datetime]:
+def find_missed(context: dg.ScheduleEvaluationContext, schedule: Schedule, due: datetime) -> list[datetime]:
     """Times before `due` that have no run, since the last tick that ended; of the latest `catch_up_limit`, in order."""
-    state = find_states(instance, marker=SENSOR_NAME).get((InstigatorType.SCHEDULE, dagster_name(schedule.name)))
+    instance, state = context.instance, _state_of(context, schedule, due)
     if state is None:
         return []
+    location = state.origin.repository_origin.code_location_origin.location_name
     made = [
         tick.timestamp
         for tick in read_ticks(instance, state, before=due.timestamp(), limit=20)
@@ -95,7 +101,22 @@ def find_missed(instance: dg.DagsterInstance, schedule: Schedule, due: datetime)
     latest = missed[-(schedule.catch_up_limit - 1) :] if schedule.catch_up_limit > 1 else []
     # A daemon that dies within a tick leaves it unended, with its run on its way. Dagster knows runs by the tick that
     # asks for them, which is another one now.
-    return [moment for moment in latest if not has_run(instance, schedule, moment)]
+    return [moment for moment in latest if not has_run(instance, schedule, moment, location)]
+
+
+def _state_of(context: dg.ScheduleEvaluationContext, schedule: Schedule, due: datetime) -> InstigatorState | None:
+    """What Dagster stores of the schedule that is evaluated; other code locations may have one of this name.
+
+    The context does not say which location it is in. Its log is that of the tick, and a tick is of one.
+    """
+    instance, name = context.instance, dagster_name(schedule.name)
+    tick_id = context.log_key[-1] if context.log_key else None
+    for state in instance.all_instigator_state(instigator_type=InstigatorType.SCHEDULE):
+        if state.instigator_name == name:
+            tick = instance.get_tick(state.instigator_origin_id, state.selector_id, due.timestamp())
+            if tick is not None and str(tick.tick_id) == tick_id:
+                return state
+    return find_states(instance, marker=SENSOR_NAME).get((InstigatorType.SCHEDULE, name))
 
 
 # --- what users see ---------------------------------------------------------------------------------------------

@@ -7,11 +7,17 @@ from datetime import UTC, datetime
 import dagster as dg
 import pytest
 from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.remote_origin import (
+    ManagedGrpcPythonEnvCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
 from dagster._core.scheduler.instigation import (
     InstigatorState,
     TickData,
     TickStatus,
 )
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from synqx_dagster.catalog.apply import apply_changes, plan_changes
 from synqx_dagster.defs.ticks import PAUSED
@@ -92,6 +98,28 @@ def test_a_tick_in_which_the_daemon_died_was_missed_unless_its_run_is_there(desk
     told = desk.told()
     assert bool(told) is not has_run
     assert all(message["troubles"][0]["message"] == "the tick did not come to an end" for message in told)
+
+
+@pytest.mark.parametrize(("location", "is_told"), [("somebody-elses", True), ("synqx", False)])
+def test_a_run_of_another_code_location_makes_up_for_nothing(desk, location, is_told):
+    desk.declare(events=["missed_schedule"])
+    desk.now = datetime(2026, 1, 1, 10, 30, tzinfo=UTC)
+    desk.location = "synqx"
+    state = state_of(desk.instance, desk.now)
+    desk.look()
+    due = datetime(2026, 1, 1, 11, tzinfo=UTC)
+    make_tick(desk.instance, state, due, TickStatus.STARTED)
+    place = ManagedGrpcPythonEnvCodeLocationOrigin(LoadableTargetOrigin(module_name="m"), location)
+    desk.instance.add_run(
+        dg.DagsterRun(
+            job_name="hourly",
+            status=dg.DagsterRunStatus.STARTED,
+            tags={"synqx/schedule": "hourly", "synqx/scheduled_at": due.isoformat()},
+            remote_job_origin=RemoteJobOrigin(RemoteRepositoryOrigin(place, "__repository__"), "hourly"),
+        )
+    )
+    follow(desk, 1)
+    assert bool(desk.told()) is is_told
 
 
 def test_a_pause_that_was_ended_before_its_tick_was_judged_is_no_miss(desk):

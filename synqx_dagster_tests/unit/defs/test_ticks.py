@@ -11,6 +11,7 @@ from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.remote_origin import (
     ManagedGrpcPythonEnvCodeLocationOrigin,
     RemoteInstigatorOrigin,
+    RemoteJobOrigin,
     RemoteRepositoryOrigin,
 )
 from dagster._core.scheduler.instigation import (
@@ -174,12 +175,16 @@ def test_a_paused_schedule_skips_its_ticks_and_says_until_when():
     assert late_tick(schedule, datetime(2026, 1, 1, 2, 1, tzinfo=UTC)).run_requests
 
 
-def scheduler_state(name: str, since: datetime) -> InstigatorState:
-    """What Dagster stores of a schedule that its daemon runs."""
-    location = ManagedGrpcPythonEnvCodeLocationOrigin(
-        LoadableTargetOrigin(module_name="synqx_dagster.definitions"), "synqx"
+def repository_of(location: str) -> RemoteRepositoryOrigin:
+    place = ManagedGrpcPythonEnvCodeLocationOrigin(
+        LoadableTargetOrigin(module_name="synqx_dagster.definitions"), location
     )
-    origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "__repository__"), name)
+    return RemoteRepositoryOrigin(place, "__repository__")
+
+
+def scheduler_state(name: str, since: datetime, location: str = "synqx") -> InstigatorState:
+    """What Dagster stores of a schedule that its daemon runs."""
+    origin = RemoteInstigatorOrigin(repository_of(location), name)
     data = ScheduleInstigatorData("0 * * * *", since.timestamp())
     return InstigatorState(origin, InstigatorType.SCHEDULE, InstigatorStatus.DECLARED_IN_CODE, data)
 
@@ -251,6 +256,45 @@ def test_a_tick_whose_run_a_killed_daemon_had_launched_is_not_made_up_for(status
         data = schedule.evaluate_tick(dg.build_schedule_context(instance, datetime(2026, 1, 1, 12, tzinfo=UTC)))
     times = [datetime.fromisoformat(request.tags["synqx/scheduled_at"]).hour for request in data.run_requests]
     assert times == hours
+
+
+def test_ticks_and_runs_of_another_code_locations_schedule_are_nobodys_business():
+    """Two locations over two catalogs, each with its own ``nightly``: one ran at eleven, the other has to make up."""
+    catalog = catalog_of(sealed_secret=False, vault=FakeVault())
+    schedule = schedule_of(catalog, cron_expression="0 * * * *", catch_up="all")
+    eleven, due = (datetime(2026, 1, 1, hour, tzinfo=UTC) for hour in (11, 12))
+    with dg.DagsterInstance.local_temp() as instance:
+        ids = {}
+        for location in ("late", "on-time"):
+            since = datetime(2026, 1, 1, 10, 30, tzinfo=UTC)
+            state = instance.add_instigator_state(scheduler_state("nightly", since, location))
+            values = {
+                "instigator_origin_id": state.instigator_origin_id,
+                "instigator_name": "nightly",
+                "instigator_type": InstigatorType.SCHEDULE,
+                "selector_id": state.selector_id,
+            }
+            if location == "on-time":
+                done = TickData(status=TickStatus.SUCCESS, timestamp=eleven.timestamp(), run_ids=["run"], **values)
+                instance.create_tick(done)
+                tags = {"synqx/schedule": "nightly", "synqx/scheduled_at": eleven.isoformat()}
+                origin = RemoteJobOrigin(repository_of(location), "nightly")
+                run = dg.DagsterRun(
+                    job_name="nightly", status=dg.DagsterRunStatus.STARTED, tags=tags, remote_job_origin=origin
+                )
+                instance.add_run(run)
+            tick = instance.create_tick(TickData(status=TickStatus.STARTED, timestamp=due.timestamp(), **values))
+            ids[location] = str(tick.tick_id)
+
+        def made_up_for(location: str) -> list[str]:
+            log_key = ["__repository__", "nightly", ids[location]]
+            context = dg.ScheduleEvaluationContext(instance.get_ref(), due, log_key, "__repository__", "nightly")
+            with context:
+                data = schedule.evaluate_tick(context)
+            return [request.tags["synqx/scheduled_at"][11:13] for request in data.run_requests or ()]
+
+        assert made_up_for("late") == ["11", "12"]
+        assert made_up_for("on-time") == ["12"]
 
 
 def test_what_a_schedule_was_not_enabled_for_it_has_not_missed():
