@@ -47,7 +47,9 @@ def read_k8s_config(settings: Settings) -> dict[str, Any]:
     if config is None:
         return {}
     if not isinstance(config, dict):
-        raise ConfigurationError(f"SYNQX_K8S_CONFIG: {path} holds no mapping", hint="deploy/k8s/steps.yaml is one")
+        raise ConfigurationError(
+            f"SYNQX_K8S_CONFIG: {path} holds no mapping", hint="deploy/k8s/configmaps.yaml has one, as steps.yaml"
+        )
     checked = validate_config(k8s_job_executor.config_schema.config_type, config)
     if not checked.success:
         raise InvalidInputError(

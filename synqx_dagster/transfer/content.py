@@ -63,7 +63,7 @@ def verify_content(request: ContentRequest) -> ContentReport:
 
     Raises:
         TargetMismatchError: The target is not there, or its columns do not fit.
-        ConfigurationError: The mapping cannot be planned, or not compared.
+        PlanError: The mapping cannot be planned, or not compared.
         DatabaseError, RetryableError: A side could not be read.
     """
     start = time.perf_counter()

@@ -58,7 +58,7 @@ def run_load(request: LoadRequest) -> LoadResult:
     Idempotent for a ``load_id``: once one attempt has committed, later ones change nothing and report its figures.
 
     Raises:
-        ConfigurationError, DataError: The plan or the rows do not fit; the target is as it was.
+        PlanError, DataError: The plan or the rows do not fit; the target is as it was.
         RetryableError: A passing fault; the target is as it was, and the same call may be made again.
         FencedError: A newer attempt has taken over; nothing was committed by this one.
         FatalError: Anything else that ended this attempt; nothing was committed.

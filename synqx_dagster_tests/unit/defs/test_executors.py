@@ -219,6 +219,14 @@ def test_a_configuration_that_does_not_fit_is_told_with_its_file(text: str, word
     assert "steps.yaml" in str(caught.value)
 
 
+def test_the_example_of_a_configuration_is_where_the_hint_says(tmp_path: Path) -> None:
+    (tmp_path / "steps.yaml").write_text("[a, list]")
+    with pytest.raises(ConfigurationError) as caught:
+        build_executor("k8s", settings_of(tmp_path, {"SYNQX_K8S_CONFIG": "steps.yaml"}))
+    place = (caught.value.hint or "").split()[0]
+    assert "\n  steps.yaml: |" in (Path(__file__).parents[3] / place).read_text()
+
+
 def test_a_configuration_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read"):
         build_executor("k8s", settings_of(tmp_path, {"SYNQX_K8S_CONFIG": "steps.yaml"}))
