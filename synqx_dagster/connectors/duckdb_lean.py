@@ -34,6 +34,11 @@ def lean(connection: Any, columns: int, memory_limit: str, threads: object = Non
     wanted = _LEAST_BYTES + columns * _COLUMN_BYTES
     # A connection of its own: in a transaction that failed the write's would refuse the statements.
     settings = connection.cursor()
+
+    def restore() -> None:
+        settings.execute("RESET threads" if threads is None else f"SET threads = {threads}")
+        settings.execute(f"SET memory_limit = '{memory_limit}'")
+
     try:
         settings.execute("SET threads = 1")
         if wanted < _bytes(memory_limit):
@@ -41,9 +46,14 @@ def lean(connection: Any, columns: int, memory_limit: str, threads: object = Non
             with suppress(duckdb.OutOfMemoryException):
                 settings.execute(f"SET memory_limit = '{wanted // _MIB}MiB'")
         yield
+    except BaseException:
+        # A database that a fatal error has ended takes no setting, and what it says of that is not what went wrong.
+        with suppress(duckdb.Error):
+            restore()
+        raise
+    else:
+        restore()
     finally:
-        settings.execute("RESET threads" if threads is None else f"SET threads = {threads}")
-        settings.execute(f"SET memory_limit = '{memory_limit}'")
         settings.close()
 
 

@@ -62,6 +62,16 @@ def test_bounds_come_back_after_a_transaction_that_failed(connection: Any) -> No
     assert bounds(connection) == before
 
 
+def test_what_ends_the_database_is_what_is_told(tmp_path: Path) -> None:
+    with duckdb.connect(str(tmp_path / "lake.duckdb")) as connection:
+        connection.execute("CREATE TABLE t (n INTEGER)")
+        connection.execute("PRAGMA debug_checkpoint_abort = 'before_truncate'")
+        with pytest.raises(duckdb.FatalException) as caught, lean(connection, 1, "1GB", 3):
+            connection.execute("CHECKPOINT")
+    assert caught.value.__context__ is None
+    assert "has been invalidated" not in str(caught.value)
+
+
 def test_threads_without_a_number_are_all_cores_again(connection: Any) -> None:
     with lean(connection, 1, "1GB"):
         assert bounds(connection)[1] == 1
