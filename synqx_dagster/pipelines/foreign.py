@@ -1,7 +1,8 @@
 """A user's function in a process of its own, so that one that hangs can be ended when its node's time is up.
 
-The node, its config and all rows go over a socket as pickles of plain values and Arrow messages; the process has no
-connection, no secret and no log of its own. Guarantee: when the generator is closed or fails, the process is gone.
+The node, its config and all rows go over a socket as pickles of plain values and Arrow messages; the process is given
+no connection, no secret and no log of its own, and forgets the secrets of SynqX's that the environment holds. That is
+no sandbox: it is a process of the same user. Guarantee: when the generator is closed or fails, the process is gone.
 """
 
 from __future__ import annotations
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _ENDED = b""
+
+#: What opens the vault, or may hold a password of SynqX's own; a function may need any other variable.
+_FORGOTTEN = (
+    "SYNQX_MASTER_PASSWORD",
+    "SYNQX_KEY_FILE",
+    "SYNQX_CATALOG_URL",
+    "SYNQX_CELERY_BROKER",
+    "SYNQX_CELERY_BACKEND",
+)
 
 
 def run_in_process(
@@ -129,6 +139,10 @@ def _serve(connection: Connection, record: PipelineNode, schema_bytes: bytes, me
         if parent is not None:
             parent.join()
         os._exit(1)
+
+    # Before any code of the user's is imported.
+    for name in _FORGOTTEN:
+        os.environ.pop(name, None)
 
     # A parent that was killed ends nobody.
     threading.Thread(target=end_with_parent, daemon=True).start()

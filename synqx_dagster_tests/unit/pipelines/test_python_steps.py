@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -86,6 +87,16 @@ def test_what_fails_before_a_function_is_not_waited_for_until_its_time_is_up(ben
 def test_a_function_in_a_process_of_its_own_gives_the_same(bench: Bench) -> None:
     rows = run_chain(bench, pandas("doubled", columns=TWICE, timeout_seconds=120), select="n, twice")
     assert rows[7] == (7, 14)
+
+
+def test_a_process_of_its_own_does_not_know_what_opens_the_vault(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = ("MASTER_PASSWORD", "KEY_FILE", "CATALOG_URL", "CELERY_BROKER", "CELERY_BACKEND")
+    for name in [name for name in os.environ if name.startswith("SYNQX_")]:
+        monkeypatch.delenv(name)
+    for name in (*secret, "OF_THE_USER"):
+        monkeypatch.setenv(f"SYNQX_{name}", "canary")
+    asked = pandas("environment", columns={"names": "string"}, timeout_seconds=120)
+    assert run_chain(bench, asked, select="names", order="1") == [("SYNQX_OF_THE_USER",)]
 
 
 def test_a_frame_larger_than_the_memory_limit(tmp_path: Path) -> None:
