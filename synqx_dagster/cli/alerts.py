@@ -64,7 +64,7 @@ def test(output: Output, name: str) -> None:
     """Send a test message now, by the alert's own channel. It counts for nothing."""
     from synqx_dagster.alerts.delivery import deliver
     from synqx_dagster.alerts.messages import AlertEvent, Untold
-    from synqx_dagster.defs.alert_sensor import needs_vault
+    from synqx_dagster.defs.access import needs_vault
 
     catalog = open_catalog()
     alert = catalog.snapshot().get_alert(name)

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 from synqx_dagster.errors import ConfigurationError, SealedError
-from synqx_dagster.model import Connection, Record, RecordKind, SealedSecret
+from synqx_dagster.model import Record, RecordKind, SealedSecret
 
 if TYPE_CHECKING:
     from synqx_dagster.catalog.store import Catalog
@@ -47,11 +47,11 @@ def open_catalog(settings: Settings) -> Catalog:
     return Catalog.open(settings)
 
 
-def needs_vault(connection: Connection) -> bool:
-    """Whether connecting takes a secret out of the vault; a reference to a variable or a file does not."""
+def needs_vault(record: Record) -> bool:
+    """Whether a record's use takes a secret out of the vault; a reference to a variable or a file does not."""
     from synqx_dagster.catalog.snapshot import secrets_of
 
-    return any(isinstance(secret, SealedSecret) for secret in secrets_of(connection).values())
+    return any(isinstance(secret, SealedSecret) for secret in secrets_of(record).values())
 
 
 def require_unsealed(catalog: CatalogAccess, *, secrets_needed: bool) -> None:

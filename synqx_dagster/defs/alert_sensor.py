@@ -24,12 +24,12 @@ from synqx_dagster.alerts.delivery import deliver
 from synqx_dagster.alerts.messages import AlertEvent
 from synqx_dagster.alerts.queue import AlertQueue
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
-from synqx_dagster.defs.access import find_seal_reason
+from synqx_dagster.defs.access import find_seal_reason, needs_vault
 from synqx_dagster.defs.alert_events import AlertMemory, begin_memory, take_events
 from synqx_dagster.defs.names import METADATA_PREFIX
 from synqx_dagster.defs.sensors import location_of
 from synqx_dagster.errors import SealedError, SynqxError
-from synqx_dagster.model import Alert, SealedSecret
+from synqx_dagster.model import Alert
 
 if TYPE_CHECKING:
     from synqx_dagster.catalog.store import Catalog
@@ -211,13 +211,6 @@ def _tell(
         parts.append(f"the last attempt failed: {queue.last_error}")
     parts += queue.untold().lines()
     return f"{alert.name}: {'; '.join(parts)}" if parts else None
-
-
-def needs_vault(alert: Alert) -> bool:
-    """Whether telling it takes a secret out of the vault."""
-    from synqx_dagster.catalog.snapshot import secrets_of
-
-    return any(isinstance(secret, SealedSecret) for secret in secrets_of(alert).values())
 
 
 def report_alerts(instance: dg.DagsterInstance, catalog: Catalog, alerts: list[Alert]) -> list[dict[str, Any]]:
