@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import dagster as dg
 
@@ -19,6 +20,7 @@ from synqx_dagster.defs.ended_runs import RunCursor, take_ended_runs
 from synqx_dagster.defs.failures import describe_error
 from synqx_dagster.defs.jobs import JobPlan
 from synqx_dagster.defs.names import METADATA_PREFIX, revision_metadata
+from synqx_dagster.defs.resources import ConnectionResource
 from synqx_dagster.defs.sensors import location_of
 from synqx_dagster.defs.watching import (
     DEFAULT_STABLE_SECONDS,
@@ -28,12 +30,13 @@ from synqx_dagster.defs.watching import (
     probe_files,
     probe_table,
 )
-from synqx_dagster.errors import RetryableError, SynqxError
+from synqx_dagster.errors import RetryableError, SealedError, SynqxError
 from synqx_dagster.model import Sensor, dagster_name
 
 SENSOR_TAG = f"{METADATA_PREFIX}sensor"
 FILE_TAG = f"{METADATA_PREFIX}file"
 
+_T = TypeVar("_T")
 _Outcome = dg.SkipReason | dg.SensorResult
 
 
@@ -69,6 +72,8 @@ def build_sensor(
         failure = ""
         try:
             return look(context)
+        except SealedError as exc:
+            return dg.SkipReason(f"the vault is sealed: {exc.message}")
         except RetryableError as exc:
             return dg.SkipReason(f"could not look, and will look again: {describe_error(exc)}")
         except SynqxError as exc:
@@ -91,16 +96,22 @@ def _request(sensor: Sensor, key: str, **tags: str) -> dg.RunRequest:
     return dg.RunRequest(run_key=f"{sensor.name}:{key}", tags={SENSOR_TAG: sensor.name, **tags})
 
 
-def _seal_reason(sensor: Sensor, snapshot: CatalogSnapshot, catalog: CatalogAccess) -> str | None:
+def _probe(
+    probe: Callable[[Connector, Sensor], _T], sensor: Sensor, snapshot: CatalogSnapshot, catalog: CatalogAccess
+) -> _T:
+    """What a sensor's source shows.
+
+    Raises:
+        SealedError: The vault is sealed.
+    """
     connection = snapshot.get_connection(sensor.connection or "")
-    return find_seal_reason(catalog, secrets_needed=needs_vault(connection))
-
-
-def _open(sensor: Sensor, snapshot: CatalogSnapshot, catalog: CatalogAccess) -> Connector:
-    from synqx_dagster.connectors.registry import make_connector
-
-    connection = snapshot.get_connection(sensor.connection or "")
-    return make_connector(connection, catalog.resolve_secret, host_policy=catalog.settings.host_policy)
+    if (reason := find_seal_reason(catalog, secrets_needed=needs_vault(connection))) is not None:
+        raise SealedError(reason)
+    resource = ConnectionResource(connection, lambda: catalog)
+    try:
+        return probe(resource.connector, sensor)
+    finally:
+        resource.close()
 
 
 # --- the three looks ------------------------------------------------------------------------------------------------
@@ -109,13 +120,7 @@ def _open(sensor: Sensor, snapshot: CatalogSnapshot, catalog: CatalogAccess) -> 
 def _look_at_table(
     context: dg.SensorEvaluationContext, sensor: Sensor, snapshot: CatalogSnapshot, catalog: CatalogAccess
 ) -> _Outcome:
-    if (reason := _seal_reason(sensor, snapshot, catalog)) is not None:
-        return dg.SkipReason(f"the vault is sealed: {reason}")
-    connector = _open(sensor, snapshot, catalog)
-    try:
-        seen = probe_table(connector, sensor)
-    finally:
-        connector.close()
+    seen = _probe(probe_table, sensor, snapshot, catalog)
     before = TableCursor.from_json(context.cursor)
     if before is None:
         return dg.SensorResult(
@@ -132,13 +137,7 @@ def _look_at_table(
 def _look_at_files(
     context: dg.SensorEvaluationContext, sensor: Sensor, snapshot: CatalogSnapshot, catalog: CatalogAccess
 ) -> _Outcome:
-    if (reason := _seal_reason(sensor, snapshot, catalog)) is not None:
-        return dg.SkipReason(f"the vault is sealed: {reason}")
-    connector = _open(sensor, snapshot, catalog)
-    try:
-        files = probe_files(connector, sensor)
-    finally:
-        connector.close()
+    files = _probe(probe_files, sensor, snapshot, catalog)
     cursor = FilesCursor.from_json(context.cursor)
     stable_seconds = DEFAULT_STABLE_SECONDS if sensor.stable_seconds is None else sensor.stable_seconds
     taken = cursor.take(files, now=datetime.now(UTC).timestamp(), stable_seconds=stable_seconds)
