@@ -98,7 +98,8 @@ class Duration(click.ParamType[datetime.timedelta]):
         """Read the text of an option."""
         if isinstance(value, datetime.timedelta):
             return value
-        match = re.fullmatch(r"([0-9]{1,6})([mhdw])", str(value).strip())
+        # Not more digits: so many weeks lead from today to a year that there is, before and after.
+        match = re.fullmatch(r"([0-9]{1,5})([mhdw])", str(value).strip())
         if match is None:
             self.fail(f"{value!r} is no time; write a number and m, h, d or w, such as 90d", param, ctx)
         return datetime.timedelta(**{self._UNITS[match[2]]: int(match[1])})

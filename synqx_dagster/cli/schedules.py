@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from synqx_dagster.cli.figures import format_time
-from synqx_dagster.cli.options import SynqxSubgroup, json_option, pass_output, revision_options
+from synqx_dagster.cli.options import Duration, SynqxSubgroup, json_option, pass_output, revision_options
 from synqx_dagster.cli.output import Output, printable
 from synqx_dagster.cli.session import open_catalog
 from synqx_dagster.cli.switching import change_records
@@ -17,9 +16,6 @@ from synqx_dagster.cli.switching import change_records
 if TYPE_CHECKING:
     from synqx_dagster.catalog.store import Catalog
     from synqx_dagster.model import Schedule
-
-_DURATION = re.compile(r"(\d{1,6})([mhd])")
-_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
 @click.group(cls=SynqxSubgroup)
@@ -137,7 +133,7 @@ def disable(output: Output, names: tuple[str, ...], author: str, reason: str | N
 @schedules.command()
 @click.argument("names", nargs=-1, required=True)
 @click.option("--until", metavar="TIME", help="ISO 8601, such as 2030-01-31T08:00; this machine's time zone.")
-@click.option("--for", "duration", metavar="DURATION", help="Minutes, hours or days: 90m, 2h, 3d.")
+@click.option("--for", "duration", type=Duration(), help="Minutes, hours, days or weeks: 90m, 2h, 3d, 1w.")
 @revision_options
 @json_option
 @pass_output
@@ -145,7 +141,7 @@ def pause(
     output: Output,
     names: tuple[str, ...],
     until: str | None,
-    duration: str | None,
+    duration: timedelta | None,
     author: str,
     reason: str | None,
 ) -> None:
@@ -163,20 +159,17 @@ def pause(
     )
 
 
-def _end_of_pause(until: str | None, duration: str | None) -> datetime:
+def _end_of_pause(until: str | None, duration: timedelta | None) -> datetime:
     """When a pause ends, in UTC.
 
     Raises:
-        UsageError: Not exactly one of the two is given, or it is in the past, or neither time nor duration.
+        UsageError: Not exactly one of the two is given, or the time is none, or in the past.
     """
     if (until is None) == (duration is None):
         raise click.UsageError("give --until or --for; to stop without an end, disable the schedule")
     now = datetime.now(UTC)
     if duration is not None:
-        match = _DURATION.fullmatch(duration)
-        if match is None:
-            raise click.UsageError("--for takes minutes, hours or days: 90m, 2h, 3d")
-        return now + timedelta(**{_UNITS[match[2]]: int(match[1])})
+        return now + duration
     assert until is not None
     try:
         moment = datetime.fromisoformat(until).astimezone(UTC)

@@ -90,7 +90,8 @@ def test_a_pause_ends_by_itself_or_by_enable(declared):
     [
         (("pause", "nightly"), "give --until or --for"),
         (("pause", "nightly", "--for", "2h", "--until", "2030-01-01"), "give --until or --for"),
-        (("pause", "nightly", "--for", "soon"), "minutes, hours or days"),
+        (("pause", "nightly", "--for", "soon"), "'soon' is no time"),
+        (("pause", "nightly", "--for", "999999w"), "'999999w' is no time"),
         (("pause", "nightly", "--until", "soon"), "ISO 8601"),
         (("pause", "nightly", "--until", "2001-01-01T00:00"), "in the past"),
         (("disable", "nigthly"), "did you mean 'nightly'?"),
