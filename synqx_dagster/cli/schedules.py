@@ -11,7 +11,7 @@ from synqx_dagster.cli.figures import format_time
 from synqx_dagster.cli.options import Duration, SynqxSubgroup, json_option, pass_output, revision_options
 from synqx_dagster.cli.output import Output, printable
 from synqx_dagster.cli.session import open_catalog
-from synqx_dagster.cli.switching import change_records
+from synqx_dagster.cli.switching import add_switch, change_records
 
 if TYPE_CHECKING:
     from synqx_dagster.catalog.store import Catalog
@@ -92,42 +92,20 @@ def show(output: Output, name: str) -> None:
     output.result(report, draw)
 
 
-@schedules.command()
-@click.argument("names", nargs=-1, required=True)
-@revision_options
-@json_option
-@pass_output
-def enable(output: Output, names: tuple[str, ...], author: str, reason: str | None) -> None:
-    """Let schedules run; ends a pause, too."""
-    change_records(
-        output,
-        open_catalog(),
-        names,
-        kind="schedule",
-        values={"enabled": True, "paused_until": None},
-        done="enabled",
-        author=author,
-        reason=reason,
-    )
-
-
-@schedules.command()
-@click.argument("names", nargs=-1, required=True)
-@revision_options
-@json_option
-@pass_output
-def disable(output: Output, names: tuple[str, ...], author: str, reason: str | None) -> None:
-    """Let schedules not run until they are enabled. Runs in flight go on."""
-    change_records(
-        output,
-        open_catalog(),
-        names,
-        kind="schedule",
-        values={"enabled": False},
-        done="disabled",
-        author=author,
-        reason=reason,
-    )
+add_switch(
+    schedules,
+    "enable",
+    kind="schedule",
+    values={"enabled": True, "paused_until": None},
+    help_text="Let schedules run; ends a pause, too.",
+)
+add_switch(
+    schedules,
+    "disable",
+    kind="schedule",
+    values={"enabled": False},
+    help_text="Let schedules not run until they are enabled. Runs in flight go on.",
+)
 
 
 @schedules.command()

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from synqx_dagster.cli.options import SynqxSubgroup, json_option, pass_output, revision_options
+from synqx_dagster.cli.options import SynqxSubgroup, json_option, pass_output
 from synqx_dagster.cli.output import Output, printable
 from synqx_dagster.cli.session import open_catalog
-from synqx_dagster.cli.switching import change_records
+from synqx_dagster.cli.switching import add_switch
 
 if TYPE_CHECKING:
     from synqx_dagster.model import Sensor
@@ -78,39 +78,11 @@ def _describe(sensor: Sensor) -> str:
             return f"success of {sensor.after_pipeline}"
 
 
-@sensors.command()
-@click.argument("names", nargs=-1, required=True)
-@revision_options
-@json_option
-@pass_output
-def enable(output: Output, names: tuple[str, ...], author: str, reason: str | None) -> None:
-    """Let sensors look."""
-    change_records(
-        output,
-        open_catalog(),
-        names,
-        kind="sensor",
-        values={"enabled": True},
-        done="enabled",
-        author=author,
-        reason=reason,
-    )
-
-
-@sensors.command()
-@click.argument("names", nargs=-1, required=True)
-@revision_options
-@json_option
-@pass_output
-def disable(output: Output, names: tuple[str, ...], author: str, reason: str | None) -> None:
-    """Let sensors not look until they are enabled; they remember what they have seen."""
-    change_records(
-        output,
-        open_catalog(),
-        names,
-        kind="sensor",
-        values={"enabled": False},
-        done="disabled",
-        author=author,
-        reason=reason,
-    )
+add_switch(sensors, "enable", kind="sensor", values={"enabled": True}, help_text="Let sensors look.")
+add_switch(
+    sensors,
+    "disable",
+    kind="sensor",
+    values={"enabled": False},
+    help_text="Let sensors not look until they are enabled; they remember what they have seen.",
+)

@@ -5,11 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import click
+
+from synqx_dagster.cli.options import json_option, pass_output, revision_options
 from synqx_dagster.cli.output import Output, printable
+from synqx_dagster.cli.session import open_catalog
 
 if TYPE_CHECKING:
     from synqx_dagster.catalog.store import Catalog
     from synqx_dagster.defs.switches import Switchable
+
+
+def add_switch(group: click.Group, name: str, *, kind: str, values: Mapping[str, Any], help_text: str) -> None:
+    """Give a group the command ``enable`` or ``disable``, which writes these values into the records that are named."""
+
+    @group.command(name, help=help_text)
+    @click.argument("names", nargs=-1, required=True)
+    @revision_options
+    @json_option
+    @pass_output
+    def switch(output: Output, names: tuple[str, ...], author: str, reason: str | None) -> None:
+        change_records(
+            output, open_catalog(), names, kind=kind, values=values, done=f"{name}d", author=author, reason=reason
+        )
 
 
 def change_records(
