@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,6 +32,7 @@ from synqx_dagster.defs.resources import ConnectionResource
 from synqx_dagster.defs.translator import Translator, loaded_columns
 from synqx_dagster.defs.windows import read_window
 from synqx_dagster.errors import RetryableError, SynqxError
+from synqx_dagster.model.partitions import Partitions
 from synqx_dagster.transfer.result import LoadRequest, LoadResult, Progress
 
 #: Hears of progress in the process that runs a job by itself (`synqx run`), by the mapping's name.
@@ -44,10 +45,10 @@ LONGEST_LOG_SECONDS = 300.0
 # Each one made resolves its type anew, so a thousand mappings share these.
 _UPSTREAM = dg.In(dg.Nothing)
 _RESULT = dg.Out(dg.Nothing)
-CHECK_OUT = dg.Out(dg.Nothing, is_required=False)
+_CHECK_OUT = dg.Out(dg.Nothing, is_required=False)
 
 # Dagster reads an op's signature a dozen times; given, it is not worked out a dozen times for each mapping.
-SIGNATURE = inspect.Signature([inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD)])
+_SIGNATURE = inspect.Signature([inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD)])
 
 
 def build_asset(
@@ -70,37 +71,70 @@ def build_asset(
     spec = translator.spec(mapping)
     checks = check_specs(mapping, translator.schema_of(mapping), spec.key)
     load = _Load(translator, mapping, spec.key, tuple(checks), get_catalog)
+    known = {spec.key, *(dep.asset_key for dep in spec.deps)}
+    return build_op(
+        spec,
+        load.run,
+        description=f"Load {mapping.target_table} by the mapping {mapping.name}",
+        after=[op_name(key.path) for key in dict.fromkeys(after) if key not in known],
+        checks=checks,
+        connections=(mapping.source_connection, mapping.target_connection),
+        pool=load_pool(mapping, spec.key),
+        partitions=mapping.partitions,
+    )
 
-    def load_table(context):  # type: ignore[no-untyped-def]  # Dagster would resolve the annotations of each op
+
+def load_pool(mapping: model.Mapping, key: dg.AssetKey) -> str:
+    """The pool that a load waits in: its target connection's, or one of the table for a load of partitions.
+
+    Two loads of one table would fence each other out, and partitions are there to be loaded one after the other.
+    """
+    return resource_key(mapping.target_connection) if mapping.partitions is None else table_pool(key)
+
+
+def build_op(
+    spec: dg.AssetSpec,
+    run: Callable[[dg.AssetExecutionContext], dg.MaterializeResult[None]],
+    *,
+    description: str,
+    after: Sequence[str],
+    checks: Sequence[dg.AssetCheckSpec],
+    connections: Iterable[str],
+    pool: str | None,
+    partitions: Partitions | None = None,
+) -> dg.AssetsDefinition:
+    """An asset and the op that makes it.
+
+    Args:
+        after: Ops that must have ended first, beside those that make what the asset depends on.
+        connections: Those that the op uses.
+    """
+
+    def execute(context):  # type: ignore[no-untyped-def]  # Dagster would resolve the annotations of each op
         # What is returned must hold a result of every check, what is yielded need not.
-        yield load.run(context)
+        yield run(context)
 
-    load_table.__signature__ = SIGNATURE  # type: ignore[attr-defined]
+    execute.__signature__ = _SIGNATURE  # type: ignore[attr-defined]
     upstream = {f"upstream_{number}": dep.asset_key for number, dep in enumerate(spec.deps)}
-    earlier = [key for key in dict.fromkeys(after) if key not in upstream.values() and key != spec.key]
     # `multi_asset` makes the same object in twice the time, which a catalog of a thousand mappings feels.
     op = dg.op(
         name=op_name(spec.key.path),
-        description=f"Load {mapping.target_table} by the mapping {mapping.name}",
+        description=description,
         ins={
             **dict.fromkeys(upstream, _UPSTREAM),
-            **{f"after_{number}": after_step(op_name(key.path)) for number, key in enumerate(earlier)},
+            **{f"after_{number}": after_step(name) for number, name in enumerate(after)},
         },
-        out={RESULT: _RESULT, **{f"check_{check.name}": CHECK_OUT for check in checks}},
-        required_resource_keys={
-            resource_key(mapping.source_connection),
-            resource_key(mapping.target_connection),
-        },
-        # Two loads of one table would fence each other out, and partitions are there to be loaded one after the other.
-        pool=resource_key(mapping.target_connection) if mapping.partitions is None else table_pool(spec.key),
-    )(load_table)
+        out={RESULT: _RESULT, **{f"check_{check.name}": _CHECK_OUT for check in checks}},
+        required_resource_keys={resource_key(name) for name in connections},
+        pool=pool,
+    )(execute)
     return dg.AssetsDefinition(
         node_def=op,
         keys_by_input_name=upstream,
         keys_by_output_name={RESULT: spec.key},
         specs=[spec],
         check_specs_by_output_name={f"check_{check.name}": check for check in checks},
-        backfill_policy=None if mapping.partitions is None else backfill_policy(mapping.partitions),
+        backfill_policy=None if partitions is None else backfill_policy(partitions),
     )
 
 

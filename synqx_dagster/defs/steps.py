@@ -15,9 +15,8 @@ import dagster as dg
 
 from synqx_dagster.defs.access import CatalogAccess, needs_vault, require_unsealed
 from synqx_dagster.defs.assets import (
-    CHECK_OUT,
-    SIGNATURE,
     ProgressLog,
+    build_op,
     describe_result,
     progress_listener,
     result_metadata,
@@ -29,12 +28,10 @@ from synqx_dagster.defs.names import (
     METADATA_PREFIX,
     NODES_METADATA,
     REVISION_TAG,
-    op_name,
     resource_key,
     revision_metadata,
     revision_tags,
 )
-from synqx_dagster.defs.ordering import RESULT, after_step
 from synqx_dagster.defs.pipeline_translator import PipelineTranslator
 from synqx_dagster.defs.resources import ConnectionResource
 from synqx_dagster.defs.windows import read_window
@@ -73,32 +70,15 @@ def build_step(
     mapping = load_mapping(graph, graph.nodes[step.name]) if step.is_load else None
     checks = () if mapping is None else tuple(check_specs(mapping, translator.schema_of(graph, step), spec.key))
     runner = _StepRunner(translator, graph, step, spec.key, checks, get_catalog)
-
-    def run_step(context):  # type: ignore[no-untyped-def]  # Dagster would resolve the annotations of each op
-        yield runner.run(context)
-
-    run_step.__signature__ = SIGNATURE  # type: ignore[attr-defined]
-    upstream = {f"upstream_{number}": dep.asset_key for number, dep in enumerate(spec.deps)}
-    waits_for = [translator.op_of(graph, name) for name in step.after]
-    connections = translator.connections_of(graph, step)
     does = "Load" if step.is_load else "Store the rows of"
-    op = dg.op(
-        name=op_name(spec.key.path),
+    return build_op(
+        spec,
+        runner.run,
         description=f"{does} {step.name} of the pipeline {graph.pipeline.name}",
-        ins={
-            **{name: dg.In(dg.Nothing) for name in upstream},
-            **{f"after_{number}": after_step(name) for number, name in enumerate(waits_for)},
-        },
-        out={RESULT: dg.Out(dg.Nothing), **{f"check_{check.name}": CHECK_OUT for check in checks}},
-        required_resource_keys={resource_key(name) for name in connections},
+        after=[translator.op_of(graph, name) for name in step.after],
+        checks=checks,
+        connections=translator.connections_of(graph, step),
         pool=resource_key(mapping.target_connection) if mapping is not None else None,
-    )(run_step)
-    return dg.AssetsDefinition(
-        node_def=op,
-        keys_by_input_name=upstream,
-        keys_by_output_name={RESULT: spec.key},
-        specs=[spec],
-        check_specs_by_output_name={f"check_{check.name}": check for check in checks},
     )
 
 
