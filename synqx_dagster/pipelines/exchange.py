@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import posixpath
-import re
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,8 +67,8 @@ class Exchange:
     def __init__(self, location: str) -> None:
         from pyarrow.fs import FileSystem
 
-        #: For messages: as Arrow takes it, a URI may hold keys.
-        self.location = re.sub(r"//[^/@]*@", "//***@", location)
+        #: For messages.
+        self.location = _without_keys(location)
         try:
             self._files, self._base = FileSystem.from_uri(location)
         except Exception as exc:  # noqa: BLE001  # whatever Arrow's filesystems raise
@@ -208,6 +207,20 @@ class Exchange:
 
     def _file(self, path: Sequence[str], *names: str) -> str:
         return posixpath.join(self._folder(path), *names)
+
+
+def _without_keys(location: str) -> str:
+    """A location as it may be shown: a URI as Arrow takes it may hold keys, before its bucket and as parameters."""
+    scheme, separator, rest = location.partition("://")
+    if not separator:
+        return location
+    place, _, parameters = rest.partition("?")
+    if "@" in parameters:
+        # A question mark in a key, or an address in a parameter: nobody knows.
+        return f"{scheme}://***"
+    # A key may have slashes.
+    _, at, bucket = place.rpartition("@")
+    return f"{scheme}://***@{bucket}" if at else f"{scheme}://{place}"
 
 
 def _bad_rows_file(node_id: str) -> str:
