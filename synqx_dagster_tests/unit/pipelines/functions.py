@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from decimal import Decimal
 from typing import Any
 
 
@@ -86,3 +87,10 @@ def big(frame: Any) -> Any:
     import pandas as pd
 
     return pd.DataFrame({"x": pd.array([2**53 + 1] * len(frame), dtype="int64")})
+
+
+def prices(frame: Any, *, price: str) -> Any:
+    """Decimals."""
+    import pandas as pd
+
+    return pd.DataFrame({"x": [None if n == 3 else Decimal(price) for n in frame["n"]]}, dtype=object)

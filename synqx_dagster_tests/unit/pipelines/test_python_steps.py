@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,3 +127,17 @@ def test_what_a_function_gives_is_not_changed_to_fit(bench: Bench, function: str
     made = node("f", "transform.pandas", function=f"{FUNCTIONS}:{function}", columns={"x": declared})
     with pytest.raises(OperatorFailedError, match="without loss"):
         bench.run(through(made))
+
+
+@pytest.mark.parametrize("declared", ["real", "float"])
+def test_a_decimal_is_a_float_as_far_as_all_its_digits_are_kept(bench: Bench, declared: str) -> None:
+    def made(price: str) -> dict[str, Any]:
+        return pandas("prices", columns={"x": declared}, parameters={"price": price})
+
+    rows = run_chain(bench, made("-7.1"), select="x::varchar", order="x")
+    assert rows == [("-7.1",)] * 999 + [(None,)]
+    bench.run(through(node("none", "transform.filter", condition="n < 0"), made("-7.1")), "second")
+    assert bench.fetch("select count(*) from loaded") == [(0,)]
+    for price in ("12345678901234567890.12", "0.10000000000000000001", "9999999999999999.99"):
+        with pytest.raises(OperatorFailedError, match="without loss"):
+            bench.run(through(made(price)), price)
