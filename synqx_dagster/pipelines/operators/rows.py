@@ -11,6 +11,7 @@ from synqx_dagster.errors import ConfigurationError, PlanError
 from synqx_dagster.mapping.query import clean_query
 from synqx_dagster.model.base import Value
 from synqx_dagster.model.pipeline import OperatorType
+from synqx_dagster.model.table import Column
 from synqx_dagster.pipelines.operators.checks import (
     DIALECT,
     check_expression,
@@ -236,10 +237,10 @@ class Union(_RowOperator):
                     hint="select the same columns before, or set missing_columns: null",
                     column=lacking[0],
                 )
-        for given in inputs[1:]:
+        first: dict[str, Column] = {}
+        for given in inputs:
             for column in given.columns:
-                if find_column(column.name, inputs[0].names) is not None:
-                    require_comparable(inputs[0].column(column.name), column)
+                require_comparable(first.setdefault(column.name.casefold(), column), column)
         return " UNION ALL BY NAME ".join(f"SELECT * FROM {given.sql_name}" for given in inputs)
 
 

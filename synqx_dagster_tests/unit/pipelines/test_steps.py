@@ -353,6 +353,18 @@ def test_columns_without_a_type_in_common_are_neither_joined_nor_united(bench: B
             bench.run(graph([*ends[:-1], both, LOAD], "numbers>x>b>loaded", "again>y>b"))
 
 
+def test_types_are_compared_with_the_first_input_that_has_the_column(bench: Bench) -> None:
+    nodes = [
+        READ,
+        node("x", "extract", query="select n as k from numbers"),
+        node("y", "extract", query="select word as K from numbers"),
+        node("u", "transform.union", missing_columns="null"),
+        LOAD,
+    ]
+    with pytest.raises(PlanError, match=r"node 'u': the columns 'k' .* and 'K' .* have no type in common"):
+        bench.run(graph(nodes, "numbers>u>loaded", "x>u", "y>u"))
+
+
 def test_a_rename_to_a_name_that_is_there_is_refused_once_the_columns_are_known(bench: Bench) -> None:
     with pytest.raises(PlanError, match="node 'r': the column 'word' would be there twice"):
         bench.run(through(node("r", "transform.rename", columns={"secret": "word"})))
