@@ -104,8 +104,8 @@ class RangeRule(Value):
         parts = [f"{name} >= {_literal(self.minimum)}"] if self.minimum is not None else []
         parts += [f"{name} <= {_literal(self.maximum)}"] if self.maximum is not None else []
         if self.maximum is None:
-            # DuckDB sorts NaN above every number.
-            parts.append(f"CAST({name} AS VARCHAR) <> 'nan'")
+            # DuckDB sorts NaN above every number; a text may well be called that.
+            parts.append(f"(typeof({name}) NOT IN ('FLOAT', 'DOUBLE') OR CAST({name} AS VARCHAR) <> 'nan')")
         return f"NOT ({' AND '.join(parts)})"
 
     @property

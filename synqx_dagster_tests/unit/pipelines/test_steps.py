@@ -236,6 +236,20 @@ def test_rules_set_rows_aside_in_the_load_s_transaction(
         assert key is not None
 
 
+@pytest.mark.parametrize(
+    ("value", "minimum", "bad"),
+    [("'nan'", "a", 0), ("'nan'::double", 0, 1), ("'nan'::real", 0, 1), ("null::double", 0, 0)],
+    ids=["a text", "a float", "a real", "null"],
+)
+def test_nan_is_in_no_range_and_a_text_of_that_name_is(bench: Bench, value: str, minimum: Any, bad: int) -> None:
+    other = "'b'" if minimum == "a" else "1"
+    derived = node("d", "transform.derive", columns={"x": f"case n when 1 then {value} else {other} end"})
+    rules = [{"check": "range", "column": "x", "minimum": minimum}]
+    valid = node("v", "validate.rules", rules=rules, on_bad_row="quarantine")
+    bench.run(through(derived, valid, load=node("loaded", "load", on_bad_row="quarantine")))
+    assert bench.reports["v"].rows_quarantined == bad
+
+
 def test_rules_that_fail_load_nothing(bench: Bench) -> None:
     bench.run(through())
     valid = node("v", "validate.rules", rules=[{"check": "range", "column": "n", "maximum": 900}])
