@@ -14,6 +14,8 @@ from synqx_dagster.cli.output import Output, printable
 from synqx_dagster.cli.session import open_catalog
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from synqx_dagster.settings import Settings
 
 _STATUS_STYLES = {
@@ -215,7 +217,7 @@ def _step_rows(step: dict[str, Any]) -> list[list[Any]]:
             str(step["attempts"]),
             format_count(step["rows_in"]),
             format_count(step["rows_out"]),
-            Text(format_count(step["rows_quarantined"]), style="yellow" if step["rows_quarantined"] else ""),
+            _set_aside(step["rows_quarantined"]),
             format_seconds(step["seconds"]),
         ]
     ]
@@ -228,7 +230,7 @@ def _step_rows(step: dict[str, Any]) -> list[list[Any]]:
                 "",
                 format_count(node["rows_in"]),
                 format_count(node["rows_out"]),
-                "",
+                _set_aside(node["rows_quarantined"]),
                 format_seconds(node["seconds"]),
             ]
         )
@@ -240,12 +242,18 @@ def _step_rows(step: dict[str, Any]) -> list[list[Any]]:
                 "",
                 format_count(asset["rows_in"]),
                 format_count(asset["rows_out"]),
-                format_count(asset["rows_quarantined"]),
+                _set_aside(asset["rows_quarantined"]),
                 "",
             ]
             for asset in assets
         ]
     return rows
+
+
+def _set_aside(rows: int | None) -> Text:
+    from rich.text import Text
+
+    return Text(format_count(rows), style="yellow" if rows else "")
 
 
 def _describe_tick(scheduled_for: str | None) -> str:

@@ -18,8 +18,7 @@ from synqx_dagster.defs.names import METADATA_PREFIX, NODES_METADATA
 from synqx_dagster.defs.run_failures import failure_report
 from synqx_dagster.defs.run_logs import step_keys
 from synqx_dagster.defs.runs import RunInfo, get_run
-
-#: Metadata of a step that several nodes of a pipeline share: a JSON list with an object for each node.
+from synqx_dagster.pipelines.report import NodeReport
 
 _SCHEDULED_TIME_TAG = ".dagster/scheduled_execution_time"
 
@@ -78,18 +77,6 @@ class Trigger:
         words = {"command": "the command line", "retry": "retry of run"}.get(self.kind, self.kind)
         name = self.name[:8] if self.kind == "retry" and self.name else self.name
         return f"{words} {name}" if name else words
-
-
-@dataclass(frozen=True)
-class NodeReport:
-    """What one node of a pipeline did within a step; what is not known is None."""
-
-    node_id: str
-    operator: str | None = None
-    rows_in: int | None = None
-    rows_out: int | None = None
-    seconds: float | None = None
-    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -267,7 +254,10 @@ class _StepBuilder:
 
 
 def parse_nodes(value: dg.MetadataValue[Any] | None) -> list[NodeReport]:
-    """The nodes that a step's metadata lists; what is no list of nodes is passed over, for others may write there."""
+    """The nodes that a step's metadata lists: JSON with an object for each, as `NodeReport.to_dict` makes it.
+
+    What is no list of nodes is passed over, and what has the wrong type counts as not said: others may write there.
+    """
     found: Any = None if value is None else value.value
     if isinstance(found, str):
         try:
@@ -279,10 +269,12 @@ def parse_nodes(value: dg.MetadataValue[Any] | None) -> list[NodeReport]:
     return [
         NodeReport(
             node_id=str(item["node_id"]),
-            operator=_text(item.get("operator")),
+            operator=_text(item.get("operator")) or "",
             rows_in=_integer(item.get("rows_in")),
             rows_out=_integer(item.get("rows_out")),
-            seconds=_number(item.get("seconds")),
+            rows_quarantined=_integer(item.get("rows_quarantined")) or 0,
+            seconds=_number(item.get("seconds")) or 0.0,
+            fused_with=tuple(map(str, others)) if isinstance(others := item.get("fused_with"), list) else (),
             error=_text(item.get("error")),
         )
         for item in found

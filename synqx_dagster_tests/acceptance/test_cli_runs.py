@@ -13,13 +13,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from synqx_dagster.defs.instance import open_instance
+from synqx_dagster.pipelines.report import NodeReport
 from synqx_dagster.settings import load_settings
 from synqx_dagster_tests.fix_cli import Project
 from synqx_dagster_tests.processes import reaped
 
 NODES = [
-    {"node_id": "orders", "operator": "extract", "rows_in": 1200, "rows_out": 1200, "seconds": 0.5, "error": None},
-    {"node_id": "only_paid", "operator": "filter", "rows_in": 1200, "rows_out": 700, "seconds": 0.1, "error": None},
+    NodeReport("orders", "extract", 1200, 1200, seconds=0.5).to_dict(),
+    NodeReport("only_paid", "rules", 1200, 700, rows_quarantined=3, seconds=0.1, fused_with=("orders",)).to_dict(),
 ]
 
 
@@ -71,7 +72,7 @@ def test_a_run_is_shown_with_its_steps_and_nodes(project: Project, run_id: str) 
     assert lines["run"] == ["run", run_id]
     assert lines["asked"][-2:] == ["schedule", "nightly"]
     assert lines["warehouse/orders"][1:6] == ["SUCCESS", "1", "1,200", "700", "3"]
-    assert lines["only_paid"][:4] == ["only_paid", "(filter)", "1,200", "700"]
+    assert lines["only_paid"][:5] == ["only_paid", "(rules)", "1,200", "700", "3"]
     assert lines["spill"][1:3] == ["FAILURE", "1"]
     assert "spill: the bucket has a hole\n  mend it" in outcome.stdout
 

@@ -14,10 +14,11 @@ from synqx_dagster.defs.run_detail import NODES_METADATA, find_trigger, parse_no
 from synqx_dagster.defs.run_logs import LogReader, check_step, iter_logs
 from synqx_dagster.defs.runs import get_latest_run, get_run
 from synqx_dagster.errors import NotFoundError
+from synqx_dagster.pipelines.report import NodeReport
 
 NODES = [
-    {"node_id": "read", "operator": "extract", "rows_in": 10, "rows_out": 10, "seconds": 0.5, "error": None},
-    {"node_id": "keep", "operator": "filter", "rows_in": 10, "rows_out": 7, "seconds": 0.1, "error": None},
+    NodeReport("read", "extract", 10, 10, seconds=0.5).to_dict(),
+    NodeReport("keep", "rules", 10, 7, rows_quarantined=3, seconds=0.1, fused_with=("read",)).to_dict(),
 ]
 
 
@@ -98,10 +99,7 @@ def test_rows_are_those_of_all_assets_and_nodes_are_shown_once(instance: dg.Dags
         ("db/one", "one", 4),
         ("db/two", "two", 3),
     ]
-    assert [(node.node_id, node.operator, node.rows_in, node.rows_out) for node in load_step.nodes] == [
-        ("read", "extract", 10, 10),
-        ("keep", "filter", 10, 7),
-    ]
+    assert [node.to_dict() for node in load_step.nodes] == NODES
 
 
 def test_a_failed_step_shows_how_far_its_nodes_came(instance: dg.DagsterInstance, run_id: str) -> None:
@@ -114,7 +112,7 @@ def test_the_document_is_json(instance: dg.DagsterInstance, run_id: str) -> None
     document = json.loads(json.dumps(read_detail(instance, run_id).to_dict()))
 
     assert document["trigger"] == {"kind": "schedule", "name": "nightly", "scheduled_for": None}
-    assert document["steps"][0]["nodes"][0]["seconds"] == 0.5
+    assert document["steps"][0]["nodes"] == NODES
 
 
 def test_a_run_that_ended_under_its_steps_says_which_were_not_done(instance: dg.DagsterInstance) -> None:
@@ -158,9 +156,9 @@ def test_what_is_no_list_of_nodes_is_passed_over(value: str) -> None:
     assert parse_nodes(dg.MetadataValue.json({"nodes": value})) == []
 
 
-def test_values_of_the_wrong_type_are_unknown() -> None:
-    (node,) = parse_nodes(dg.MetadataValue.json([{"node_id": 3, "rows_in": "4", "seconds": True, "rows_out": None}]))
-    assert (node.node_id, node.rows_in, node.seconds, node.rows_out) == ("3", None, None, None)
+def test_values_of_the_wrong_type_are_not_said() -> None:
+    values = {"node_id": 3, "rows_in": "4", "seconds": True, "rows_out": None, "fused_with": "ab"}
+    assert parse_nodes(dg.MetadataValue.json([values])) == [NodeReport("3", "")]
 
 
 # --- finding a run ------------------------------------------------------------------------------------------------
