@@ -83,7 +83,7 @@ def show(output: Output, run: str | None) -> None:
 def purge(
     output: Output, *, older_than: datetime.timedelta | None, keep_last: int | None, dry_run: bool, yes: bool
 ) -> None:
-    """Delete old runs with their events and captured output.
+    """Delete old runs with their events, captured output and stored rows.
 
     Left out, --older-than and --keep-last are what SYNQX_RUN_RETENTION_DAYS and SYNQX_RUN_KEEP_LAST say. Runs that have
     not ended, that a retry or a backfill needs, and that made the last load of an asset are kept.
@@ -102,7 +102,7 @@ def purge(
             found = len(purge_runs(instance, retention, dry_run=True).deleted)
             if found:
                 click.confirm(f"Delete {plural(found, 'run')} with all that is logged of them?", abort=True, err=True)
-        report = purge_runs(instance, retention, dry_run=dry_run)
+        report = purge_runs(instance, retention, exchange=settings.exchange, dry_run=dry_run)
 
     def draw() -> None:
         verb = "Would delete" if dry_run else "Deleted"

@@ -24,7 +24,7 @@ def build_purge_sensor(settings: Settings) -> dg.SensorDefinition | None:
     retention = Retention(timedelta(days=days), settings.run_keep_last)
 
     def evaluate(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        report = purge_runs(context.instance, retention, limit_seconds=_LIMIT_SECONDS)
+        report = purge_runs(context.instance, retention, exchange=settings.exchange, limit_seconds=_LIMIT_SECONDS)
         parts = [f"deleted {len(report.deleted):,} runs that are older than {days} days"]
         parts += [f"kept {count:,}: {reason}" for reason, count in report.kept.most_common()]
         if report.unfinished:

@@ -1,4 +1,4 @@
-"""Deleting old runs with their events and captured output, and none that anybody still needs.
+"""Deleting old runs with their events, captured output and stored rows, and none that anybody still needs.
 
 Kept whatever its age: a run that has not ended, one that will be retried, one of a backfill that has not ended, the
 last runs of each job, a run whose events say what an asset or one of its partitions holds now, and every run that a
@@ -9,6 +9,7 @@ Watermarks are no reason to keep a run, they lie in the target's ledger.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import random
 import time
@@ -20,6 +21,10 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionsFilter, BulkActionStatus
+
+from synqx_dagster.errors import SynqxError
+
+logger = logging.getLogger(__name__)
 
 _ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
@@ -64,6 +69,7 @@ def purge_runs(
     instance: dg.DagsterInstance,
     retention: Retention,
     *,
+    exchange: str | None = None,
     dry_run: bool = False,
     limit_seconds: float | None = None,
     now: datetime | None = None,
@@ -73,6 +79,7 @@ def purge_runs(
     A run and its retries go together or stay together.
 
     Args:
+        exchange: Where steps of pipelines leave rows for each other; left out, what a run has stored there stays.
         dry_run: Only say what would be deleted.
         limit_seconds: Judge and delete no further run after this time. Left out, the oldest runs go first; with a limit
             the order is by chance, so that runs that are judged at length and kept do not use up each purge's time.
@@ -80,6 +87,7 @@ def purge_runs(
     deadline = None if limit_seconds is None else time.monotonic() + limit_seconds
     cutoff = (now or datetime.now(UTC)) - retention.older_than
     report = PurgeReport()
+    stored_rows = _StoredRows(None if dry_run else exchange)
     reasons = _Reasons(instance, retention.keep_last, cutoff)
     for family in _old_families(instance, reasons, report, is_limited=deadline is not None):
         if deadline is not None and time.monotonic() >= deadline:
@@ -93,6 +101,8 @@ def purge_runs(
         for run in family:
             run_id = run.dagster_run.run_id
             if not dry_run:
+                # The run itself goes last: a purge that is killed in between is finished by the next one.
+                stored_rows.remove(run_id)
                 delete_run(instance, run_id)
             report.deleted.append(run_id)
     return report
@@ -106,6 +116,29 @@ def delete_run(instance: dg.DagsterInstance, run_id: str) -> None:
         instance.compute_log_manager.delete_logs(prefix=[run_id])
     instance.delete_run(run_id)
     _remove_file(instance, run_id)
+
+
+class _StoredRows:
+    """What runs have stored in an exchange. Runs go also where it is not to be reached, as it may be from here."""
+
+    def __init__(self, exchange: str | None) -> None:
+        self._folders: dict[str, tuple[str, ...]] = {}
+        if exchange is None:
+            return
+        from synqx_dagster.pipelines.exchange import Exchange
+
+        try:
+            self._exchange = Exchange(exchange)
+            self._folders = self._exchange.folders_by_run()
+        except SynqxError as exc:
+            logger.warning("what the deleted runs have stored is left where it is: %s", exc)
+
+    def remove(self, run_id: str) -> None:
+        for folder in self._folders.get(run_id, ()):
+            try:
+                self._exchange.remove_folder(folder)
+            except SynqxError as exc:
+                logger.warning("rows of run %s are left where they are: %s", run_id, exc)
 
 
 def _remove_file(instance: dg.DagsterInstance, run_id: str) -> None:

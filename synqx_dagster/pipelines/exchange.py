@@ -26,6 +26,7 @@ from synqx_dagster.transfer.quarantine import BadRowSpool, Breach, spool_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from pyarrow.fs import FileInfo
 
 ROWS, DATASET = "rows.arrow", "dataset.json"
 _VERSION = 1
@@ -169,23 +170,38 @@ class Exchange:
 
     def remove(self, path: Sequence[str]) -> None:
         """Remove the datasets below a path; nothing if there are none."""
-        names = [name for name, _ in self.list(path)]
+        self.remove_folder(self._folder(path))
+
+    def remove_folder(self, folder: str) -> None:
+        """Remove a folder of datasets; nothing if there is none."""
         with _explained(self.location):
             # First what says that there is something: a reader must not find it beside rows that are half gone.
-            for name in names:
+            for found in self._folders(folder):
                 with suppress(FileNotFoundError):
-                    self._files.delete_file(posixpath.join(self._folder(path), name, DATASET))
+                    self._files.delete_file(posixpath.join(found.path, DATASET))
             with suppress(FileNotFoundError):
-                self._files.delete_dir(self._folder(path))
+                self._files.delete_dir(folder)
 
     def list(self, path: Sequence[str]) -> list[tuple[str, float]]:
         """Names of the folders below a path, each with the time of its last change in seconds since 1970."""
+        with _explained(self.location):
+            found = self._folders(self._folder(path))
+        return sorted((one.base_name, one.mtime.timestamp() if one.mtime else 0.0) for one in found)
+
+    def folders_by_run(self) -> dict[str, tuple[str, ...]]:
+        """Where each run has stored rows, whichever its pipelines are called, and whether there still are such."""
+        found: dict[str, tuple[str, ...]] = {}
+        with _explained(self.location):
+            for pipeline in self._folders(self._base):
+                for run in self._folders(pipeline.path):
+                    found[run.base_name] = (*found.get(run.base_name, ()), run.path)
+        return found
+
+    def _folders(self, folder: str) -> Sequence[FileInfo]:
         from pyarrow.fs import FileSelector, FileType
 
-        with _explained(self.location):
-            found = self._files.get_file_info(FileSelector(self._folder(path), allow_not_found=True))
-        folders = (one for one in found if one.type == FileType.Directory)
-        return sorted((one.base_name, one.mtime.timestamp() if one.mtime else 0.0) for one in folders)
+        found = self._files.get_file_info(FileSelector(folder, allow_not_found=True))
+        return [one for one in found if one.type == FileType.Directory]
 
     def _iter_file(self, file: str) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa

@@ -177,6 +177,26 @@ def test_stored_rows_of_older_runs_are_removed(project: Project, catalog: Catalo
     assert first != second
 
 
+def test_a_run_that_is_purged_takes_along_what_it_stored(project: Project, catalog: Catalog) -> None:
+    with closing(project.target()) as target, target:
+        target.execute("create table names (id integer, other text)")
+    failed = run_targets(catalog, ["diamond"])
+    with closing(project.target()) as target, target:
+        target.execute("drop table names")
+    succeeded = run_targets(catalog, ["diamond"])
+    assert (failed.succeeded, succeeded.succeeded) == (False, True)
+    folder = project.home / "exchange" / "diamond"
+    purge = ("synqx", "runs", "purge", "--older-than", "0d", "--keep-last", "0", "--json")
+    for options in (["--dry-run"], []):
+        assert {entry.name for entry in folder.iterdir()} == {failed.run_id, succeeded.run_id}
+        # The pipeline that stored them may be gone by then.
+        project.apply("")
+        purged = project.run(*purge, *options)
+        assert purged.returncode == 0, describe(purged)
+        assert json.loads(purged.stdout)["deleted"] == [failed.run_id]
+    assert {entry.name for entry in folder.iterdir()} == {succeeded.run_id}
+
+
 def test_a_step_says_which_version_it_ran(project: Project, catalog: Catalog) -> None:
     run_targets(catalog, ["diamond"])
     assert metadata_of(project, NAMES)["synqx/pipeline_version"] == 1

@@ -263,12 +263,15 @@ def test_without_the_setting_nothing_is_deleted() -> None:
     assert build_purge_sensor(load_settings({})) is None
 
 
-def test_the_sensor_deletes_and_says_so(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = load_settings({"SYNQX_RUN_RETENTION_DAYS": "30", "SYNQX_RUN_KEEP_LAST": "1"})
-    sensor = build_purge_sensor(settings)
+def test_the_sensor_deletes_and_says_so(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    environ = {"SYNQX_RUN_RETENTION_DAYS": "30", "SYNQX_RUN_KEEP_LAST": "1", "SYNQX_EXCHANGE": str(tmp_path)}
+    sensor = build_purge_sensor(load_settings(environ))
     assert sensor is not None
-    add(instance)
-    add(instance)
+    gone, stays = add(instance), add(instance)
+    for run_id in (gone, stays):
+        (tmp_path / "pipeline" / run_id).mkdir(parents=True)
     monkeypatch.setattr(retention, "datetime", Clock)
 
     with dg.build_sensor_context(instance=instance) as context:
@@ -276,7 +279,17 @@ def test_the_sensor_deletes_and_says_so(instance: dg.DagsterInstance, monkeypatc
 
     assert result.run_requests == []
     assert result.skip_message == "deleted 1 runs that are older than 30 days; kept 1: it is one of its job's last runs"
-    assert instance.get_runs_count() == 1
+    assert instance.get_run_ids() == [stays]
+    assert [folder.name for folder in (tmp_path / "pipeline").iterdir()] == [stays]
+
+
+@pytest.mark.parametrize("exchange", ["gopher://bucket/rows", __file__])
+def test_runs_go_although_what_they_stored_is_not_to_be_reached(
+    instance: dg.DagsterInstance, exchange: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    add(instance)
+    assert len(purge_runs(instance, EVERYTHING, now=LATER, exchange=exchange).deleted) == 1
+    assert "left where it is" in caplog.text
 
 
 class Clock(datetime):
