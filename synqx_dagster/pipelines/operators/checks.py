@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 
 from synqx_dagster.errors import ConfigurationError, PlanError
 from synqx_dagster.mapping.casts import INTEGER_KINDS
 from synqx_dagster.mapping.expressions import parse_expression, resolve_names
+from synqx_dagster.mapping.names import nearest
 from synqx_dagster.mapping.quoting import quote_name
 from synqx_dagster.model.table import Column
 from synqx_dagster.pipelines.operators.protocol import Input, NodeColumns, OperatorProblem, Origins
@@ -36,16 +36,7 @@ def missing(given: Input, names: Sequence[str], path: Path) -> Iterator[Operator
         return
     for name in names:
         if find_column(name, given.columns) is None:
-            yield OperatorProblem(path, f"{given.node_id!r} gives no column {name!r}", suggest(name, given.columns))
-
-
-def suggest(name: str, known: Sequence[str]) -> str:
-    """The nearest name, or all of them."""
-    near = difflib.get_close_matches(name.casefold(), [item.casefold() for item in known], n=1)
-    if near:
-        return f"did you mean {next(item for item in known if item.casefold() == near[0])!r}?"
-    shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
-    return f"it gives {shown}"
+            yield OperatorProblem(path, f"{given.node_id!r} gives no column {name!r}", nearest(name, given.columns))
 
 
 def repeated(names: Sequence[str], path: Path) -> Iterator[OperatorProblem]:
@@ -89,7 +80,7 @@ def check_expression(
     known = known_columns(given)
     if known is not None:
         for name in resolve_names(parsed, known, DIALECT)[1]:
-            yield OperatorProblem(path, f"the expression reads {name!r}, which no input gives", suggest(name, known))
+            yield OperatorProblem(path, f"the expression reads {name!r}, which no input gives", nearest(name, known))
 
 
 def known_columns(given: Sequence[Input]) -> list[str] | None:

@@ -7,9 +7,9 @@ from importlib.metadata import entry_points
 from typing import get_args
 
 from synqx_dagster.errors import DriverMissingError, NotFoundError
+from synqx_dagster.mapping.names import nearest
 from synqx_dagster.model.pipeline import OperatorType, PipelineNode
 from synqx_dagster.pipelines.operators import columns, ends, python, rows, validate
-from synqx_dagster.pipelines.operators.checks import suggest
 from synqx_dagster.pipelines.operators.protocol import BatchOperator, Operator, SqlOperator
 
 ENTRY_POINTS = "synqx_dagster.operators"
@@ -52,7 +52,7 @@ def find_operator(node: PipelineNode, db_types: frozenset[str]) -> Operator:
         return _load_foreign(name)
     raise NotFoundError(
         f"there is no {node.operator_type} operator {operator_class!r}",
-        hint=suggest(operator_class, operator_classes(node.operator_type)),
+        hint=nearest(operator_class, operator_classes(node.operator_type)),
     )
 
 

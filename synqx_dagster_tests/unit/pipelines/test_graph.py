@@ -145,6 +145,8 @@ def test_an_operator_that_is_not_there() -> None:
     place, message, hint = only_problem([A, node("f", "transform.filtre", condition="true"), LOAD], "a>f>load")
     assert (place, message) == ("nodes.1.operator_class", "there is no transform operator 'filtre'")
     assert hint == "did you mean 'filter'?"
+    _, _, hint = only_problem([A, node("v", "validate.xyz"), LOAD], "a>v>load")
+    assert hint == "there are: rules"
 
 
 def test_a_wrong_number_of_inputs() -> None:
