@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -62,7 +63,7 @@ class SensorParams(BaseModel):
     table: str = Field(default="customer", description="The table that it watches.")
 
 
-class RecordScaffolder(dg.Scaffolder[_ParamsT], Generic[_ParamsT]):
+class RecordScaffolder(dg.Scaffolder[_ParamsT], ABC, Generic[_ParamsT]):
     """Writes a component's file with the attributes of an example; the record has the name of the directory."""
 
     params: ClassVar[type[BaseModel]] = _Params
@@ -77,9 +78,9 @@ class RecordScaffolder(dg.Scaffolder[_ParamsT], Generic[_ParamsT]):
         name = record_name(request.target_path)
         dg.scaffold_component(request, {"name": name, **self.attributes(name, request.params)})
 
+    @abstractmethod
     def attributes(self, name: str, params: _ParamsT) -> dict[str, Any]:
         """The attributes but the name."""
-        raise NotImplementedError
 
 
 def record_name(target: Path) -> str:
