@@ -79,15 +79,25 @@ def _check_partitions(union: RecordUnion) -> Iterator[Problem]:
         of_pipelines = (records.pipelines[name].mapping_names for name in schedule.pipeline_names)
         runs.append((schedule, (*schedule.mapping_names, *itertools.chain(*of_pipelines))))
     for record, names in runs:
-        different = find_difference({name: records.mappings[name].partitions for name in names})
+        found = {f"mapping {name!r}": records.mappings[name].partitions for name in names}
+        pipelines = (
+            [record] if isinstance(record, Pipeline) else [records.pipelines[name] for name in _pipelines(record)]
+        )
+        found |= {f"pipeline {pipeline.name!r}": pipeline.partitions for pipeline in pipelines}
+        different = find_difference(found)
         if different is not None:
             yield union.problem(
                 record,
                 ("nodes",) if isinstance(record, Pipeline) else ("mapping",),
-                f"the mappings {different[0]!r} and {different[1]!r} have different partitions, and one run replaces"
-                " the same of all",
+                f"{different[0]} and {different[1]} have different partitions, and one run replaces the same of all",
                 "give them the same partitions, or run them apart",
             )
+
+
+def _pipelines(record: Schedule | Sensor) -> tuple[str, ...]:
+    if isinstance(record, Schedule):
+        return record.pipeline_names
+    return () if record.pipeline is None else (record.pipeline,)
 
 
 def _pipeline_loads(graphs: Mapping[str, PipelineGraph]) -> Iterator[tuple[PipelineGraph, Node]]:

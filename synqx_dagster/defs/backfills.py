@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from synqx_dagster.defs.execution import plan_targets, run_targets
-from synqx_dagster.defs.partitions import all_partitions, common_partitions, cut_into_runs, describe_keys, make_slice
+from synqx_dagster.defs.jobs import partitions_of
+from synqx_dagster.defs.partitions import all_partitions, cut_into_runs, describe_keys, make_slice
 from synqx_dagster.errors import ConfigurationError, RequestError
 from synqx_dagster.transfer.result import PartitionSlice, Progress, ReadWindow
 
@@ -41,7 +42,7 @@ def plan_backfill(catalog: Catalog, name: str, asked: BackfillRequest) -> list[P
     """
     snapshot = catalog.snapshot()
     plan = plan_targets(snapshot, [name])
-    partitions = common_partitions(map(snapshot.get_mapping, plan.mappings), repr(name))
+    partitions = partitions_of(plan, snapshot)
     if partitions is None:
         raise ConfigurationError(
             f"{name!r} has no partitions",

@@ -20,7 +20,7 @@ from synqx_dagster.defs.access import needs_vault, require_unsealed
 from synqx_dagster.defs.assets import progress_listener
 from synqx_dagster.defs.instance import end_dead_runs, open_instance, own_process_tag, sync_pool_limits
 from synqx_dagster.defs.interruption import settle_interruption
-from synqx_dagster.defs.jobs import JobBuilder, JobPlan, connections_of, plan_pipeline, plan_schedule
+from synqx_dagster.defs.jobs import JobBuilder, JobPlan, connections_of, partitions_of, plan_pipeline, plan_schedule
 from synqx_dagster.defs.names import REVISION_TAG
 from synqx_dagster.defs.partitions import slice_tags
 from synqx_dagster.defs.resources import ConnectionResource
@@ -30,7 +30,7 @@ from synqx_dagster.defs.windows import window_tags
 from synqx_dagster.errors import ConfigurationError, NotFoundError, SealedError, SynqxError
 from synqx_dagster.model import Mapping
 from synqx_dagster.transfer.facts import describe_source
-from synqx_dagster.transfer.partition import check_slice
+from synqx_dagster.transfer.partition import unnamed_partitions
 from synqx_dagster.transfer.result import Progress, ReadWindow
 from synqx_dagster.transfer.window import check_asked, check_part
 
@@ -75,10 +75,10 @@ def run_targets(
     plan = plan_targets(snapshot, names)
     mappings = [snapshot.get_mapping(name) for name in plan.mappings]
     window = window or ReadWindow()
+    if partitions_of(plan, snapshot) is not None and window.partition is None:
+        raise unnamed_partitions(repr(names[0]), names[0])
     for mapping in mappings:
         check_part(mapping, window)
-        if mapping.partitions is not None:
-            check_slice(mapping, window)
     connections = connections_of(snapshot, plan.mappings, plan.pipelines)
     require_unsealed(catalog, secrets_needed=any(needs_vault(snapshot.get_connection(name)) for name in connections))
     if window.start is not None or window.end is not None:

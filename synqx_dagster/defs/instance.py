@@ -15,6 +15,7 @@ import dagster as dg
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
 from synqx_dagster.defs.json_logs import follow_settings
 from synqx_dagster.defs.names import METADATA_PREFIX, resource_key, table_pool
+from synqx_dagster.defs.pipeline_translator import PipelineTranslator
 from synqx_dagster.defs.translator import Translator
 from synqx_dagster.errors import ConfigurationError
 from synqx_dagster.settings import Settings
@@ -126,10 +127,7 @@ def sync_pool_limits(instance: dg.DagsterInstance, snapshot: CatalogSnapshot) ->
         for connection in snapshot.connections.values()
         if connection.max_concurrent_loads is not None
     }
-    translator = Translator(snapshot)
-    for mapping in snapshot.mappings.values():
-        if mapping.partitions is not None:
-            wanted[table_pool(translator.target_key(mapping))] = 1
+    wanted.update(dict.fromkeys(_partitioned_tables(snapshot), 1))
     for pool in ours.keys() - wanted.keys():
         storage.delete_concurrency_limit(pool)
     present = {limit.name: limit for limit in storage.get_pool_limits()}
@@ -138,6 +136,19 @@ def sync_pool_limits(instance: dg.DagsterInstance, snapshot: CatalogSnapshot) ->
             storage.set_concurrency_slots(pool, limit)
     if ours != wanted:
         instance.daemon_cursor_storage.set_cursor_values({_LIMITS_KEY: json.dumps(wanted)})
+
+
+def _partitioned_tables(snapshot: CatalogSnapshot) -> Iterator[str]:
+    """The pools of tables that are loaded by partitions."""
+    translator = Translator(snapshot)
+    for mapping in snapshot.mappings.values():
+        if mapping.partitions is not None:
+            yield table_pool(translator.target_key(mapping))
+    pipelines = PipelineTranslator(translator)
+    for pipeline in snapshot.pipelines.values():
+        if pipeline.partitions is not None and not pipeline.runs_mappings_only:
+            graph = pipelines.graph(pipeline)
+            yield from (table_pool(pipelines.key(graph, step)) for step in graph.steps if step.is_load)
 
 
 def own_process_tag() -> Mapping[str, str]:

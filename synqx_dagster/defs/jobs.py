@@ -18,7 +18,9 @@ from synqx_dagster.defs.pipeline_translator import PipelineTranslator
 from synqx_dagster.defs.resources import build_resource
 from synqx_dagster.defs.steps import build_step
 from synqx_dagster.defs.translator import Translator
+from synqx_dagster.errors import ConfigurationError
 from synqx_dagster.model import Mapping, Pipeline, Schedule, dagster_name
+from synqx_dagster.model.partitions import Partitions, find_difference
 from synqx_dagster.pipelines.graph import loads_after, loads_of
 from synqx_dagster.pipelines.loading import load_mapping, source_mapping
 from synqx_dagster.pipelines.operators.ends import IncrementalConfig, LoadConfig
@@ -73,6 +75,26 @@ def plan_schedule(schedule: Schedule, snapshot: CatalogSnapshot) -> JobPlan:
     for name in schedule.pipeline_names:
         plan = plan.joined(plan_pipeline(snapshot.get_pipeline(name)))
     return plan
+
+
+def partitions_of(plan: JobPlan, snapshot: CatalogSnapshot) -> Partitions | None:
+    """The partitions that a job runs by; None where nothing that it runs has any.
+
+    Raises:
+        NotFoundError: It names a record that is not there.
+        ConfigurationError: Two records have different ones, of which one run could not say which it replaces.
+    """
+    found: dict[str, Partitions | None] = {
+        f"mapping {name!r}": snapshot.get_mapping(name).partitions for name in plan.mappings
+    }
+    found |= {f"pipeline {name!r}": snapshot.get_pipeline(name).partitions for name in plan.pipelines}
+    if (different := find_difference(found)) is not None:
+        raise ConfigurationError(
+            f"{plan.name}: {different[0]} and {different[1]} have different partitions, and one run replaces the same"
+            " of all",
+            hint="give them the same `partitions`, or run them apart",
+        )
+    return next((one for one in found.values() if one is not None), None)
 
 
 @dataclass(frozen=True)

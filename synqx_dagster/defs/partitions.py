@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
 from zoneinfo import ZoneInfo
@@ -11,8 +11,7 @@ import dagster as dg
 from dagster import AssetExecutionContext
 
 from synqx_dagster.errors import ConfigurationError, RequestError
-from synqx_dagster.model import Mapping
-from synqx_dagster.model.partitions import Partitions, StaticPartitions, TimePartitions, find_difference
+from synqx_dagster.model.partitions import Partitions, StaticPartitions, TimePartitions
 from synqx_dagster.transfer.result import PartitionSlice
 
 # Dagster's own names of these tags; source: dagster/_core/storage/tags.py.
@@ -121,22 +120,6 @@ def latest_key(partitions: TimePartitions, moment: datetime) -> str | None:
     assert isinstance(definition, dg.TimeWindowPartitionsDefinition)
     window = definition.get_prev_partition_window(moment)
     return None if window is None else definition.get_partition_key(window.start)
-
-
-def common_partitions(mappings: Iterable[Mapping], what: str) -> Partitions | None:
-    """The partitions of what runs together; None where nothing has any.
-
-    Raises:
-        ConfigurationError: Two have different ones, of which one run could not say which it replaces.
-    """
-    found = {mapping.name: mapping.partitions for mapping in mappings if mapping.partitions is not None}
-    if (different := find_difference(found)) is not None:
-        raise ConfigurationError(
-            f"{what}: the mappings {different[0]!r} and {different[1]!r} have different partitions, and one run"
-            " replaces the same of all",
-            hint="give them the same `partitions`, or run them apart",
-        )
-    return next(iter(found.values()), None)
 
 
 def due_tags(partitions: Partitions | None, moment: datetime) -> dict[str, str] | None:

@@ -17,6 +17,7 @@ from synqx_dagster.defs.names import (
     op_name,
     revision_metadata,
 )
+from synqx_dagster.defs.partitions import partitions_definition
 from synqx_dagster.defs.translator import Translator, connection_uri, declared_columns, loaded_columns, qualified_name
 from synqx_dagster.errors import DriverMissingError
 from synqx_dagster.mapping.lineage import Lineage, tables_of, trace_query
@@ -112,6 +113,8 @@ class PipelineTranslator:
             metadata["dagster/table_name"] = qualified_name(connection, key)
             metadata["dagster/uri"] = connection_uri(connection, key.path[1:])
             metadata[f"{METADATA_PREFIX}mode"] = config.mode
+            if config.partition_column is not None:
+                metadata["dagster/partition_expr"] = config.partition_column
             schema = self.schema_of(graph, step)
             if schema is not None:
                 metadata["dagster/column_schema"] = declared_columns(schema)
@@ -125,6 +128,7 @@ class PipelineTranslator:
             key,
             deps=[up for up in self.upstream_keys(graph, step) if up not in self._loaded_later(graph, step)],
             description=description,
+            partitions_def=None if pipeline.partitions is None else partitions_definition(pipeline.partitions),
             group_name=dagster_name(pipeline.name),
             owners=list(dict.fromkeys(dagster_owner(owner) for owner in owners)),
             tags={name: value for name, value in pipeline.tags.items() if is_dagster_tag(name, value)},

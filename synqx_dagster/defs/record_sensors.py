@@ -18,8 +18,9 @@ from synqx_dagster.connectors.protocol import Connector
 from synqx_dagster.defs.access import CatalogAccess, find_seal_reason, needs_vault
 from synqx_dagster.defs.ended_runs import RunCursor, take_ended_runs
 from synqx_dagster.defs.failures import describe_error
-from synqx_dagster.defs.jobs import JobPlan
+from synqx_dagster.defs.jobs import JobPlan, partitions_of, plan_pipeline
 from synqx_dagster.defs.names import METADATA_PREFIX, revision_metadata
+from synqx_dagster.defs.partitions import describe_keys, due_tags
 from synqx_dagster.defs.resources import ConnectionResource
 from synqx_dagster.defs.sensors import location_of
 from synqx_dagster.defs.watching import (
@@ -32,6 +33,7 @@ from synqx_dagster.defs.watching import (
 )
 from synqx_dagster.errors import RetryableError, SealedError, SynqxError
 from synqx_dagster.model import Sensor, dagster_name
+from synqx_dagster.model.partitions import Partitions
 
 SENSOR_TAG = f"{METADATA_PREFIX}sensor"
 FILE_TAG = f"{METADATA_PREFIX}file"
@@ -65,13 +67,15 @@ def build_sensor(
         "pipeline_succeeded": lambda context: _look_at_runs(context, sensor, snapshot),
     }
     look = looks[sensor.type]
+    plan = plan_sensor(sensor) or plan_pipeline(snapshot.get_pipeline(sensor.pipeline or ""))
+    partitions = partitions_of(plan, snapshot)
     if sensor.connection is not None:
         snapshot.get_connection(sensor.connection)
 
     def evaluate(context: dg.SensorEvaluationContext) -> _Outcome:
         failure = ""
         try:
-            return look(context)
+            return _of_partitions(look(context), partitions)
         except SealedError as exc:
             return dg.SkipReason(f"the vault is sealed: {exc.message}")
         except RetryableError as exc:
@@ -90,6 +94,17 @@ def build_sensor(
         default_status=(dg.DefaultSensorStatus.RUNNING if sensor.enabled else dg.DefaultSensorStatus.STOPPED),
         metadata=revision_metadata(snapshot.revision),
     )
+
+
+def _of_partitions(outcome: _Outcome, partitions: Partitions | None) -> _Outcome:
+    """The same runs, of the partitions that are due; a skipped look until the first one has ended."""
+    if partitions is None or isinstance(outcome, dg.SkipReason) or not outcome.run_requests:
+        return outcome
+    tags = due_tags(partitions, datetime.now(UTC))
+    if tags is None:
+        return dg.SkipReason(describe_keys(partitions))
+    requests = [request._replace(tags={**request.tags, **tags}) for request in outcome.run_requests]
+    return outcome._replace(run_requests=requests)
 
 
 def _request(sensor: Sensor, key: str, **tags: str) -> dg.RunRequest:

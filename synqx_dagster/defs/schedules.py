@@ -13,9 +13,9 @@ import dagster as dg
 
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
 from synqx_dagster.defs.access import CatalogAccess, find_seal_reason, needs_vault
-from synqx_dagster.defs.jobs import JobPlan, connections_of
+from synqx_dagster.defs.jobs import JobPlan, connections_of, partitions_of
 from synqx_dagster.defs.names import revision_metadata
-from synqx_dagster.defs.partitions import common_partitions, describe_keys, due_tags
+from synqx_dagster.defs.partitions import describe_keys, due_tags
 from synqx_dagster.defs.ticks import PAUSED, TICK_TAG, find_missed, tick_tags
 from synqx_dagster.model import Schedule, dagster_name
 
@@ -28,7 +28,7 @@ def build_schedule(
     Raises:
         NotFoundError: A record that it needs is missing.
     """
-    partitions = common_partitions(map(snapshot.get_mapping, plan.mappings), f"schedule {schedule.name!r}")
+    partitions = partitions_of(plan, snapshot)
     connections = connections_of(snapshot, plan.mappings, plan.pipelines)
     secrets_needed = any(needs_vault(snapshot.get_connection(name)) for name in connections)
 

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from synqx_dagster.defs.assets import (
     ProgressLog,
     build_op,
     describe_result,
+    load_pool,
     progress_listener,
     result_metadata,
 )
@@ -32,6 +33,7 @@ from synqx_dagster.defs.names import (
     revision_metadata,
     revision_tags,
 )
+from synqx_dagster.defs.partitions import find_slice
 from synqx_dagster.defs.pipeline_translator import PipelineTranslator
 from synqx_dagster.defs.resources import ConnectionResource
 from synqx_dagster.defs.windows import read_window
@@ -39,11 +41,13 @@ from synqx_dagster.errors import NotFoundError, RetryableError, SynqxError
 from synqx_dagster.pipelines.graph import Graph, Step
 from synqx_dagster.pipelines.loading import load_mapping, step_name
 from synqx_dagster.pipelines.report import NodeReport
+from synqx_dagster.transfer.partition import unnamed_partitions
 
 if TYPE_CHECKING:
     from synqx_dagster.pipelines.exchange import Exchange, Watermarks
     from synqx_dagster.pipelines.run import StepRequest, StoredInput
     from synqx_dagster.pipelines.stream import StepStream
+    from synqx_dagster.transfer.result import PartitionSlice
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +82,8 @@ def build_step(
         after=[translator.op_of(graph, name) for name in step.after],
         checks=checks,
         connections=translator.connections_of(graph, step),
-        pool=resource_key(mapping.target_connection) if mapping is not None else None,
+        pool=load_pool(mapping, spec.key) if mapping is not None else None,
+        partitions=graph.pipeline.partitions,
     )
 
 
@@ -177,10 +182,17 @@ class _StepRunner:
             load_id=load_id,
             memory_bytes=self.graph.pipeline.memory_bytes,
             spill=catalog.settings.home / "spill",
-            window=read_window(context.run.tags),
+            window=replace(read_window(context.run.tags), partition=self._find_slice(context)),
             progress=ProgressLog(context, self._name, progress_listener.get()),
             on_reports=take,
         )
+
+    def _find_slice(self, context: dg.AssetExecutionContext) -> PartitionSlice | None:
+        pipeline = self.graph.pipeline
+        found = find_slice(context, pipeline.partitions)
+        if found is None and pipeline.partitions is not None:
+            raise unnamed_partitions(f"pipeline {pipeline.name!r}", pipeline.name)
+        return found
 
     def _path(self, run_id: str, name: str) -> tuple[str, ...]:
         return (self.graph.pipeline.name, run_id, name)
@@ -193,6 +205,12 @@ class _StepRunner:
             path = self._path(run_id, name)
             if (dataset := exchange.find(path)) is not None:
                 return StoredInput(path, dataset)
+        if self.graph.pipeline.partitions is not None:
+            # The latest rows may be those of other partitions.
+            raise NotFoundError(
+                f"this run has not stored the rows of {name!r}",
+                hint="run the whole pipeline: stored rows are of the partitions of their run",
+            )
         latest = _stored_by(context.instance, self.translator.stored_key(self.graph.pipeline, name))
         if latest is not None:
             path = self._path(latest, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 from urllib.parse import quote
 
@@ -24,6 +25,7 @@ from synqx_dagster.defs.names import (
 from synqx_dagster.defs.partitions import partitions_definition
 from synqx_dagster.mapping.lineage import Lineage
 from synqx_dagster.model import Column, Connection, Schema, TableName, dagster_name
+from synqx_dagster.model.partitions import Partitions, TimePartitions
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +95,7 @@ class Translator:
         return dg.AssetSpec(
             key,
             # A mapping that reads its own target depends on what it was, which Dagster has no edge for.
-            deps=[up for up in self.upstream_keys(source, lineage) if up != key],
+            deps=[self._dep(up, mapping.partitions) for up in self.upstream_keys(source, lineage) if up != key],
             description=mapping.description or (schema.description if schema else None),
             partitions_def=None if mapping.partitions is None else partitions_definition(mapping.partitions),
             group_name=dagster_name(mapping.group or mapping.target_connection),
@@ -107,6 +109,24 @@ class Translator:
                 else None
             ),
         )
+
+    def _dep(self, key: dg.AssetKey, own: Partitions | None) -> dg.AssetDep:
+        """A dependency: on the same partitions, on those of the same time, or on all that have nothing in common."""
+        other = self._partitions.get(key)
+        if own is None or other is None or own == other:
+            return dg.AssetDep(key)
+        if isinstance(own, TimePartitions) and isinstance(other, TimePartitions) and own.timezone == other.timezone:
+            return dg.AssetDep(key)
+        return dg.AssetDep(key, partition_mapping=dg.AllPartitionMapping())
+
+    @cached_property
+    def _partitions(self) -> dict[dg.AssetKey, Partitions]:
+        """The partitions of the tables that mappings load by some."""
+        return {
+            self.target_key(mapping): mapping.partitions
+            for mapping in self.snapshot.mappings.values()
+            if mapping.partitions is not None and mapping.target_connection in self.snapshot.connections
+        }
 
     def _spec_metadata(
         self,

@@ -77,10 +77,15 @@ def check_slice(mapping: Mapping, asked: ReadWindow) -> None:
             )
         return
     if asked.partition is None:
-        raise RequestError(
-            f"mapping {mapping.name!r} is loaded by partitions, and this run does not say which",
-            hint=f"`synqx backfill {mapping.name} --from KEY --to KEY`; in the web UI choose them when you materialize",
-        )
+        raise unnamed_partitions(f"mapping {mapping.name!r}", mapping.name)
+
+
+def unnamed_partitions(what: str, name: str) -> RequestError:
+    """The error of a run that does not say which partitions."""
+    return RequestError(
+        f"{what} is loaded by partitions, and this run does not say which",
+        hint=f"`synqx backfill {name} --from KEY --to KEY`; in the web UI choose them when you materialize",
+    )
 
 
 def plan_partition(

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from synqx_dagster.defs.jobs import JobBuilder, JobPlan, partitions_of
 from synqx_dagster.defs.names import table_pool
 from synqx_dagster.defs.partitions import (
     all_partitions,
-    common_partitions,
     cut_into_runs,
     due_tags,
     make_slice,
@@ -118,6 +118,25 @@ def test_an_asset_has_the_partitions_of_its_mapping() -> None:
 def test_what_runs_together_has_one_kind_of_partitions() -> None:
     one = mapping("a", partitions=BERLIN, partition_column="day")
     other = mapping("b", partitions=LANDS, partition_column="land")
-    assert common_partitions([one, mapping("c")], "job") == BERLIN
-    with pytest.raises(ConfigurationError, match="job: the mappings 'a' and 'b' have different partitions"):
-        common_partitions([one, other], "job")
+    snapshot = snapshot_of(one, other, mapping("c"))
+    assert partitions_of(JobPlan("job", ("a", "c")), snapshot) == BERLIN
+    assert partitions_of(JobPlan("job", ("c",)), snapshot) is None
+    with pytest.raises(ConfigurationError, match="job: mapping 'a' and mapping 'b' have different partitions"):
+        partitions_of(JobPlan("job", ("a", "b")), snapshot)
+
+
+def test_a_table_by_days_that_reads_one_by_lands_depends_on_all_of_them() -> None:
+    lands = mapping("lands", partitions=LANDS, partition_column="land")
+    days = mapping(
+        "days", source_connection="warehouse", source_table="lands", partitions=BERLIN, partition_column="day"
+    )
+    hours = mapping(
+        "hours",
+        source_connection="warehouse",
+        source_table="days",
+        partitions=TimePartitions(type="hourly", start=date(2024, 1, 1)),
+        partition_column="at",
+    )
+    builder = JobBuilder(Translator(snapshot_of(lands, days, hours)), lambda: None, None)  # type: ignore[arg-type, return-value]
+    assets = [builder.asset(record) for record in (lands, days, hours)]
+    dg.Definitions.validate_loadable(dg.Definitions(assets=assets, resources=builder.resources()))

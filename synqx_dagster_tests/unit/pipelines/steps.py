@@ -16,6 +16,7 @@ from synqx_dagster.pipelines.exchange import Exchange
 from synqx_dagster.pipelines.graph import Graph
 from synqx_dagster.pipelines.report import NodeReport
 from synqx_dagster.pipelines.run import StepRequest, StepResult, StoredInput, open_stored_step, run_load_step
+from synqx_dagster.transfer.result import ReadWindow
 from synqx_dagster_tests.unit.pipelines.graphs import graph, node
 
 FUNCTIONS = "synqx_dagster_tests.unit.pipelines.functions"
@@ -45,7 +46,14 @@ class Bench:
         self.exchange = Exchange(str(directory / "exchange"))
         self.reports: dict[str, NodeReport] = {}
 
-    def run(self, graph: Graph, run_id: str = "run", *, memory_bytes: int = 256_000_000) -> dict[str, StepResult]:
+    def run(
+        self,
+        graph: Graph,
+        run_id: str = "run",
+        *,
+        memory_bytes: int = 256_000_000,
+        window: ReadWindow = ReadWindow(),  # noqa: B008 - it is frozen
+    ) -> dict[str, StepResult]:
         """Run all steps in order; what their nodes did is in `reports`, also of a step that failed."""
         stored: dict[str, StoredInput] = {}
         results = {}
@@ -60,6 +68,7 @@ class Bench:
                 run_id=run_id,
                 load_id=run_id,
                 memory_bytes=memory_bytes,
+                window=window,
                 spill=self.directory / "spill",
                 on_reports=lambda found: self.reports.update({report.node_id: report for report in found}),
             )
