@@ -9,7 +9,7 @@ from typing import get_args
 from synqx_dagster.errors import DriverMissingError, NotFoundError
 from synqx_dagster.mapping.names import nearest
 from synqx_dagster.model.pipeline import OperatorType, PipelineNode
-from synqx_dagster.pipelines.operators import columns, ends, python, rows, validate
+from synqx_dagster.pipelines.operators import columns, ends, mapped, python, rows, validate
 from synqx_dagster.pipelines.operators.protocol import BatchOperator, Operator, SqlOperator
 
 ENTRY_POINTS = "synqx_dagster.operators"
@@ -19,7 +19,7 @@ ENTRY_POINTS = "synqx_dagster.operators"
 def built_in_operators() -> dict[tuple[OperatorType, str], Operator]:
     """The operators of this package by type and class."""
     found: list[Operator] = []
-    for module in (ends, columns, rows, python, validate):
+    for module in (ends, columns, mapped, rows, python, validate):
         found.extend(module.OPERATORS)
     return {(operator.operator_type, operator.operator_class): operator for operator in found}
 
