@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 UNIT_TESTS := synqx_dagster_tests/unit $(wildcard synqx_dagster_tests/test_*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test test-slow check format bench clean
+.PHONY: help demo dev test test-slow unit check format bench clean
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -28,11 +28,13 @@ test: $(VENV)/.dev ## Run the tests
 test-slow: $(VENV)/.dev ## Run the tests that take minutes
 	@$(PYTEST) -m slow
 
-check: $(VENV)/.dev ## Lint, formatting, types and unit tests
+unit: $(VENV)/.dev ## Run the tests that need no server
+	@$(PYTEST) -q -m "not slow" $(UNIT_TESTS)
+
+check: $(VENV)/.dev ## Lint, formatting and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(PYTEST) -q $(UNIT_TESTS)
 
 format: $(VENV)/.dev ## Sort the imports and format the code
 	@$(BIN)/ruff check --fix .

@@ -166,10 +166,12 @@ def test_the_readme_begins_with_the_two_commands() -> None:
     assert text.index("$ make demo") < 40
 
 
-def test_ci_runs_the_readmes_test_command_first() -> None:
+def test_ci_runs_the_readmes_test_command_first_and_no_test_twice() -> None:
     steps = re.findall(r"^step (.+)$", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE)
-    assert steps[:2] == ["scripts/install-system-packages", "make test"]
-    assert {"make check", "make demo"} <= set(steps)
+    assert steps == ["scripts/install-system-packages", "make test", "make check", "make demo"]
+    (checks,) = re.findall(r"^check:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert "ruff" in checks
+    assert "PYTEST" not in checks
 
 
 def test_every_make_target_is_explained() -> None:
