@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,13 +115,10 @@ def test_a_large_catalog_is_read_in_parts(any_catalog: Catalog) -> None:
     )
 
     with counted(any_catalog) as statements:
-        start = time.perf_counter()
         found = any_catalog.snapshot_for(schedules=["s"])
-        seconds = time.perf_counter() - start
     assert sorted(found.mappings) == ["m7", "m8", "m9"]
     assert len(found) == 8
     assert len(statements) <= 6
-    assert seconds < 1, "ten times what it takes on a busy machine"
     with counted(any_catalog) as latest:
         assert any_catalog.latest_revision() == 2
     assert len(latest) == 1

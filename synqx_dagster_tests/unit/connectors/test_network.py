@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from typing import Any
 
@@ -129,12 +130,18 @@ def test_behind_a_tunnel_what_can_be_known_is_checked(monkeypatch: pytest.Monkey
 
 
 def test_a_name_server_that_does_not_answer_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = threading.Event()
+
     def look_up(*_: Any, **__: Any) -> list[Any]:
-        time.sleep(1)
+        answer.wait(60)
         return []
 
     monkeypatch.setattr(network.socket, "getaddrinfo", look_up)
     start = time.monotonic()
-    with pytest.raises(ConnectionFailedError, match="not resolved in time"):
-        resolve_allowed("shop", "slow.example", 1, OPEN, timeout_seconds=0.1)
-    assert time.monotonic() - start < 0.8
+    try:
+        with pytest.raises(ConnectionFailedError, match="not resolved in time"):
+            resolve_allowed("shop", "slow.example", 1, OPEN, timeout_seconds=0.1)
+        # Far from the limit, because a busy machine is late; and far from what the name server takes.
+        assert time.monotonic() - start < 30
+    finally:
+        answer.set()
