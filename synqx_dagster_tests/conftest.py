@@ -3,6 +3,8 @@
 import os
 import signal
 
+import pytest
+
 # A shell without job control starts what goes to the background deaf to SIGINT, and a deaf process's children are born
 # deaf. With a handler this process stays as deaf as it was asked to be, and the programs that it starts hear.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -11,6 +13,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Parallel test processes are told the width of the terminal that they do not have.
 for _variable in ("COLUMNS", "LINES"):
     os.environ.pop(_variable, None)
+
+SLOW_TIMEOUT_SECONDS = 7200
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the slow tests longer than `timeout` in pyproject.toml."""
+    for item in items:
+        if item.get_closest_marker("slow") is not None:
+            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT_SECONDS))
+
 
 pytest_plugins = [
     "synqx_dagster_tests.fix_postgresql",

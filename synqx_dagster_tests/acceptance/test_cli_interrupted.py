@@ -13,6 +13,7 @@ import pytest
 from synqx_dagster_tests.fix_cli import Outcome, Project
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
 from synqx_dagster_tests.processes import reaped
+from synqx_dagster_tests.unit.defs.dev_server import wait_for
 
 #: Runs the command line, and sends itself a signal when Dagster is about to say that the first load was made: the load
 #: is over then, and Dagster defers the signal until it begins the next one.
@@ -43,12 +44,17 @@ def interrupt(project: Project, place: str, *arguments: str) -> Outcome:
         text=True,
     )
     with reaped(command) as process:
-        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        status = wait_for(lambda: _stopped(process.pid), seconds=120, what="process that stands still")
         assert os.WIFSTOPPED(status), status
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGCONT)
         stdout, stderr = process.communicate(timeout=60)
     return Outcome(process.returncode, stdout, stderr)
+
+
+def _stopped(pid: int) -> int | None:
+    found, status = os.waitpid(pid, os.WUNTRACED | os.WNOHANG)
+    return status if found else None
 
 
 @pytest.mark.parametrize(

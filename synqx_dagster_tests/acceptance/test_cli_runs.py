@@ -132,15 +132,19 @@ def test_following_goes_on_until_the_run_has_ended(project: Project) -> None:
                 )
             ) as process:
                 assert process.stdout is not None
+                # A log that is followed for ever ends here, and the test fails by the exit code.
+                guard = threading.Timer(180, process.kill)
+                guard.start()
                 for line in process.stdout:
                     if "waiting" in line:
                         release.set()
                         break
                 rest = process.stdout.read()
+                guard.cancel()
                 assert process.wait(60) == 0
         finally:
             release.set()
-            runner.join()
+            runner.join(120)
     assert "released" in rest
 
 
