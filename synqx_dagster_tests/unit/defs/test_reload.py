@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from synqx_dagster.defs import reload
 from synqx_dagster.defs.reload import CodeServer, find_servers, parse_command_line, record_own_server, request_reload
 from synqx_dagster.settings import Settings, load_settings
+from synqx_dagster_tests.processes import reaped
 
 START = ["python", "-m", "dagster", "code-server", "start"]
 
@@ -87,6 +89,63 @@ def test_a_server_that_does_not_answer_is_no_error(settings, standing_server, tm
     note(settings, CodeServer(standing_server.pid, socket=str(tmp_path / "none.sock")))
     assert request_reload(settings) == 0
     assert "does not answer" in caplog.text
+
+
+#: A process whose command line is that of a code server, and that says whatever it is asked.
+ANSWERING = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+import grpc
+from dagster._grpc.__generated__ import dagster_api_pb2, dagster_api_pb2_grpc
+
+class Answers(dagster_api_pb2_grpc.DagsterApiServicer):
+    def Ping(self, request, context):
+        return dagster_api_pb2.PingReply(echo=request.echo)
+
+    def ReloadCode(self, request, context):
+        print("asked to reload", flush=True)
+        return dagster_api_pb2.ReloadCodeReply()
+
+server = grpc.server(ThreadPoolExecutor(1))
+dagster_api_pb2_grpc.add_DagsterApiServicer_to_server(Answers(), server)
+server.add_insecure_port("unix:" + sys.argv[-1])
+server.start()
+print("ready", flush=True)
+sys.stdin.read()
+server.stop(None).wait()
+"""
+
+
+@pytest.fixture
+def answering_server(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    script, socket = tmp_path / "answer.py", tmp_path / "s"
+    script.write_text(ANSWERING)
+    started = subprocess.Popen(
+        [sys.executable, str(script), "code-server", "start", "--socket", str(socket)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with reaped(started) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+
+
+def test_apply_asks_the_code_servers_to_reload_once_and_only_for_a_change(project, answering_server):
+    note(
+        load_settings({"SYNQX_HOME": str(project.home)}),
+        CodeServer(answering_server.pid, socket=str(project.directory / "s")),
+    )
+    project.write("a.yaml", "kind: connection\nname: a\ndb_type: sqlite\ndatabase: a.db\n")
+    assert project("check").exit_code == 0
+    assert project("apply", "--dry-run").exit_code == 0
+    for revision in (1, 1):
+        outcome = project("apply", "--json")
+        assert (outcome.exit_code, outcome.document["revision"]) == (0, revision), outcome.output
+
+    output, _ = answering_server.communicate(timeout=60)
+    assert output == "asked to reload\n"
 
 
 def test_the_own_server_is_the_parent_process(settings, monkeypatch):
