@@ -3,6 +3,7 @@
 import os
 import signal
 
+import hypothesis
 import pytest
 
 # A shell without job control starts what goes to the background deaf to SIGINT, and a deaf process's children are born
@@ -13,6 +14,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Parallel test processes are told the width of the terminal that they do not have.
 for _variable in ("COLUMNS", "LINES"):
     os.environ.pop(_variable, None)
+
+# An example's time says more of the machine than of the law: one that is busy for a moment must not fail it.
+hypothesis.settings.register_profile("unhurried", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 SLOW_TIMEOUT_SECONDS = 7200
 
