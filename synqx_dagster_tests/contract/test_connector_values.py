@@ -53,6 +53,9 @@ VALUES: dict[str, list[Any]] = {
     "binary": [b"", b"\x00", bytes(range(256)), b"\\x41", b"x" * 100_000],
 }
 
+#: Whose decimals all have a precision: one without is refused when planning, as docs/types.md says.
+BOUND_DECIMALS = {"mysql", "duckdb", "sqlalchemy_mysql", "files_parquet", "files_s3"}
+
 
 def held(connector: Connector, data_type: DataType, values: Sequence[Any]) -> list[Any]:
     """The values that a connector says it can store."""
@@ -66,12 +69,14 @@ def held(connector: Connector, data_type: DataType, values: Sequence[Any]) -> li
 
 
 @pytest.mark.parametrize("kind", VALUES)
-def test_every_value_that_is_held_comes_back_as_it_was(connector: Connector, kind: str) -> None:
+def test_every_value_that_is_held_comes_back_as_it_was(
+    request: pytest.FixtureRequest, connector: Connector, kind: str
+) -> None:
     wanted = column("value", kind)
-    try:
-        connector.native_type(wanted)
-    except PlanError as error:
-        pytest.skip(f"{connector.db_type} refuses {kind} when planning: {error.message}")
+    if kind == "decimal" and request.node.callspec.params["connector"] in BOUND_DECIMALS:
+        with pytest.raises(PlanError, match="precision"):
+            connector.native_type(wanted)
+        return
     values = [*held(connector, wanted.data_type, VALUES[kind]), None]
     assert len(values) > 1, "a type of which no value is held should be refused when planning"
     load(connector, Rows((ID, wanted), list(enumerate(values))))

@@ -29,7 +29,7 @@ def _find_optional(server: PostgresqlServer) -> list[tuple[str, Case]]:
         try:
             probe.execute(sql)
         except (psycopg2.errors.FeatureNotSupported, psycopg2.errors.UndefinedFile):
-            # Built without it, or without its extension.
+            # Built without it, or without its extension: so are xml and hstore in the tests' own server.
             continue
         found.append((sql, one))
     probe.drop()
@@ -41,9 +41,8 @@ def test_types_of_extensions_are_exact(
     postgresql_server: PostgresqlServer, make_database: MakeDatabase, lane: Literal["passthrough", "arrow"]
 ) -> None:
     optional = _find_optional(postgresql_server)
-    if not optional:
-        pytest.skip("this build of PostgreSQL has neither xml nor an extension with a type that is known here")
     cases = [one for _, one in optional]
+    assert cases, "the tests' own server has pgvector"
     stations = [make_database("postgresql"), make_database("postgresql")]
     for database in stations:
         database.run(*(sql for sql, _ in optional))
