@@ -57,10 +57,10 @@ def run(project: Project, database: str, *statements: str) -> None:
             connection.execute(statement)
 
 
-def evaluations(project: Project) -> list[dg.AssetCheckEvaluation]:
-    """What Dagster keeps of the check, the newest first."""
+def evaluations(project: Project, check: str = "content") -> list[dg.AssetCheckEvaluation]:
+    """What Dagster keeps of a check, the newest first."""
     with dg.DagsterInstance.from_config(str(project.home)) as instance:
-        records = instance.event_log_storage.get_asset_check_execution_history(dg.AssetCheckKey(KEY, "content"), 10)
+        records = instance.event_log_storage.get_asset_check_execution_history(dg.AssetCheckKey(KEY, check), 10)
         found = [record.event.dagster_event.event_specific_data for record in records]  # type: ignore[union-attr]
     return [evaluation for evaluation in found if isinstance(evaluation, dg.AssetCheckEvaluation)]
 
@@ -120,3 +120,27 @@ def test_a_target_that_is_not_there_is_an_error(shop: Project) -> None:
     assert outcome.exit_code == 1
     assert outcome.document["error"]["type"] == "TargetMismatchError"
     assert shop("verify", "custmers").exit_code == 2
+
+
+def test_rows_that_break_the_key_fail_its_checks_and_not_the_run(project: Project) -> None:
+    run(project, "shop", "create table customer (id integer primary key, name text)")
+    run(project, "shop", "insert into customer values (1, 'Ann'), (2, null)")
+    run(project, "warehouse", "create table customer (id integer, name text)")
+    run(project, "warehouse", "insert into customer values (1, 'Bob'), (null, 'Eve')")
+    keyed = "kind: schema\nname: keyed\ncolumns: [{name: id, data_type: integer}, {name: name, data_type: string}]\n"
+    appended = DEFINITIONS.format(directory=project.directory, verify="on_demand")
+    project.write("a.yaml", f"{appended}mode: append\ntarget_schema: keyed\n---\n{keyed}primary_key: [id]\n")
+    assert project("apply").exit_code == 0
+
+    outcome = project("run", "customers", "--json")
+
+    assert outcome.exit_code == 0, outcome.output
+    checks = outcome.document["assets"][0]["checks"]
+    assert checks == {"contract": True, "row_count": True, "not_null_keys": False, "unique_keys": False}
+    for check, description in [
+        ("not_null_keys", "id: NULL in 1 row"),
+        ("unique_keys", "id: 1 keys occur more than once"),
+    ]:
+        (found,) = evaluations(project, check)
+        assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
+        assert found.description == description

@@ -136,6 +136,24 @@ def test_a_target_whose_rows_break_the_key_is_refused(source: PostgresqlDatabase
     assert rows(target, pair) == sorted([(1, "one"), (2, "two"), (3, "three"), (None, "z"), (None, "z")], key=repr)
 
 
+def test_checks_of_an_appended_key_count_what_breaks_it(source: PostgresqlDatabase, target: Target, pair: Pair) -> None:
+    target.fetch("create table item (id integer, name varchar(20))")
+    for values in ("(null, 'z')", "(null, 'z')", "(1, 'x')"):
+        target.fetch(f"insert into item values {values}")
+    result = load(
+        *pair,
+        item(mode="append", target_schema="schema", column_mappings=DIRECT),
+        make_schema(id="integer", name="string"),
+    )
+    checks = {check.name: check for check in result.checks}
+    assert {name for name, check in checks.items() if not check.passed} == {"not_null_keys", "unique_keys"}
+    nulls, doubles = checks["not_null_keys"], checks["unique_keys"]
+    assert (nulls.description, nulls.metadata) == ("id: NULL in 2 rows", {"null_rows": 2})
+    # NULL twice is a key that occurs twice, too.
+    assert (doubles.description, doubles.metadata) == ("id: 2 keys occur more than once", {"double_keys": 2})
+    assert len(rows(target, pair)) == 6, "the checks judge, and the load stays"
+
+
 def test_a_unique_index_of_the_target_is_seen(source: PostgresqlDatabase, target: Target, pair: Pair) -> None:
     target.fetch("create table item (id integer, name varchar(20), gone varchar(5))")
     target.fetch("create unique index by_name on item (name)")
