@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,22 @@ def test_the_home_is_dagsters_or_beside_the_project(tmp_path: Path) -> None:
     both = load_settings({"DAGSTER_HOME": "/d", "SYNQX_HOME": "/s"}, tmp_path)
     assert (both.home, both.dagster_home) == (Path("/s"), Path("/d"))
     assert both.catalog_url == "sqlite:////s/catalog.db"
+
+
+def test_every_setting_stands_in_the_example_and_in_the_documentation(tmp_path: Path) -> None:
+    class Asked(dict[str, str]):
+        def get(self, name, default=None):  # type: ignore[no-untyped-def]
+            self[name] = ""
+            return default
+
+    asked = Asked()
+    load_settings(asked, tmp_path)
+    assert "SYNQX_HOME" in asked
+    root = Path(__file__).parents[2]
+    example = re.findall(r"^#([A-Z][A-Z0-9_]*)=", (root / ".env.example").read_text(), re.MULTILINE)
+    assert sorted(example) == sorted([*asked, "SHOP_PASSWORD"])
+    rows = [line for line in (root / "docs" / "cli.md").read_text().splitlines() if line.startswith("| `")]
+    assert {name for name in asked if not any(f"`{name}`" in row for row in rows)} == set()
 
 
 @pytest.mark.parametrize(
