@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dagster as dg
+
 from synqx_dagster_tests.fix_cli import Project
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
 from synqx_dagster_tests.fix_shop import MASTER_PASSWORD, PASSWORD, edit
@@ -258,6 +260,24 @@ def test_a_load_that_copies_bytes_leaves_the_libraries_of_the_other_lane_alone(
     assert process.stderr.splitlines()[-1] == "heavy []"
 
 
+#: All that `synqx run --json` says of a load; scripts read it.
+FIGURES = {
+    *("name", "asset_key", "lane", "lane_reason", "mode", "checks", "already_committed", "epoch", "schema_changes"),
+    *("rows_in", "rows_out", "rows_quarantined", "rows_inserted", "rows_updated", "rows_deleted", "bytes"),
+    *("seconds", "phase_seconds", "parallelism", "peak_memory_bytes"),
+    *("watermark_before", "watermark_after", "window"),
+}
+
+
+def kept_seconds(project: Project, asset_key: str) -> object:
+    """What Dagster keeps of an asset's last load."""
+    with dg.DagsterInstance.from_config(str(project.home)) as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey(asset_key.split("/")))
+    assert event is not None
+    assert event.asset_materialization is not None
+    return event.asset_materialization.metadata["synqx/seconds"].value
+
+
 def test_run_loads_and_reports(shop: Project, postgresql: PostgresqlDatabase) -> None:
     ambiguous = shop("run", "customers")
     assert ambiguous.exit_code == 2
@@ -267,13 +287,16 @@ def test_run_loads_and_reports(shop: Project, postgresql: PostgresqlDatabase) ->
 
     assert outcome.exit_code == 0, outcome.output
     document = outcome.document
-    assert {"run_id", "status", "revision", "assets"} <= document.keys()
+    assert document.keys() == {"run_id", "status", "revision", "assets", "failures"}
     assert (document["status"], document["revision"]) == ("SUCCESS", 1)
     by_name = {asset["name"]: asset for asset in document["assets"]}
     figures = ["asset_key", "lane", "rows_in", "rows_out", "rows_quarantined"]
     assert [by_name["customers"][name] for name in figures] == ["warehouse/analytics/customer", "arrow", 4, 3, 1]
     assert [by_name["copy"][name] for name in figures[1:]] == ["passthrough", 3, 3, 0]
-    assert by_name["copy"]["seconds"] > 0
+    for asset in by_name.values():
+        assert asset.keys() == FIGURES
+        assert asset["bytes"] > 0
+        assert asset["seconds"] == kept_seconds(shop, asset["asset_key"]) > 0
     assert postgresql.execute("select count(*) from analytics.customer_copy") == [(3,)]
     assert "customers: " in outcome.stderr  # progress, as plain lines
 

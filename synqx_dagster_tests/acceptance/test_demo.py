@@ -150,6 +150,11 @@ def test_the_demo_may_be_repeated(directory: Path, first_run: dict[str, Any]) ->
     assert "nothing to change" in result.stderr
     for words in ("order_lines", "passthrough", "220,050", "_synqx_quarantine", "is not a date", "make dev"):
         assert words in result.stdout
+    lines = result.stdout.splitlines()
+    for sample in first_run["samples"]:
+        # Each table under its title, its first row of names whole.
+        headings = lines[lines.index(sample["title"]) + 1 :][:3]
+        assert any(line.split() == sample["columns"] for line in headings), headings
     assert "Traceback" not in result.stdout + result.stderr
     runs = synqx(directory, "runs", "--json", **_demo_variables(directory))
     assert runs.stdout.count('"SUCCESS"') == 2, runs.stdout + runs.stderr
