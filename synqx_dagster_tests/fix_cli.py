@@ -7,7 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,22 +17,8 @@ import pytest
 
 PACKAGE_ROOT = Path(__file__).parent.parent
 
-#: What settings could come from, so that no test sees those of the machine.
-SETTINGS_VARIABLES = (
-    "SYNQX_HOME",
-    "SYNQX_CATALOG_URL",
-    "SYNQX_MASTER_PASSWORD",
-    "SYNQX_KEY_FILE",
-    "SYNQX_EXECUTOR",
-    "SYNQX_CELERY_BROKER",
-    "SYNQX_CELERY_BACKEND",
-    "SYNQX_K8S_CONFIG",
-    "SYNQX_EXCHANGE",
-    "SYNQX_LOG_FORMAT",
-    "SYNQX_RUN_RETENTION_DAYS",
-    "SYNQX_RUN_KEEP_LAST",
-    "DAGSTER_HOME",
-)
+#: How the names of settings begin; no test sees those of the machine.
+SETTINGS = ("SYNQX_", "DAGSTER_")
 
 
 @dataclass(frozen=True)
@@ -77,20 +64,17 @@ class Project:
 
         from synqx_dagster.cli.main import cli
 
-        with pytest.MonkeyPatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch, _kept_environment():
             patch.chdir(self.directory)
-            for name in SETTINGS_VARIABLES:
-                # First set, then deleted: what a command sets itself is undone at the end, too.
-                patch.setenv(name, "")
-                patch.delenv(name)
-            for name, value in self.environment.items():
-                patch.setenv(name, value)
+            for name in [name for name in os.environ if name.startswith(SETTINGS)]:
+                del os.environ[name]
+            os.environ.update(self.environment)
             result = CliRunner().invoke(cli, list(arguments), input=text)
         return Outcome(result.exit_code, result.stdout, result.stderr)
 
     def process_environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
         """The environment of a process that a user starts here."""
-        inherited = {name: value for name, value in os.environ.items() if name not in SETTINGS_VARIABLES}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
         return {**inherited, "PYTHONPATH": str(PACKAGE_ROOT), **self.environment, **(extra or {})}
 
     def process(self, *arguments: str, extra: Mapping[str, str] | None = None, text: str | None = None) -> Outcome:
@@ -105,6 +89,17 @@ class Project:
             timeout=120,
         )
         return Outcome(result.returncode, result.stdout, result.stderr)
+
+
+@contextmanager
+def _kept_environment() -> Iterator[None]:
+    """Undo what a command sets itself, too: its homes, and whatever stands in `.env`."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

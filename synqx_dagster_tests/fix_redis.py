@@ -106,5 +106,10 @@ def _listens(port: int) -> bool:
 @pytest.fixture
 def redis_server() -> Iterator[RedisServer]:
     """A server of the test's own."""
-    with started_redis(Path(tempfile.mkdtemp(prefix="synqx-redis-", dir="/tmp"))) as server:
-        yield server
+    directory = Path(tempfile.mkdtemp(prefix="synqx-redis-", dir="/tmp"))
+    try:
+        with started_redis(directory) as server:
+            yield server
+    finally:
+        # The watchdog removes it before the server has ended, which may write its log once more.
+        shutil.rmtree(directory, ignore_errors=True)
