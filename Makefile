@@ -40,7 +40,7 @@ format: $(VENV)/.dev ## Sort the imports and format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-# An hour, and nothing else should run. BENCH='--case pg_pg --scale 0.1 --runs 1' measures less.
+# 75 minutes, and nothing else should run. BENCH='--case pg_pg --scale 0.1 --runs 1' measures less.
 bench: $(VENV)/.bench ## Compare with psql, Sling and dlt, and write docs/benchmarks.md
 	@$(BIN)/python -m benchmarks.run $(BENCH)
 

@@ -120,7 +120,7 @@ def main() -> None:
         raise SystemExit(f"failed: {', '.join(failed)}" if failed else 0)
     results = read_results(arguments.results)
     arguments.page.parent.mkdir(parents=True, exist_ok=True)
-    arguments.page.write_text(draw_page([CASES[name] for name in CASES if name in results], results), encoding="utf-8")
+    arguments.page.write_text(draw_page(list(CASES.values()), results), encoding="utf-8")
     say(f"results: {arguments.results}\npage: {arguments.page}")
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")

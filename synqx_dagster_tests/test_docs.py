@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -178,6 +180,15 @@ def test_every_make_target_is_explained() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     (phony,) = re.findall(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
     assert set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE)) == set(phony.split())
+
+
+def test_the_page_of_benchmarks_is_what_the_results_say_and_names_every_bar(tmp_path: Path) -> None:
+    drawn = tmp_path / "benchmarks.md"
+    command = [sys.executable, "-m", "benchmarks.run", "--page-only", "--page", str(drawn)]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert drawn.read_text(encoding="utf-8") == text
+    assert text.count("| not measured |") + len(re.findall(r"\| (?:yes|\*\*no\*\*|void) \|", text)) > 20
 
 
 def test_every_decision_is_listed() -> None:
