@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from synqx_dagster.catalog.store import Catalog
@@ -211,3 +213,28 @@ def test_a_schedule_that_is_stopped_in_the_web_ui_is_disabled_in_the_catalog(ser
     request_reload(settings)
     wait_for(lambda: shows_status(server, "RUNNING"), seconds=120, what="schedule that runs again")
     assert is_enabled(server)
+
+
+EVERY_MINUTE = """
+---
+kind: schedule
+name: every_minute
+pipeline: load_customers
+cron_expression: "* * * * *"
+"""
+
+
+def test_a_schedule_starts_a_run_when_its_minute_comes(server):
+    project = server.project
+    applied = datetime.now(UTC)
+    revision = project.apply(CUSTOMERS + EVERY_MINUTE, description="by the clock")
+    request_reload(project.settings)
+    by_the_clock = dg.RunsFilter(tags={"synqx/schedule": "every_minute"}, statuses=[dg.DagsterRunStatus.SUCCESS])
+    with open_instance(project.settings) as instance:
+        # A minute at most, and what a daemon and a run take on a busy machine.
+        (run, *_) = wait_for(lambda: instance.get_runs(by_the_clock) or None, seconds=300, what="run by the clock")
+    tick = datetime.fromisoformat(run.tags["synqx/scheduled_at"])
+    assert (tick.second, tick.microsecond) == (0, 0)
+    assert applied < tick <= datetime.now(UTC)
+    assert run.tags["synqx/revision"] == str(revision)
+    assert len(project.rows()) == 3
