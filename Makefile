@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 # pip compiles on one core and compileall on all of them; a template that is no Python is not compiled, nor used.
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-compile --editable
 COMPILE := $(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true
+# Tests start a thousand processes, and each would compile the package anew where bytecode must not be written.
+unexport PYTHONDONTWRITEBYTECODE
 # A file of tests stays on one process, which shares its servers.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 UNIT_TESTS := synqx_dagster_tests/unit $(wildcard synqx_dagster_tests/test_*.py)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,14 @@ def test_every_folder_is_a_package() -> None:
 )
 def test_entry_points_lead_to_modules(target: str) -> None:
     assert importlib.util.find_spec(target.partition(":")[0]) is not None
+
+
+def test_make_lets_the_processes_of_the_tests_share_bytecode(tmp_path: Path) -> None:
+    file = tmp_path / "Makefile"
+    file.write_text(f'include {ROOT}/Makefile\nshow:\n\t@echo "<$$PYTHONDONTWRITEBYTECODE>"\n')
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    shown = subprocess.run(["make", "-s", "-f", str(file), "show"], env=environment, capture_output=True, text=True)
+    assert shown.stdout == "<>\n", shown.stderr
 
 
 def test_development_installs_everything() -> None:
