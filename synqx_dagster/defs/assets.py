@@ -193,9 +193,11 @@ class _Load:
         outcomes = result.checks
         if self.mapping.verify == "after_load":
             outcomes = (*outcomes, compare_after_load(request))
+        part = request.window.partition
+        of_one = {"dagster/partition_row_count": result.rows_out} if part is not None and part.count == 1 else {}
         return dg.MaterializeResult(
             asset_key=self.key,
-            metadata={**self._metadata(result), LOAD_ID_METADATA: load_id},
+            metadata={**self._metadata(result), **of_one, LOAD_ID_METADATA: load_id},
             check_results=check_results(self.checks, outcomes),
         )
 

@@ -7,7 +7,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import dagster as dg
@@ -17,7 +17,7 @@ from synqx_dagster.defs.json_logs import follow_settings
 from synqx_dagster.defs.names import METADATA_PREFIX, resource_key, table_pool
 from synqx_dagster.defs.pipeline_translator import PipelineTranslator
 from synqx_dagster.defs.translator import Translator
-from synqx_dagster.errors import ConfigurationError
+from synqx_dagster.errors import ConfigurationError, SynqxError
 from synqx_dagster.settings import Settings
 
 CONFIG_FILE = "dagster.yaml"
@@ -112,30 +112,30 @@ def _announcing_in_batches() -> Iterator[None]:
 def sync_pool_limits(instance: dg.DagsterInstance, snapshot: CatalogSnapshot) -> None:
     """Give each connection's pool the limit that the catalog names, and the pools of partitioned tables theirs.
 
-    Idempotent.
-    A limit that was taken out of the catalog becomes the instance's default again; one that somebody set by
+    Idempotent. A limit that was taken out of the catalog becomes the instance's default again; one that somebody set by
     hand for a connection without a limit of its own stays.
     """
     storage = instance.event_log_storage
     if not storage.supports_global_concurrency_limits:
         return
-    ours: dict[str, int] = json.loads(
-        instance.daemon_cursor_storage.get_cursor_values({_LIMITS_KEY}).get(_LIMITS_KEY, "{}")
-    )
     wanted = {
         resource_key(connection.name): connection.max_concurrent_loads
         for connection in snapshot.connections.values()
         if connection.max_concurrent_loads is not None
     }
     wanted.update(dict.fromkeys(_partitioned_tables(snapshot), 1))
-    for pool in ours.keys() - wanted.keys():
-        storage.delete_concurrency_limit(pool)
-    present = {limit.name: limit for limit in storage.get_pool_limits()}
-    for pool, limit in wanted.items():
-        if pool not in present or present[pool].limit != limit or present[pool].from_default:
-            storage.set_concurrency_slots(pool, limit)
-    if ours != wanted:
-        instance.daemon_cursor_storage.set_cursor_values({_LIMITS_KEY: json.dumps(wanted)})
+    # Two processes that set one limit in SQLite at the same time make twice as many slots, or one of them fails.
+    with _locked(Path(instance.root_directory) / ".pools.lock"):
+        cursors = instance.daemon_cursor_storage
+        ours: dict[str, int] = json.loads(cursors.get_cursor_values({_LIMITS_KEY}).get(_LIMITS_KEY, "{}"))
+        for pool in ours.keys() - wanted.keys():
+            storage.delete_concurrency_limit(pool)
+        present = {limit.name: limit for limit in storage.get_pool_limits()}
+        for pool, limit in wanted.items():
+            if pool not in present or present[pool].limit != limit or present[pool].from_default:
+                storage.set_concurrency_slots(pool, limit)
+        if ours != wanted:
+            cursors.set_cursor_values({_LIMITS_KEY: json.dumps(wanted)})
 
 
 def _partitioned_tables(snapshot: CatalogSnapshot) -> Iterator[str]:
@@ -143,12 +143,14 @@ def _partitioned_tables(snapshot: CatalogSnapshot) -> Iterator[str]:
     translator = Translator(snapshot)
     for mapping in snapshot.mappings.values():
         if mapping.partitions is not None:
-            yield table_pool(translator.target_key(mapping))
+            with suppress(SynqxError):  # Whatever keeps a record from being built is told there.
+                yield table_pool(translator.target_key(mapping))
     pipelines = PipelineTranslator(translator)
     for pipeline in snapshot.pipelines.values():
         if pipeline.partitions is not None and not pipeline.runs_mappings_only:
-            graph = pipelines.graph(pipeline)
-            yield from (table_pool(pipelines.key(graph, step)) for step in graph.steps if step.is_load)
+            with suppress(SynqxError):
+                graph = pipelines.graph(pipeline)
+                yield from (table_pool(pipelines.key(graph, step)) for step in graph.steps if step.is_load)
 
 
 def own_process_tag() -> Mapping[str, str]:

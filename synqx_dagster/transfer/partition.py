@@ -249,8 +249,16 @@ def _among(name: str, values: tuple[str, ...], column: Column, connector: Connec
             return f"({among} AND CAST({name} AS BINARY) IN ({exact}))"
         case "sqlite":
             return f"({among} AND {name} COLLATE BINARY IN ({literals}))"
-        case _:
-            return among
+        case "duckdb":
+            exact = ", ".join(f"encode({_value(value, column, connector)})" for value in values)
+            return f"({among} AND encode({name}) IN ({exact}))"
+        case dialect:
+            raise PlanError(
+                f"the partition_column {column.name!r} holds texts, and what {dialect} takes for equal texts is not"
+                " known here",
+                hint="use whole numbers, or partitions by time",
+                column=column.name,
+            )
 
 
 def _value(value: str, column: Column, connector: Connector) -> str:

@@ -6,7 +6,7 @@ import json
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -14,6 +14,7 @@ import duckdb
 import pytest
 
 from synqx_dagster_tests.fix_cli import Project
+from synqx_dagster_tests.processes import reaped
 
 #: The first of 40 days; the last of them is over.
 FIRST = datetime.now(UTC).date() - timedelta(days=40)
@@ -206,3 +207,24 @@ def test_dagster_loads_partitions_and_knows_the_pool(shop: Project) -> None:
         "table_dwh__main__land": 1,
         "table_dwh__main__summary": 1,
     }
+
+
+def test_two_backfills_at_once_wait_for_each_other(shop: Project) -> None:
+    command = [sys.executable, "-m", "synqx_dagster.cli.main", "backfill", "sales"]
+    processes = [
+        subprocess.Popen(
+            [*command, "--from", day(first), "--to", day(first + 4)],
+            cwd=shop.directory,
+            env=shop.process_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for first in (0, 5, 10)
+    ]
+    with ExitStack() as stack:
+        for process in processes:
+            stack.enter_context(reaped(process))
+        outputs = [process.communicate(timeout=180)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], outputs
+    assert fetch(shop, "select count(*), count(distinct id) from sale") == [(150, 150)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import decimal
 import re
 import threading
@@ -24,6 +25,7 @@ from synqx_dagster.errors import (
 from synqx_dagster.model.table import TableName
 from synqx_dagster.model.types import DataType
 from synqx_dagster.transfer.preview import preview_mapping
+from synqx_dagster.transfer.result import PartitionSlice
 from synqx_dagster_tests.contract.loading import ID, NAME, TABLE, Rows, names_in
 from synqx_dagster_tests.contract.loading import load as load_rows
 from synqx_dagster_tests.fix_mysql import MysqlDatabase
@@ -90,6 +92,26 @@ def test_a_load_arrives_quarantines_and_says_so_when_it_is_repeated(server: Serv
     assert (other.rows_out, other.target_row_count) == (490, 490)
     assert server.execute("select name, age, paid from people where id = 7") == [("Zoë 7", 7, decimal.Decimal("1.00"))]
     assert server.execute("select count(*) from _synqx_ledger") == [(2,)]
+
+
+def test_partitions_are_replaced_by_themselves(server: Server, people: ConnectionConfig) -> None:
+    mapping = make_mapping(
+        source_table="people",
+        target_table="people",
+        partitions={"type": "monthly", "start": "2020-01-01"},
+        partition_column="born",
+    )
+    months = [datetime.datetime(2020, month, 1, tzinfo=datetime.UTC) for month in range(1, 6)]
+    ends = connect(people), connect(server.config)
+    whole = PartitionSlice("2020-01-01", "2020-04-01", 4, months[0], months[4])
+    assert load(*ends, mapping, SCHEMA, partition=whole).rows_out == 120
+    server.execute("update people set name = 'x'")
+    february = PartitionSlice("2020-02-01", "2020-02-01", 1, months[1], months[2])
+    result = load(*ends, mapping, SCHEMA, load_id="load-2", partition=february)
+    assert (result.rows_out, result.rows_deleted, result.target_row_count) == (29, 29, 120)
+    assert server.execute("select min(born), max(born) from people where name <> 'x'") == [
+        (datetime.date(2020, 2, 1), datetime.date(2020, 2, 29))
+    ]
 
 
 @pytest.mark.parametrize("point", ["mid_copy", "before_commit", "after_commit"])

@@ -123,6 +123,37 @@ def test_a_text_is_the_partition_of_its_own_characters(source: PostgresqlDatabas
     assert ids(target, pair) == {number for number in range(100) if number % 3 == 1 or (number % 3 == 0 and number > 9)}
 
 
+HOSTILE = [
+    "what?",
+    "100%",
+    "it's",
+    "a:b",
+    'say "x"',
+    "back\\slash",
+    "ß",
+    "ẞ",
+    "ss",
+    "café",
+    "cafe\u0301",
+    "日本",
+    "-- x",
+]
+
+
+def test_hostile_texts_name_partitions(source: PostgresqlDatabase, target: Target, pair: Pair) -> None:
+    for number, text in enumerate(HOSTILE):
+        source.execute(
+            "update sale set country = '" + text.replace("'", "''") + f"' where id % {len(HOSTILE)} = {number}"
+        )
+    mapping = sale("country", {"type": "static", "values": HOSTILE})
+    load(*pair, mapping, partition=named(*HOSTILE))
+    source.execute("update sale set amount = -1")
+    for number, text in enumerate(HOSTILE):
+        load(*pair, mapping, partition=named(text), load_id=f"load-{number}")
+        assert ids(target, pair, "amount < 0") == {one for one in range(100) if one % len(HOSTILE) <= number}
+    assert ids(target, pair) == set(range(100))
+
+
 def test_whole_numbers_name_partitions(source: PostgresqlDatabase, target: Target, pair: Pair) -> None:
     mapping = sale("store", {"type": "static", "values": [0, 1, 2, 3]})
     load(*pair, mapping, partition=named("1", "2"))

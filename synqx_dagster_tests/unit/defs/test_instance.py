@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -94,6 +95,24 @@ def test_pool_limits_follow_the_catalog_and_leave_others_alone(settings):
             assert limits(instance) == {"conn_warehouse": 7, "conn_shop": expected}
         sync_pool_limits(instance, unlimited)
         assert limits(instance) == {"conn_warehouse": 7}
+
+
+def test_processes_that_set_limits_at_the_same_time_set_them_once(settings):
+    names = [f"c{number}" for number in range(15)]
+    snapshot = CatalogSnapshot.from_records(1, [connection(name, max_concurrent_loads=2) for name in names])
+    barrier = threading.Barrier(4)
+
+    def sync() -> None:
+        with open_instance(settings) as own:
+            barrier.wait()
+            sync_pool_limits(own, snapshot)
+
+    with open_instance(settings) as instance:
+        with ThreadPoolExecutor(4) as pool:
+            for done in [pool.submit(sync) for _ in range(4)]:
+                done.result()
+        slots = {name: instance.event_log_storage.get_concurrency_info(f"conn_{name}").slot_count for name in names}
+    assert slots == dict.fromkeys(names, 2)
 
 
 @pytest.fixture
