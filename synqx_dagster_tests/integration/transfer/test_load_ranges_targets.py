@@ -122,7 +122,17 @@ def test_a_table_of_mysql_is_read_range_by_range(mysql: MysqlDatabase) -> None:
         connector.close()
 
 
-@pytest.mark.parametrize("place", ["mid_copy", "before_range", "after_range", "after_publish", "after_commit"])
+# Dying after each range takes a process for each of them; `test_load_ranges` does it on PostgreSQL every time.
+@pytest.mark.parametrize(
+    "place",
+    [
+        "mid_copy",
+        "before_range",
+        pytest.param("after_range", marks=pytest.mark.slow),
+        "after_publish",
+        "after_commit",
+    ],
+)
 def test_a_load_that_dies_again_and_again_ends_exact(source: PostgresqlDatabase, target: Target, place: str) -> None:
     for number in range(20):
         child = ChildLoad(

@@ -37,6 +37,9 @@ from generate_series(0, 99) as i;
 """
 DAILY = {"type": "daily", "start": "2024-01-01"}
 
+#: For what is the same on every kind of target but for how values are written.
+on_two_kinds = pytest.mark.parametrize("target", ["postgresql", "duckdb"], indirect=True)
+
 
 @pytest.fixture(params=KINDS)
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
@@ -99,6 +102,7 @@ def test_one_day_is_replaced_and_no_other(column: str, source: PostgresqlDatabas
     assert ids(target, pair, "amount < 0") == {11, 1000}
 
 
+@on_two_kinds
 def test_days_begin_where_the_time_zone_has_midnight(source: PostgresqlDatabase, target: Target, pair: Pair) -> None:
     mapping = sale("moment", {**DAILY, "timezone": "America/New_York"})
     assert load(*pair, mapping, partition=days(3, zone="America/New_York")).rows_out == 10
@@ -106,6 +110,7 @@ def test_days_begin_where_the_time_zone_has_midnight(source: PostgresqlDatabase,
     assert ids(target, pair) == {number for (number,) in source.execute(expected)}
 
 
+@on_two_kinds
 def test_hours_are_replaced(source: PostgresqlDatabase, target: Target, pair: Pair) -> None:
     mapping = sale("at", {"type": "hourly", "start": "2024-01-01"})
     start = datetime(2024, 1, 1, 2, tzinfo=UTC)
@@ -154,12 +159,14 @@ def test_hostile_texts_name_partitions(source: PostgresqlDatabase, target: Targe
     assert ids(target, pair) == set(range(100))
 
 
+@on_two_kinds
 def test_whole_numbers_name_partitions(source: PostgresqlDatabase, target: Target, pair: Pair) -> None:
     mapping = sale("store", {"type": "static", "values": [0, 1, 2, 3]})
     load(*pair, mapping, partition=named("1", "2"))
     assert ids(target, pair) == {number for number in range(100) if number % 4 in (1, 2)}
 
 
+@on_two_kinds
 def test_a_partition_that_the_source_has_emptied_becomes_empty(
     source: PostgresqlDatabase, target: Target, pair: Pair
 ) -> None:
@@ -169,6 +176,7 @@ def test_a_partition_that_the_source_has_emptied_becomes_empty(
     assert ids(target, pair) == {*range(10), *range(20, 30)}
 
 
+@on_two_kinds
 def test_what_others_keep_in_the_table_stays(source: PostgresqlDatabase, target: Target, pair: Pair) -> None:
     load(*pair, sale(), partition=days(1))
     pair[1].close()
