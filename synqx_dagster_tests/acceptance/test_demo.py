@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -305,6 +306,69 @@ def test_the_web_ui_shows_the_assets_in_a_browser(tmp_path: Path, request: pytes
             window.get(dev.address + path)
             wait_for_words(window, words)
             assert window.save_screenshot(str(screenshots / f"demo-{name}.png"))
+
+
+def graphql(dev: Dev, query: str, **variables: Any) -> Any:
+    request = urllib.request.Request(
+        f"{dev.address}/graphql",
+        json.dumps({"query": query, "variables": variables}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        answer = json.load(reply)
+    assert "errors" not in answer, answer
+    return answer["data"]
+
+
+LAUNCH = """
+mutation ($selector: JobOrPipelineSelector!) {
+  launchRun(executionParams: {selector: $selector}) { __typename ... on LaunchRunSuccess { run { runId } } }
+}
+"""
+
+
+@pytest.mark.browser
+def test_the_diamond_is_run_and_seen_in_the_web_ui(
+    directory: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    screenshots = Path(os.environ.get("SYNQX_TEST_SCREENSHOTS") or tmp_path)
+    steps = ("pipelines__customer_value__checked", "warehouse__analytics__customer_value", "lake__main__customer_value")
+    with chromium(tmp_path / "profile") as window:
+        dev: Dev = request.getfixturevalue("dev")
+        window.get(f"{dev.address}/jobs")
+        wait_for_words(window, ("customer_value",))
+        (repository,) = graphql(
+            dev, "{ repositoriesOrError { ... on RepositoryConnection { nodes { name location { name } } } } }"
+        )["repositoriesOrError"]["nodes"]
+        selector = {
+            "repositoryName": repository["name"],
+            "repositoryLocationName": repository["location"]["name"],
+            "jobName": "customer_value",
+        }
+        run_id = graphql(dev, LAUNCH, selector=selector)["launchRun"]["run"]["runId"]
+        window.get(f"{dev.address}/runs/{run_id}")
+        wait_for_words(window, ("Success", *steps), 180)
+        assert window.save_screenshot(str(screenshots / "demo-diamond-run.png"))
+        window.get(f"{dev.address}/assets/warehouse/analytics/customer_value")
+        wait_for_words(window, ("pipelines / customer_value / checked", "warehouse.analytics.customer_value"))
+        assert window.save_screenshot(str(screenshots / "demo-diamond-asset.png"))
+    shown = subprocess.run(
+        command("runs", "show", run_id, "--json"),
+        cwd=directory,
+        env={**environment(), **_demo_variables(directory)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    nodes = {node["node_id"]: node for step in json.loads(shown.stdout)["steps"] for node in step["nodes"]}
+    orders, lines = EXPECTED["orders"][1], EXPECTED["order_lines"][1]
+    assert (nodes["orders"]["rows_out"], nodes["order_lines"]["rows_out"]) == (orders, lines)
+    assert nodes["lines_of_customers"]["rows_in"] == orders + lines
+    checked = nodes["checked"]
+    assert nodes["graded"]["rows_in"] == nodes["graded"]["rows_out"] == checked["rows_in"]
+    assert checked["rows_in"] == checked["rows_out"] + checked["rows_quarantined"]
+    assert nodes["customer_value_lake"]["rows_out"] == checked["rows_out"] > 10_000
 
 
 def test_ctrl_c_stops_everything(directory: Path, dev: Dev) -> None:

@@ -154,7 +154,7 @@ def test_hostile_texts_name_partitions(source: PostgresqlDatabase, target: Targe
     load(*pair, mapping, partition=named(*HOSTILE))
     source.execute("update sale set amount = -1")
     for number, text in enumerate(HOSTILE):
-        load(*pair, mapping, partition=named(text), load_id=f"load-{number}")
+        load(*pair, mapping, partition=named(text), load_id=f"load-of-{number}")
         assert ids(target, pair, "amount < 0") == {one for one in range(100) if one % len(HOSTILE) <= number}
     assert ids(target, pair) == set(range(100))
 
