@@ -73,6 +73,20 @@ mapping: mapping_{number}
 cron_expression: "0 2 * * *"
 """
 
+PIPELINE = """---
+kind: pipeline
+name: pipeline_{number}
+nodes:
+  - {{node_id: given, operator_type: extract, operator_class: table,
+     config: {{connection: shop, table: event_{number}}}}}
+  - {{node_id: big, operator_type: transform, operator_class: filter, config: {{condition: "amount > 10"}}}}
+  - {{node_id: kept, operator_type: load, operator_class: table,
+     config: {{connection: warehouse, table: analytics.event_{number}}}}}
+edges:
+  - {{from_node_id: given, to_node_id: big}}
+  - {{from_node_id: big, to_node_id: kept}}
+"""
+
 PROBE = """
 import json, sys, time
 start = time.perf_counter()
@@ -106,8 +120,8 @@ print(json.dumps({"import": imported - start, "load": time.perf_counter() - impo
 KINDS = {"tables": None, "half queries": 2, "queries": 1}
 
 
-def make_catalog(home: Path, mappings: int, schedules: int, kind: str) -> None:
-    """A catalog of so many mappings of one of `KINDS` at revision 1."""
+def make_catalog(home: Path, mappings: int, schedules: int, kind: str, pipelines: int) -> None:
+    """A catalog of so many mappings of one of `KINDS`, and pipelines of three nodes, at revision 1."""
     from synqx_dagster.catalog.apply import apply_changes, plan_changes
     from synqx_dagster.catalog.documents import read_documents
     from synqx_dagster.catalog.store import Catalog
@@ -119,17 +133,18 @@ def make_catalog(home: Path, mappings: int, schedules: int, kind: str) -> None:
         source = QUERY if every and number % every == 0 else "source_table: customer_{number}"
         parts.append(MAPPING.format(number=number, source=source.format(number=number)))
     parts += [SCHEDULE.format(number=number) for number in range(schedules)]
+    parts += [PIPELINE.format(number=number) for number in range(pipelines)]
     path = home / "synqx.yaml"
     path.write_text("".join(parts))
     with Catalog.initialise(load_settings({"SYNQX_HOME": str(home)}, home)) as catalog:
         apply_changes(catalog, plan_changes(catalog, read_documents([path])), author="benchmark", reason=None)
 
 
-def measure(home: Path, what: str, *, keep_lineage: bool = True) -> dict[str, float]:
+def measure(home: Path, what: str, repeats: int, *, keep_lineage: bool = True) -> dict[str, float]:
     """Median seconds of some fresh processes, without what the ones before them kept if so asked."""
     environ = {**os.environ, "SYNQX_HOME": str(home), "PYTHONWARNINGS": "ignore"}
     results = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         if not keep_lineage:
             shutil.rmtree(home / "cache", ignore_errors=True)
         command = [sys.executable, "-c", PROBE, what]
@@ -143,6 +158,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mappings", type=int, nargs="+", default=[10, 1000])
     parser.add_argument("--schedules", type=int, default=10)
+    parser.add_argument("--pipelines", type=int, default=0)
+    parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=["tables", "half queries"])
     options = parser.parse_args()
     titles = ("mappings", "that read", "import", "first", "next", "one job", "ad hoc")
@@ -151,9 +168,9 @@ def main() -> None:
         for kind in options.kinds:
             with tempfile.TemporaryDirectory() as directory:
                 home = Path(directory)
-                make_catalog(home, mappings, min(options.schedules, mappings), kind)
-                first = measure(home, "all", keep_lineage=False)
-                loads = [first, *(measure(home, what) for what in ("all", "job", "ad hoc"))]
+                make_catalog(home, mappings, min(options.schedules, mappings), kind, options.pipelines)
+                first = measure(home, "all", options.repeats, keep_lineage=False)
+                loads = [first, *(measure(home, what, options.repeats) for what in ("all", "job", "ad hoc"))]
             figures = " ".join(f"{seconds:>8.2f}" for seconds in (first["import"], *(load["load"] for load in loads)))
             print(f"{mappings:>9} {kind:>13} {figures}", flush=True)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from synqx_dagster.connectors.duckdb_types import from_canonical, holds
-from synqx_dagster.connectors.protocol import Connector, ReadSession
+from synqx_dagster.connectors.protocol import Connector, ReadSession, direct_type
 from synqx_dagster.errors import SourceChangedError
 from synqx_dagster.mapping.duckdb_casts import CARRIER_NAMES
 from synqx_dagster.mapping.duckdb_select import ERRORS_COLUMN
@@ -15,6 +15,7 @@ from synqx_dagster.mapping.expressions import parse_expression
 from synqx_dagster.model.mapping import LoadMode
 from synqx_dagster.model.partitions import Partitions
 from synqx_dagster.model.table import Column
+from synqx_dagster.model.types import DataType
 from synqx_dagster.pipelines.carriage import column_of, native_of
 from synqx_dagster.pipelines.graph import Node
 from synqx_dagster.pipelines.loading import source_mapping
@@ -73,8 +74,10 @@ class Extract:
     def sql(self) -> str:
         """DuckDB's SELECT over the batches, registered as ``source``, that gives `columns` in DuckDB's types."""
         failure = f"error('{FAILURE_MARK}' || hex({ERRORS_COLUMN}[1].\"column\") || ' ' || {ERRORS_COLUMN}[1].reason)"
+        direct = {field.name for field in self.schema if field.type == direct_type(DataType("date"))}
         items = ", ".join(
-            _native(column, given) for column, given in zip(self.columns, self._plan.columns, strict=True)
+            quoted(column.name) if column.name in direct else _native(column, given)
+            for column, given in zip(self.columns, self._plan.columns, strict=True)
         )
         return (
             f"SELECT {items} FROM ({self._plan.transform_sql})"
@@ -121,7 +124,9 @@ def open_extract(
     if config.partition_column is not None and part is not None:
         column = _find_partition_column(describe_source(mapping, source, read), config.partition_column)
         predicates.extend(plan_reading(mapping, part.partitions, part.asked, column, source, read))
-    plan = plan_preview(mapping, None, source, read, holds=_holds, predicates=tuple(predicates))
+    plan = plan_preview(
+        mapping, None, source, read, holds=_holds, predicates=tuple(predicates), direct_kinds=frozenset({"date"})
+    )
     columns = tuple(column_of(column.name, column.data_type) for column in plan.columns)
     return Extract(node.node_id, columns, window, plan, read)
 
@@ -133,10 +138,7 @@ def _find_partition_column(columns: Sequence[Column], name: str) -> Column:
     return column
 
 
-def _holds(data_type: object) -> str | None:
-    from synqx_dagster.model.types import DataType
-
-    assert isinstance(data_type, DataType)
+def _holds(data_type: DataType) -> str | None:
     # What DuckDB has no decimal for travels as text, which holds everything.
     kept = column_of("value", data_type).data_type
     return holds(data_type) if kept == data_type else None

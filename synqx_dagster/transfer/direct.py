@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from synqx_dagster.connectors.protocol import Connector, DirectReadSession, ReadSession, carrier_type, direct_type
 from synqx_dagster.mapping.compile import CompiledMapping
 from synqx_dagster.model.table import Column
-from synqx_dagster.model.types import DataType
+from synqx_dagster.model.types import DataType, TypeKind
 from synqx_dagster.transfer.arrow import Transform, split_bad_rows
 from synqx_dagster.transfer.quarantine import BadRowSpool
 
@@ -48,11 +48,14 @@ class CommonTest:
 
 
 def find_direct(
-    compiled: CompiledMapping, staged: Sequence[Column], read: ReadSession, target: Connector
+    compiled: CompiledMapping, staged: Sequence[Column], read: ReadSession, kinds: frozenset[TypeKind]
 ) -> frozenset[str]:
-    """The source columns that may arrive in their direct form: nothing but fields of the same type is made of them."""
+    """The source columns that may arrive in their direct form: nothing but fields of the same type is made of them.
+
+    Args:
+        kinds: `Capabilities.direct_kinds` of whoever takes the rows.
+    """
     found: dict[str, bool] = {}
-    kinds = target.capabilities.direct_kinds
     if not isinstance(read, DirectReadSession) or not kinds:
         return frozenset()
     for one, column in zip(compiled.fields, staged, strict=True):

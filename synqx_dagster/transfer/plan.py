@@ -15,7 +15,7 @@ from synqx_dagster.mapping.contract import DOES_NOT_FIT
 from synqx_dagster.model.mapping import KEYED_MODES, LoadMode, Mapping
 from synqx_dagster.model.schema import Schema
 from synqx_dagster.model.table import Column, TableName, primary_key_of
-from synqx_dagster.model.types import DataType
+from synqx_dagster.model.types import DataType, TypeKind
 from synqx_dagster.transfer.alter import ColumnChange
 from synqx_dagster.transfer.compatibility import is_plain_text, same_bytes
 from synqx_dagster.transfer.direct import CommonTest, find_common_tests, find_direct
@@ -231,7 +231,7 @@ def make_plan(
             transform_sql=None,
             bad_rows=_bad_rows_read(pushdown, compiled, facts.source_columns, relation, source, read),
         )
-    direct = find_direct(compiled, staged, read, target)
+    direct = find_direct(compiled, staged, read, target.capabilities.direct_kinds)
     read_sql, read_schema = _read_carriers(compiled, facts.source_columns, relation, source, read, direct=direct)
     holds = {
         column.name: predicate
@@ -270,12 +270,14 @@ def plan_preview(
     *,
     holds: Callable[[DataType], str | None] | None = None,
     predicates: tuple[str, ...] = (),
+    direct_kinds: frozenset[TypeKind] = frozenset(),
 ) -> PreviewPlan:
     """Plan to read and transform rows that go to no target; asks the source for its columns.
 
     Args:
         holds: What whoever takes the rows can hold, as `Connector.holds`; left out: everything.
         predicates: Conditions in the source's SQL that narrow what is read.
+        direct_kinds: As in `Capabilities`.
 
     Raises:
         PlanError, SourceChangedError, QueryRefusedError: As for a load.
@@ -284,16 +286,13 @@ def plan_preview(
     mapping = mapping.model_copy(update={"soft_delete_column": None})
     compiled = _compile(mapping, schema, source, read, source_columns)
     relation = relation_sql(mapping, source, predicates)
-    sql, arrow_schema = _read_carriers(compiled, source_columns, relation, source, read)
-    columns = tuple(compiled_field.column for compiled_field in compiled.fields)
+    columns = tuple(one.column for one in compiled.fields)
+    direct = find_direct(compiled, columns, read, direct_kinds)
+    sql, arrow_schema = _read_carriers(compiled, source_columns, relation, source, read, direct=direct)
     found = {column.name: holds(column.data_type) for column in columns} if holds is not None else {}
     bounds = {name: predicate for name, predicate in found.items() if predicate is not None}
-    return PreviewPlan(
-        sql,
-        arrow_schema,
-        compiled.duckdb({item.name: item.type for item in arrow_schema}, holds=bounds),
-        columns,
-    )
+    transform_sql = compiled.duckdb({item.name: item.type for item in arrow_schema}, holds=bounds)
+    return PreviewPlan(sql, arrow_schema, transform_sql, columns)
 
 
 # --- the strategy -------------------------------------------------------------------------------------------------
