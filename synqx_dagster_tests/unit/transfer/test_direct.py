@@ -57,7 +57,9 @@ def staged(mapping: CompiledMapping) -> list[Column]:
 
 
 def direct_columns(mapping: CompiledMapping, columns: Sequence[Column] | None = None) -> frozenset[str]:
-    return find_direct(mapping, columns or staged(mapping), cast(ReadSession, Reads()), TARGET)
+    return find_direct(
+        mapping, columns or staged(mapping), cast(ReadSession, Reads()), TARGET.capabilities.direct_kinds
+    )
 
 
 def find_tests(
