@@ -122,8 +122,8 @@ def main() -> None:
         (home / "synqx.yaml").write_text("\n---\n".join(documents))
         run(home, "init", "--generate-key-file")
         run(home, "apply", "synqx.yaml")
-        for name, what in (("ladder", "500 nodes in a graph"), ("fused_300", "300 nodes in a chain")):
-            print(f"{what}, one step: a run takes {run_seconds(home, name)[0]:.2f} s", flush=True)
+        for name, what in (("ladder", "500 nodes in 168 steps"), ("fused_300", "300 nodes in one step")):
+            print(f"{what}: a run takes {run_seconds(home, name)[0]:.2f} s", flush=True)
         few, few_nodes = run_seconds(home, "stored_2")
         many, many_nodes = run_seconds(home, "stored_52")
         each, in_node = ((many - few) * 20, (many_nodes - few_nodes) * 20)

@@ -262,10 +262,7 @@ class SqlalchemyWriteSession(SqlalchemySession, MergesBySql):
         Raises:
             TargetMismatchError: Rows of another table would be deleted or changed with the target's.
         """
-        self._refuse_followers(target)
-        deleted = self.execute(f"DELETE FROM {self._names.qualify(target)}")
-        added = self.publish_append(staging, target, columns)
-        return RowChanges(added.inserted, deleted=max(0, deleted))
+        return self._replace(staging, target, columns, "")
 
     def publish_partition(
         self, staging: TableName, target: TableName, columns: Sequence[Column], inside: str
@@ -275,8 +272,11 @@ class SqlalchemyWriteSession(SqlalchemySession, MergesBySql):
         Raises:
             TargetMismatchError: Rows of another table would be deleted or changed with the target's.
         """
+        return self._replace(staging, target, columns, f" WHERE {inside}")
+
+    def _replace(self, staging: TableName, target: TableName, columns: Sequence[Column], where: str) -> RowChanges:
         self._refuse_followers(target)
-        deleted = self.execute(f"DELETE FROM {self._names.qualify(target)} WHERE {inside}")
+        deleted = self.execute(f"DELETE FROM {self._names.qualify(target)}{where}")
         added = self.publish_append(staging, target, columns)
         return RowChanges(added.inserted, deleted=max(0, deleted))
 

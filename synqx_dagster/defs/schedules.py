@@ -48,14 +48,11 @@ def build_schedule(
             yield dg.SkipReason(reason)
             return
         missed = find_missed(context, schedule, due) if schedule.catch_up == "all" else []
-        for moment in [*missed, due]:
-            if schedule.is_paused(moment):
-                continue
-            partition = due_tags(partitions, moment)
-            if partition is None:
-                yield dg.SkipReason(f"no partition has ended yet: {describe_keys(partitions)}" if partitions else None)
-            else:
-                yield _request(schedule, moment, partition)
+        parts = {moment: due_tags(partitions, moment) for moment in [*missed, due] if not schedule.is_paused(moment)}
+        # Dagster takes requests or the reason why there are none, not both.
+        yield from (_request(schedule, moment, tags) for moment, tags in parts.items() if tags is not None)
+        if partitions is not None and all(tags is None for tags in parts.values()):
+            yield dg.SkipReason(f"no partition has ended yet: {describe_keys(partitions)}")
 
     return dg.ScheduleDefinition(
         name=dagster_name(schedule.name),

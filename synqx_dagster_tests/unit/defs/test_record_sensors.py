@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,23 @@ def test_a_changed_table_starts_one_run_for_each_change(instance, shop):
     execute(shop, "insert into orders values (7, 'canary-value')")
     (third,) = watched.look().run_requests
     assert len({first.run_key, second.run_key, third.run_key}) == 3
+
+
+def test_a_change_asks_for_the_partitions_that_are_due_and_waits_for_the_first(instance, shop):
+    source = connection("source", "sqlite", database=str(shop))
+    today = datetime.now(UTC).date()
+    for start, expected in ((today - timedelta(days=3), str(today - timedelta(days=1))), (today, None)):
+        daily = mapping("orders", partitions={"type": "daily", "start": str(start)}, partition_column="day")
+        watched = Watched(instance, table_sensor(), source, daily)
+        watched.look()
+        execute(shop, "insert into orders (note) values ('new')")
+        before, data = watched.cursor, watched.look()
+        if expected is not None:
+            assert [one.tags["dagster/partition"] for one in data.run_requests] == [expected]
+        else:
+            assert not data.run_requests
+            assert "has not ended yet" in data.skip_message
+            assert watched.cursor == before
 
 
 def test_a_value_of_the_source_is_in_no_cursor(instance, shop):

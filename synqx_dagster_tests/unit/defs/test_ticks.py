@@ -25,7 +25,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._utils.error import SerializableErrorInfo
 
 from synqx_dagster import model
-from synqx_dagster.defs import sensors
+from synqx_dagster.defs import schedules, sensors
 from synqx_dagster.defs.jobs import plan_schedule
 from synqx_dagster.defs.schedules import build_schedule
 from synqx_dagster.defs.sensors import build_catalog_sensor
@@ -325,3 +325,30 @@ def test_the_next_run_is_known_in_the_schedules_own_time_zone(fields, now, expec
         assert found is None
     else:
         assert found == datetime.fromisoformat(expected)
+
+
+# --- partitions -------------------------------------------------------------------------------------------------
+
+
+def partitioned(start: str) -> FakeCatalog:
+    record = mapping("orders", partitions={"type": "daily", "start": start}, partition_column="day")
+    return FakeCatalog({1: snapshot_of(record)}, vault=FakeVault())
+
+
+def test_a_tick_asks_for_the_last_partition_that_had_ended():
+    data = tick(schedule_of(partitioned("2025-12-01")))
+    assert [request.tags["dagster/partition"] for request in data.run_requests] == ["2025-12-31"]
+
+
+def test_a_tick_before_the_first_partition_has_ended_is_skipped():
+    data = tick(schedule_of(partitioned("2026-01-01")))
+    assert not data.run_requests
+    assert "no partition has ended yet" in data.skip_message
+
+
+def test_ticks_that_are_made_up_for_have_each_their_own_partition(monkeypatch):
+    days = [datetime(2025, 12, day, 2, tzinfo=UTC) for day in (29, 30, 31)]
+    monkeypatch.setattr(schedules, "find_missed", lambda *_: days)
+    data = tick(schedule_of(partitioned("2025-12-29"), catch_up="all"))
+    # Of the first tick no partition had ended.
+    assert [one.tags["dagster/partition"] for one in data.run_requests] == ["2025-12-29", "2025-12-30", "2025-12-31"]
