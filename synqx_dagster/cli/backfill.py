@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +13,10 @@ from synqx_dagster.cli.output import Output, printable
 from synqx_dagster.cli.progress import make_progress_display
 from synqx_dagster.cli.run import draw_run, exit_as
 from synqx_dagster.cli.session import open_catalog
+
+if TYPE_CHECKING:
+    from synqx_dagster.defs.runs import RunReport
+    from synqx_dagster.transfer.result import PartitionSlice
 
 
 @click.command(cls=SynqxCommand)
@@ -50,13 +55,17 @@ def backfill(output: Output, name: str, *, first: str | None, last: str | None, 
         ],
     }
     output.result(document, lambda: _draw(output, document["runs"]))
-    if not reports[-1].succeeded:
-        failed = slices[len(reports) - 1]
-        output.note(
-            f"go on with: synqx backfill {name} --from {failed.first} --to {slices[-1].last}",
-            style="yellow",
-        )
+    if left := not_loaded(slices, reports):
+        command = f"synqx backfill {name} --from {left[0].first} --to {left[-1].last}"
+        output.note(f"go on with: {printable(command)}", style="yellow")
     exit_as(reports[-1])
+
+
+def not_loaded(slices: Sequence[PartitionSlice], reports: Sequence[RunReport]) -> Sequence[PartitionSlice]:
+    """What a backfill that ended early has left; an interrupted run whose loads had all committed is whole."""
+    last = reports[-1]
+    is_whole = last.succeeded or (last.interruption is not None and not last.interruption.not_committed)
+    return slices[len(reports) if is_whole else len(reports) - 1 :]
 
 
 def _draw(output: Output, runs: Any) -> None:
