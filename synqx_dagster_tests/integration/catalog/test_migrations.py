@@ -120,10 +120,12 @@ def _add_migration(directory: Path, monkeypatch: pytest.MonkeyPatch, ending: str
     copy = directory / "migrations"
     (copy / "versions").mkdir(parents=True)
     (copy / "env.py").write_text((original / "env.py").read_text())
-    (copy / "versions" / "m0001_first.py").write_text((original / "versions" / "m0001_first.py").read_text())
-    (copy / "versions" / "m0002_more.py").write_text(
+    for script in (original / "versions").glob("m*.py"):
+        (copy / "versions" / script.name).write_text(script.read_text())
+    following = f"{int(migrate.HEAD) + 1:04}"
+    (copy / "versions" / f"m{following}_more.py").write_text(
         "import sqlalchemy as sa\nfrom alembic import op\n"
-        "revision = '0002'\ndown_revision = '0001'\n"
+        f"revision = '{following}'\ndown_revision = '{migrate.HEAD}'\n"
         "def upgrade():\n"
         "    op.create_table('synqx_more', sa.Column('id', sa.Integer, primary_key=True))\n"
         "    op.execute('insert into synqx_more values (1)')\n" + ending
@@ -136,7 +138,7 @@ def _add_migration(directory: Path, monkeypatch: pytest.MonkeyPatch, ending: str
         return config
 
     monkeypatch.setattr(migrate, "_alembic_config", patched)
-    monkeypatch.setattr(migrate, "HEAD", "0002")
+    monkeypatch.setattr(migrate, "HEAD", following)
 
 
 def test_a_database_of_somebody_else_is_no_catalog(any_catalog_settings: Settings) -> None:

@@ -1,0 +1,55 @@
+"""What routes stand on: one value for the process, reached through the app's state."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import Depends, Request
+
+from synqx_dagster.catalog.store import Catalog
+from synqx_dagster.settings import Settings
+
+if TYPE_CHECKING:
+    from synqx_dagster.api.run_control import RunControl
+
+
+class ApiContext:
+    """The process's catalog, opened when it is first asked for, and what starts runs.
+
+    A server starts without a catalog too, and answers 501 until there is one.
+    """
+
+    def __init__(self, settings: Settings, runs: RunControl | None = None) -> None:
+        self.settings = settings
+        self.runs = runs
+        self._lock = threading.Lock()
+        self._catalog: Catalog | None = None
+
+    @property
+    def catalog(self) -> Catalog:
+        """The open catalog.
+
+        Raises:
+            NotInitialisedError: There is none yet.
+        """
+        with self._lock:
+            if self._catalog is None:
+                self._catalog = Catalog.open(self.settings)
+            return self._catalog
+
+    def close(self) -> None:
+        """Close what was opened."""
+        with self._lock:
+            if self._catalog is not None:
+                self._catalog.close()
+                self._catalog = None
+
+
+def context_of(request: Request) -> ApiContext:
+    """The context of the app that answers."""
+    context: ApiContext = request.app.state.context
+    return context
+
+
+Context = Annotated[ApiContext, Depends(context_of)]

@@ -1,0 +1,1 @@
+"""The audit trail: who did what, from where, with which outcome; an append-only chain of hashes in the catalog."""

@@ -1,0 +1,1 @@
+"""People: accounts, passwords, tokens, sessions, keys of services, and what each role may do."""
