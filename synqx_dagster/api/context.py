@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends, Request
 
 from synqx_dagster.catalog.store import Catalog
+from synqx_dagster.defs.instance import AnyInstance, SharedInstance
+from synqx_dagster.defs.lineage import LineageReader
 from synqx_dagster.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ class ApiContext:
     def __init__(self, settings: Settings, runs: RunControl | None = None) -> None:
         self.settings = settings
         self.runs = runs
+        self.lineage = LineageReader()
+        self._instance = SharedInstance(settings)
         self._lock = threading.Lock()
         self._catalog: Catalog | None = None
 
@@ -38,8 +42,18 @@ class ApiContext:
                 self._catalog = Catalog.open(self.settings)
             return self._catalog
 
+    @property
+    def instance(self) -> AnyInstance:
+        """Dagster's storage, to be read.
+
+        Raises:
+            ConfigurationError: Dagster's home cannot be used.
+        """
+        return self._instance.get()
+
     def close(self) -> None:
         """Close what was opened."""
+        self._instance.close()
         with self._lock:
             if self._catalog is not None:
                 self._catalog.close()
