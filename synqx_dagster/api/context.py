@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
 
+from synqx_dagster.audit import recording
 from synqx_dagster.catalog.store import Catalog
+from synqx_dagster.people.service import People
 from synqx_dagster.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ class ApiContext:
         self.runs = runs
         self._lock = threading.Lock()
         self._catalog: Catalog | None = None
+        self._people: People | None = None
 
     @property
     def catalog(self) -> Catalog:
@@ -35,15 +38,30 @@ class ApiContext:
         """
         with self._lock:
             if self._catalog is None:
-                self._catalog = Catalog.open(self.settings)
+                catalog = Catalog.open(self.settings)
+                recording.install(catalog)
+                self._catalog = catalog
             return self._catalog
+
+    @property
+    def people(self) -> People:
+        """The people of the catalog.
+
+        Raises:
+            NotInitialisedError: There is no catalog yet.
+        """
+        catalog = self.catalog
+        with self._lock:
+            if self._people is None:
+                self._people = People(catalog)
+            return self._people
 
     def close(self) -> None:
         """Close what was opened."""
         with self._lock:
             if self._catalog is not None:
                 self._catalog.close()
-                self._catalog = None
+                self._catalog = self._people = None
 
 
 def context_of(request: Request) -> ApiContext:
