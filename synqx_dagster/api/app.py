@@ -6,7 +6,7 @@ from fastapi import APIRouter, FastAPI
 
 from synqx_dagster.api.context import ApiContext
 from synqx_dagster.api.problems import install_handlers
-from synqx_dagster.api.routes import lineage, runs, search
+from synqx_dagster.api.routes import api_keys, audit, auth, lineage, runs, search, users
 
 PREFIX = "/api/v1"
 
@@ -15,6 +15,10 @@ ROUTERS: tuple[APIRouter, ...] = (
     runs.router,
     lineage.router,
     search.router,
+    auth.router,
+    api_keys.router,
+    users.router,
+    audit.router,
 )
 
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
 
+from synqx_dagster.audit import recording
 from synqx_dagster.catalog.store import Catalog
 from synqx_dagster.defs.instance import AnyInstance, SharedInstance
 from synqx_dagster.defs.lineage import LineageReader
+from synqx_dagster.people.service import People
 from synqx_dagster.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ class ApiContext:
         self._instance = SharedInstance(settings)
         self._lock = threading.Lock()
         self._catalog: Catalog | None = None
+        self._people: People | None = None
 
     @property
     def catalog(self) -> Catalog:
@@ -39,7 +42,9 @@ class ApiContext:
         """
         with self._lock:
             if self._catalog is None:
-                self._catalog = Catalog.open(self.settings)
+                catalog = Catalog.open(self.settings)
+                recording.install(catalog)
+                self._catalog = catalog
             return self._catalog
 
     @property
@@ -51,13 +56,26 @@ class ApiContext:
         """
         return self._instance.get()
 
+    @property
+    def people(self) -> People:
+        """The people of the catalog.
+
+        Raises:
+            NotInitialisedError: There is no catalog yet.
+        """
+        catalog = self.catalog
+        with self._lock:
+            if self._people is None:
+                self._people = People(catalog)
+            return self._people
+
     def close(self) -> None:
         """Close what was opened."""
         self._instance.close()
         with self._lock:
             if self._catalog is not None:
                 self._catalog.close()
-                self._catalog = None
+                self._catalog = self._people = None
 
 
 def context_of(request: Request) -> ApiContext:

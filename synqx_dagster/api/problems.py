@@ -7,6 +7,7 @@ request's id and nothing else.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -18,10 +19,12 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from synqx_dagster.errors import (
+    AccessError,
     ConfigurationError,
     ConflictError,
     DataError,
     InvalidInputError,
+    LoginFailedError,
     NotFoundError,
     NotInitialisedError,
     NotPermittedError,
@@ -30,6 +33,7 @@ from synqx_dagster.errors import (
     RetryableError,
     SealedError,
     SynqxError,
+    TooManyAttemptsError,
     UnlockDelayedError,
     WrongPasswordError,
 )
@@ -41,6 +45,9 @@ MEDIA_TYPE = "application/problem+json"
 #: The first that an error is an instance of.
 _STATUSES: tuple[tuple[type[SynqxError], int], ...] = (
     (NotInitialisedError, 501),
+    (LoginFailedError, 401),
+    (AccessError, 403),
+    (TooManyAttemptsError, 429),
     (UnlockDelayedError, 429),
     (WrongPasswordError, 403),
     (SealedError, 503),
@@ -89,6 +96,18 @@ class ApiError(Exception):
         super().__init__(detail)
 
 
+def problems_of(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route's `responses` says of the problems that it may answer with."""
+    return {
+        status: {
+            "model": ProblemDetails,
+            "description": HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
+        }
+        for status in statuses
+    }
+
+
 def status_of(error: SynqxError) -> int:
     """The HTTP status of an error of SynqX."""
     return next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
@@ -129,18 +148,6 @@ def field_problems(problems: Sequence[Problem]) -> list[FieldProblem]:
     ]
 
 
-def problems_of(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Problem answers for the `responses` of a route."""
-    return {
-        status: {
-            "model": ProblemDetails,
-            "description": HTTPStatus(status).phrase,
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
-        }
-        for status in statuses
-    }
-
-
 def install_handlers(app: FastAPI) -> None:
     """Answer every exception of a route with a problem."""
     app.add_exception_handler(ApiError, _api_error)
@@ -170,7 +177,15 @@ async def _synqx_error(request: Request, error: Exception) -> JSONResponse:
     errors = field_problems(error.problems) if isinstance(error, InvalidInputError) else []
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         _log.error("%s %s: %s", request.method, request.url.path, type(error).__name__, exc_info=error)
-    return _answer(request, status, error.message, hint=error.hint, errors=errors)
+    return _answer(request, status, error.message, hint=error.hint, errors=errors, headers=headers_of(error))
+
+
+def headers_of(error: SynqxError) -> dict[str, str]:
+    """When to try again, and how to log in, as HTTP says them (RFC 9110, 10.2.3 and 11.6.1)."""
+    if isinstance(error, LoginFailedError):
+        return {"WWW-Authenticate": "Bearer"}
+    wait = error.context.get("retry_after_seconds")
+    return {"Retry-After": str(max(1, math.ceil(wait)))} if isinstance(wait, int | float) else {}
 
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:

@@ -85,7 +85,7 @@ class AssetLoadView(BaseModel):
     checks: dict[str, bool]
 
 
-class NodeView(BaseModel):
+class RunNodeView(BaseModel):
     """One node of a pipeline within a step."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -115,7 +115,7 @@ class StepView(BaseModel):
     rows_out: int | None
     rows_quarantined: int | None
     assets: list[AssetLoadView]
-    nodes: list[NodeView]
+    nodes: list[RunNodeView]
     error: str | None
 
     @classmethod

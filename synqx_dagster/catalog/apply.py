@@ -7,6 +7,7 @@ it writes no revision when nothing changes.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from pydantic import SecretStr
 
@@ -22,6 +23,7 @@ from synqx_dagster.model import RECORD_KINDS, LiteralSecret, Record, SealedSecre
 __all__ = [
     "Change",
     "ChangePlan",
+    "Commit",
     "FieldChange",
     "apply_changes",
     "diff_revisions",
@@ -140,6 +142,16 @@ def _moved_secrets(before: Record | None, after: Record) -> frozenset[str]:
 # --- applying ---------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Commit:
+    """A revision that is about to be committed: for `Catalog.within_commit`."""
+
+    number: int
+    plan: ChangePlan
+    author: str
+    reason: str | None
+
+
 def apply_changes(catalog: Catalog, plan: ChangePlan, *, author: str, reason: str | None) -> int:
     """Write a plan as one new revision.
 
@@ -209,6 +221,8 @@ def apply_changes(catalog: Catalog, plan: ChangePlan, *, author: str, reason: st
         search_index.follow_revision(
             connection, base_revision=plan.base_revision, revision=number, drafts=drafts, record_ids=record_ids
         )
+        for callback in tuple(catalog.within_commit):
+            callback(connection, Commit(number, plan, author, reason))
     catalog.announce(number)
     return number
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
-from dagster._core.storage.event_log.base import EventLogCursor
+from dagster._core.event_api import EventLogCursor
 
 from synqx_dagster.defs.run_failures import failure_report
 from synqx_dagster.errors import NotFoundError

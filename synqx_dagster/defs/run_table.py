@@ -1,4 +1,5 @@
-"""Counts over all runs and pages of them, made by the database that stores them: a statement each, however many runs there are.
+"""Counts over all runs and pages of them, made by the database that stores them: a statement each, however many
+there are.
 
 Dagster's own interface gives whole runs, of which ten thousand take seconds to read. This is the only module that
 knows the columns of its table of runs.

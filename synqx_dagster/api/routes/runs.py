@@ -183,8 +183,8 @@ def _read_log(
     response_class=StreamingResponse,
     responses={
         200: {
-            "description": "Events `log` (a line, with its number as the event's id), `status` (the run, at the start and "
-            "whenever its state changes) and `end`, after which there is nothing more.",
+            "description": "Events `log` (a line, with its number as the event's id), `status` (the run, at the start "
+            "and whenever its state changes) and `end`, after which there is nothing more.",
             "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
         },
         **problems_of(404, 503),
