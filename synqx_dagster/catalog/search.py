@@ -214,9 +214,8 @@ def _matching(connection: Connection, alternatives: _Alternatives, text: str) ->
     else:
         table = sa.table(SEARCH_TEXT, sa.column("document_id", sa.BigInteger()), sa.column("words"))
         query = sa.cast(_tsquery(alternatives), postgresql.TSQUERY)
-        score = sa.func.ts_rank(sa.cast(_POSTGRESQL_WEIGHTS, postgresql.ARRAY(sa.REAL)), table.c.words, query).label(
-            "score"
-        )
+        weights = sa.literal_column(f"'{_POSTGRESQL_WEIGHTS}'::real[]")
+        score = sa.func.ts_rank(weights, table.c.words, query).label("score")
         asked = table.c.words.op("@@")(query)
         key = table.c.document_id
     return (
