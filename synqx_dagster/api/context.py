@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
+from pydantic import SecretStr
 
+from synqx_dagster.api.records import RecordService
+from synqx_dagster.api.reloading import Reloader
 from synqx_dagster.catalog.store import Catalog
+from synqx_dagster.errors import ConflictError
 from synqx_dagster.settings import Settings
 
 if TYPE_CHECKING:
@@ -18,13 +23,20 @@ class ApiContext:
     """The process's catalog, opened when it is first asked for, and what starts runs.
 
     A server starts without a catalog too, and answers 501 until there is one.
+
+    Attributes:
+        setup_token: Who makes the catalog over HTTP must know it; the server prints it when there is none yet, so that
+            nobody else takes a fresh server over.
     """
 
     def __init__(self, settings: Settings, runs: RunControl | None = None) -> None:
         self.settings = settings
         self.runs = runs
+        self.setup_token = secrets.token_urlsafe(24)
         self._lock = threading.Lock()
         self._catalog: Catalog | None = None
+        self._records: RecordService | None = None
+        self._reloader = Reloader(settings)
 
     @property
     def catalog(self) -> Catalog:
@@ -36,14 +48,51 @@ class ApiContext:
         with self._lock:
             if self._catalog is None:
                 self._catalog = Catalog.open(self.settings)
+                self._catalog.after_commit.append(self._reloader.announce)
             return self._catalog
+
+    @property
+    def records(self) -> RecordService:
+        """Reads and writes records of the open catalog.
+
+        Raises:
+            NotInitialisedError: There is none yet.
+        """
+        catalog = self.catalog
+        with self._lock:
+            if self._records is None:
+                self._records = RecordService(catalog)
+            return self._records
+
+    def initialise(self, master_password: SecretStr) -> None:
+        """Make the catalog, its vault and Dagster's storage, and open them.
+
+        Raises:
+            ConflictError: They are there already.
+            ConfigurationError: The catalog's place or the password is not usable.
+        """
+        from synqx_dagster.defs.instance import prepare_instance
+
+        with self._lock:
+            made = Catalog.initialise(self.settings)
+            try:
+                if made.vault.is_initialised:
+                    raise ConflictError("The catalog and its vault are there already")
+                key_file = self.settings.key_file
+                made.vault.initialise(password=master_password, key_file=key_file)
+            finally:
+                made.close()
+        prepare_instance(self.settings)
+        self.catalog.vault.unseal(password=master_password)
 
     def close(self) -> None:
         """Close what was opened."""
+        self._reloader.close()
         with self._lock:
             if self._catalog is not None:
                 self._catalog.close()
                 self._catalog = None
+                self._records = None
 
 
 def context_of(request: Request) -> ApiContext:

@@ -21,6 +21,7 @@ from synqx_dagster.errors import (
     ConfigurationError,
     ConflictError,
     DataError,
+    InUseError,
     InvalidInputError,
     NotFoundError,
     NotInitialisedError,
@@ -46,6 +47,7 @@ _STATUSES: tuple[tuple[type[SynqxError], int], ...] = (
     (SealedError, 503),
     (NotFoundError, 404),
     (ConflictError, 409),
+    (InUseError, 409),
     (PlanError, 409),
     (InvalidInputError, 422),
     (ConfigurationError, 422),
@@ -127,6 +129,18 @@ def field_problems(problems: Sequence[Problem]) -> list[FieldProblem]:
         )
         for problem in problems
     ]
+
+
+def problems_of(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Problem answers for the `responses` of a route."""
+    return {
+        status: {
+            "model": ProblemDetails,
+            "description": HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
+        }
+        for status in statuses
+    }
 
 
 def install_handlers(app: FastAPI) -> None:
