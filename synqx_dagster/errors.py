@@ -114,6 +114,17 @@ class QueryRefusedError(ConfigurationError):
     """The query is not exactly one SELECT."""
 
 
+# --- access: be somebody else, or ask somebody else ------------------------------------------------------------
+
+
+class AccessError(SynqxError):
+    """You may not do this."""
+
+
+class LoginFailedError(AccessError):
+    """The user name or the password is wrong."""
+
+
 # --- sealed ------------------------------------------------------------------------------------------------
 
 
@@ -198,6 +209,10 @@ class ConnectionFailedError(RetryableError):
     ) -> None:
         self.reason = reason
         super().__init__(message, hint=hint, reason=reason, **context)
+
+
+class TooManyAttemptsError(RetryableError):
+    """Too many attempts; ``context["retry_after_seconds"]`` says how long to wait."""
 
 
 class AlertDeliveryError(RetryableError):

@@ -7,13 +7,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import SecretStr
 
 from synqx_dagster.errors import ConfigurationError
 from synqx_dagster.model.host_policy import ALLOWED_VARIABLE, DENIED_VARIABLE, HostPolicy
+from synqx_dagster.model.server_settings import ServerSettings, redis_url
 
 #: What SYNQX_LOG_FORMAT may be; the first one if it is not set.
 LOG_FORMATS = ("text", "json")
@@ -44,6 +44,7 @@ class Settings:
         log_format: ``text``, or ``json``: runs and code servers write a line of JSON for each event.
         run_retention_days: After so many days the daemon deletes runs; None keeps them for ever.
         run_keep_last: How many of the last runs of each job stay all the same.
+        server: What `synqx serve` is told.
     """
 
     home: Path
@@ -61,6 +62,7 @@ class Settings:
     log_format: str = "text"
     run_retention_days: int | None = None
     run_keep_last: int = 10
+    server: ServerSettings = field(default_factory=ServerSettings)
 
     @property
     def generated_key_file(self) -> Path:
@@ -98,7 +100,7 @@ def load_settings(environ: Mapping[str, str] | None = None, directory: Path | No
         directory: The project's directory; left out, the working directory.
 
     Raises:
-        ConfigurationError: ``.env``, a list of hosts, a number or the URL of a Redis cannot be read.
+        ConfigurationError: ``.env``, a list of hosts, a number, a URL or another setting cannot be read.
     """
     directory = (directory or Path.cwd()).absolute()
     environ = os.environ if environ is None else environ
@@ -130,8 +132,8 @@ def load_settings(environ: Mapping[str, str] | None = None, directory: Path | No
         key_file=directory / Path(key_file).expanduser() if key_file else None,
         dagster_home=directory / Path(dagster_home).expanduser() if dagster_home else home,
         executor=get("SYNQX_EXECUTOR") or "in_process",
-        celery_broker=(broker := _redis_url("SYNQX_CELERY_BROKER", get("SYNQX_CELERY_BROKER"))),
-        celery_backend=_redis_url("SYNQX_CELERY_BACKEND", get("SYNQX_CELERY_BACKEND")) or broker,
+        celery_broker=(broker := redis_url("SYNQX_CELERY_BROKER", get("SYNQX_CELERY_BROKER"))),
+        celery_backend=redis_url("SYNQX_CELERY_BACKEND", get("SYNQX_CELERY_BACKEND")) or broker,
         k8s_config=directory / Path(k8s_config).expanduser() if k8s_config else None,
         exchange=_place(get("SYNQX_EXCHANGE"), home / "exchange", directory),
         code_directory=directory / Path(get("SYNQX_CODE_DIRECTORY") or ".").expanduser(),
@@ -139,6 +141,7 @@ def load_settings(environ: Mapping[str, str] | None = None, directory: Path | No
         log_format=_log_format(get("SYNQX_LOG_FORMAT")),
         run_retention_days=count("SYNQX_RUN_RETENTION_DAYS", at_least=1),
         run_keep_last=Settings.run_keep_last if (kept := count("SYNQX_RUN_KEEP_LAST", at_least=0)) is None else kept,
+        server=ServerSettings.parse(get),
     )
     if settings.key_file is None and settings.generated_key_file.is_file():
         return replace(settings, key_file=settings.generated_key_file)
@@ -150,23 +153,6 @@ def _place(text: str | None, default: Path, directory: Path) -> str:
     if text is not None and "://" in text:
         return text
     return str(default if text is None else directory / Path(text).expanduser())
-
-
-def _redis_url(name: str, text: str | None) -> SecretStr | None:
-    if text is None:
-        return None
-    try:
-        parts = urlsplit(text)
-        fits = parts.scheme in ("redis", "rediss") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        # Its words would be those of the URL, and so of the password.
-        fits = False
-    if not fits:
-        raise ConfigurationError(
-            f"{name} is no URL of a Redis",
-            hint="write redis://:PASSWORD@HOST:6379/0, or rediss:// for TLS; special characters of the password as %40",
-        )
-    return SecretStr(text)
 
 
 def _log_format(text: str | None) -> str:

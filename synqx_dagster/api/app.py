@@ -15,7 +15,10 @@ from synqx_dagster.api.problems import MEDIA_TYPE, install_handlers, problems_of
 from synqx_dagster.api.record_schemas import input_schemas
 from synqx_dagster.api.routes import (
     alerts,
+    api_keys,
     assets,
+    audit,
+    auth,
     connections,
     ends,
     mapping_columns,
@@ -28,6 +31,7 @@ from synqx_dagster.api.routes import (
     sensors,
     status,
     system,
+    users,
 )
 from synqx_dagster.api.strict_body import StrictBodyMiddleware
 
@@ -49,6 +53,10 @@ ROUTERS: tuple[APIRouter, ...] = (
     schedules.router,
     sensors.router,
     alerts.router,
+    auth.router,
+    api_keys.router,
+    users.router,
+    audit.router,
 )
 
 #: What every route may answer: the request is refused before it gets there, or the catalog cannot be used.

@@ -11,8 +11,10 @@ from pydantic import SecretStr
 
 from synqx_dagster.api.records import RecordService
 from synqx_dagster.api.reloading import Reloader
+from synqx_dagster.audit import recording
 from synqx_dagster.catalog.store import Catalog
 from synqx_dagster.errors import ConflictError
+from synqx_dagster.people.service import People
 from synqx_dagster.settings import Settings
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ class ApiContext:
         self._catalog: Catalog | None = None
         self._records: RecordService | None = None
         self._reloader = Reloader(settings)
+        self._people: People | None = None
 
     @property
     def catalog(self) -> Catalog:
@@ -47,9 +50,24 @@ class ApiContext:
         """
         with self._lock:
             if self._catalog is None:
-                self._catalog = Catalog.open(self.settings)
-                self._catalog.after_commit.append(self._reloader.announce)
+                catalog = Catalog.open(self.settings)
+                recording.install(catalog)
+                catalog.after_commit.append(self._reloader.announce)
+                self._catalog = catalog
             return self._catalog
+
+    @property
+    def people(self) -> People:
+        """The people of the catalog.
+
+        Raises:
+            NotInitialisedError: There is no catalog yet.
+        """
+        catalog = self.catalog
+        with self._lock:
+            if self._people is None:
+                self._people = People(catalog)
+            return self._people
 
     @property
     def records(self) -> RecordService:
@@ -91,8 +109,7 @@ class ApiContext:
         with self._lock:
             if self._catalog is not None:
                 self._catalog.close()
-                self._catalog = None
-                self._records = None
+                self._catalog = self._records = self._people = None
 
 
 def context_of(request: Request) -> ApiContext:

@@ -7,6 +7,7 @@ request's id and nothing else.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -18,11 +19,13 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from synqx_dagster.errors import (
+    AccessError,
     ConfigurationError,
     ConflictError,
     DataError,
     InUseError,
     InvalidInputError,
+    LoginFailedError,
     NotFoundError,
     NotInitialisedError,
     NotPermittedError,
@@ -31,6 +34,7 @@ from synqx_dagster.errors import (
     RetryableError,
     SealedError,
     SynqxError,
+    TooManyAttemptsError,
     UnlockDelayedError,
     WrongPasswordError,
 )
@@ -42,6 +46,9 @@ MEDIA_TYPE = "application/problem+json"
 #: The first that an error is an instance of.
 _STATUSES: tuple[tuple[type[SynqxError], int], ...] = (
     (NotInitialisedError, 501),
+    (LoginFailedError, 401),
+    (AccessError, 403),
+    (TooManyAttemptsError, 429),
     (UnlockDelayedError, 429),
     (WrongPasswordError, 403),
     (SealedError, 503),
@@ -89,6 +96,18 @@ class ApiError(Exception):
         self.hint = hint
         self.headers = dict(headers or {})
         super().__init__(detail)
+
+
+def problems_of(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route's `responses` says of the problems that it may answer with."""
+    return {
+        status: {
+            "model": ProblemDetails,
+            "description": HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
+        }
+        for status in statuses
+    }
 
 
 def status_of(error: SynqxError) -> int:
@@ -172,7 +191,15 @@ async def _synqx_error(request: Request, error: Exception) -> JSONResponse:
     errors = field_problems(error.problems) if isinstance(error, InvalidInputError) else []
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         _log.error("%s %s: %s", request.method, request.url.path, type(error).__name__, exc_info=error)
-    return _answer(request, status, error.message, hint=error.hint, errors=errors)
+    return _answer(request, status, error.message, hint=error.hint, errors=errors, headers=headers_of(error))
+
+
+def headers_of(error: SynqxError) -> dict[str, str]:
+    """When to try again, and how to log in, as HTTP says them (RFC 9110, 10.2.3 and 11.6.1)."""
+    if isinstance(error, LoginFailedError):
+        return {"WWW-Authenticate": "Bearer"}
+    wait = error.context.get("retry_after_seconds")
+    return {"Retry-After": str(max(1, math.ceil(wait)))} if isinstance(wait, int | float) else {}
 
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:

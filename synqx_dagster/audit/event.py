@@ -11,7 +11,7 @@ Outcome = Literal["allowed", "denied", "failed"]
 
 @dataclass(frozen=True)
 class AuditEvent:
-    """What happened. Names of things and of fields, never values: the trail is read by more people than a secret may be.
+    """What happened: names of things and of fields, never values. More people read the trail than may know a secret.
 
     Attributes:
         action: What was done, as ``noun.verb``: ``user.login``, ``mapping.update``, ``run.launch``, ``vault.seal``.

@@ -7,6 +7,7 @@ it writes no revision when nothing changes.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 from pydantic import SecretStr
 
@@ -24,6 +25,7 @@ from synqx_dagster.model import RECORD_KINDS, LiteralSecret, Record, SealedSecre
 __all__ = [
     "Change",
     "ChangePlan",
+    "Commit",
     "FieldChange",
     "apply_changes",
     "diff_revisions",
@@ -178,6 +180,16 @@ def _moved_secrets(before: Record | None, after: Record) -> frozenset[str]:
 # --- applying ---------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Commit:
+    """A revision that is about to be committed: for `Catalog.within_commit`."""
+
+    number: int
+    plan: ChangePlan
+    author: str
+    reason: str | None
+
+
 def apply_changes(catalog: Catalog, plan: ChangePlan, *, author: str, reason: str | None) -> int:
     """Write a plan as one new revision.
 
@@ -240,6 +252,8 @@ def apply_changes(catalog: Catalog, plan: ChangePlan, *, author: str, reason: st
             author=author,
             reason=reason,
         )
+        for callback in tuple(catalog.within_commit):
+            callback(connection, Commit(number, plan, author, reason))
     catalog.announce(number)
     return number
 

@@ -7,7 +7,7 @@ still opens; a version is never used twice.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from synqx_dagster.catalog import tables
 from synqx_dagster.catalog.engine import Address, read_transaction, write_transaction
+from synqx_dagster.catalog.people_tables import signing_key
 from synqx_dagster.errors import ConfigurationError, ConflictError, IntegrityError
 from synqx_dagster.model import EnvSecret, FileSecret, Record
 from synqx_dagster.vault.envelope import SecretAddress
@@ -32,12 +33,27 @@ def secret_address(record_id: int, field: str, version: int) -> SecretAddress:
     return SecretAddress(table=tables.secret.name, row_id=record_id, field=field, version=version)
 
 
-class CatalogVaultStorage:
-    """The vault's storage in the catalog (`synqx_dagster.vault.VaultStorage`); every call is one transaction."""
+def signing_key_address(key_number: int) -> SecretAddress:
+    """The address that the envelope of a signing key is bound to."""
+    return SecretAddress(table=signing_key.name, row_id=key_number, field="key", version=1)
 
-    def __init__(self, engine: Engine, address: Address) -> None:
+
+VaultHook = Callable[[Connection, VaultState | None, VaultState], None]
+
+
+class CatalogVaultStorage:
+    """The vault's storage in the catalog (`synqx_dagster.vault.VaultStorage`); every call is one transaction.
+
+    Args:
+        engine: Of the catalog.
+        address: Of the catalog.
+        within_save: Called within each transaction that changes the state.
+    """
+
+    def __init__(self, engine: Engine, address: Address, within_save: Sequence[VaultHook] = ()) -> None:
         self._engine = engine
         self._address = address
+        self._within_save = within_save
 
     def load(self) -> VaultState | None:
         """The vault's state; one indexed read."""
@@ -56,15 +72,21 @@ class CatalogVaultStorage:
                         connection.execute(sa.insert(table), {"singleton": _SINGLETON, "state": state.to_json()})
                 except exc.IntegrityError:
                     raise _moved() from None
-                return
-            updated = connection.execute(
-                sa.update(table).where(table.c.state == replacing.to_json()).values(state=state.to_json())
-            )
-            if updated.rowcount != 1:
-                raise _moved()
+            else:
+                updated = connection.execute(
+                    sa.update(table).where(table.c.state == replacing.to_json()).values(state=state.to_json())
+                )
+                if updated.rowcount != 1:
+                    raise _moved()
+            for hook in tuple(self._within_save):
+                hook(connection, replacing, state)
 
     def iter_secrets(self) -> Iterator[StoredSecret]:
         """Every envelope, in pages of their own transaction each, so that nothing is held between them."""
+        with read_transaction(self._engine, self._address) as connection:
+            signing_keys = connection.execute(sa.select(signing_key.c.key_number, signing_key.c.envelope)).all()
+        for row in signing_keys:
+            yield StoredSecret(signing_key_address(row.key_number), bytes(row.envelope))
         table = tables.secret
         key = (table.c.record_id, table.c.field, table.c.version)
         last: tuple[int, str, int] | None = None
@@ -82,14 +104,17 @@ class CatalogVaultStorage:
 
     def replace_envelope(self, address: SecretAddress, *, old: bytes, new: bytes) -> bool:
         """Replace one envelope if it is still ``old``."""
-        if address.table != tables.secret.name:
+        if address.table == tables.secret.name:
+            place = _at(address.row_id, address.field, address.version)
+            update = sa.update(tables.secret).where(*place, tables.secret.c.envelope == old)
+        elif address == signing_key_address(address.row_id):
+            update = sa.update(signing_key).where(
+                signing_key.c.key_number == address.row_id, signing_key.c.envelope == old
+            )
+        else:
             return False
         with write_transaction(self._engine, self._address) as connection:
-            replaced = connection.execute(
-                sa.update(tables.secret)
-                .where(*_at(address.row_id, address.field, address.version), tables.secret.c.envelope == old)
-                .values(envelope=new)
-            )
+            replaced = connection.execute(update.values(envelope=new))
         return bool(replaced.rowcount)
 
 

@@ -52,7 +52,8 @@ from synqx_dagster.model import Mapping as MappingRecord
 from synqx_dagster.settings import Settings
 
 if TYPE_CHECKING:
-    from synqx_dagster.vault import Vault
+    from synqx_dagster.catalog.apply import Commit
+    from synqx_dagster.vault import Vault, VaultState
 
 _log = logging.getLogger(__name__)
 _RecordT = TypeVar("_RecordT", bound=Record)
@@ -76,12 +77,18 @@ class Catalog:
         settings: What it was opened with.
         catalog_id: Random UUID that was made with the catalog.
         after_commit: Called with the number of each revision that this process writes, after it is durable.
+        within_commit: Called within the transaction that writes a revision, as its last acts; an error undoes the
+            revision.
+        within_vault_save: Called within the transaction that changes the vault's state, with the state before (None:
+            there was none) and after; an error undoes the change.
     """
 
     def __init__(self, settings: Settings, address: Address, engine: sa.Engine) -> None:
         """Use `open` or `initialise`."""
         self.settings = settings
         self.after_commit: list[Callable[[int], None]] = []
+        self.within_commit: list[Callable[[DatabaseConnection, Commit], None]] = []
+        self.within_vault_save: list[Callable[[DatabaseConnection, VaultState | None, VaultState], None]] = []
         self._address = address
         self._engine = engine
         self._vault: Vault | None = None
@@ -266,7 +273,7 @@ class Catalog:
 
         with self._vault_lock:
             if self._vault is None:
-                self._vault = Vault(CatalogVaultStorage(self._engine, self._address))
+                self._vault = Vault(CatalogVaultStorage(self._engine, self._address, self.within_vault_save))
             return self._vault
 
     def unseal(self) -> Vault:

@@ -39,11 +39,171 @@ def _records() -> None:
 
 
 def _people() -> None:
-    pass
+    op.create_table(
+        "synqx_user",
+        sa.Column("user_id", sa.String(36), nullable=False),
+        sa.Column("username", sa.String(64), nullable=False),
+        sa.Column("username_key", sa.String(256), nullable=False),
+        sa.Column("email", sa.String(254)),
+        sa.Column("email_key", sa.String(512)),
+        sa.Column("password_hash", sa.Text()),
+        sa.Column("role", sa.String(16), nullable=False),
+        sa.Column("disabled", sa.Boolean(), nullable=False),
+        sa.Column("created_at", _MOMENT, nullable=False),
+        sa.Column("password_changed_at", _MOMENT),
+        sa.Column("last_login_at", _MOMENT),
+        sa.PrimaryKeyConstraint("user_id", name=op.f("pk_synqx_user")),
+        sa.UniqueConstraint("username_key", name=op.f("uq_synqx_user_username_key")),
+        sa.UniqueConstraint("email_key", name=op.f("uq_synqx_user_email_key")),
+        sa.CheckConstraint("role in ('viewer', 'operator', 'editor', 'admin')", name=op.f("ck_synqx_user_role")),
+    )
+    op.create_table(
+        "synqx_user_team",
+        sa.Column("user_id", sa.String(36), nullable=False),
+        sa.Column("team", sa.String(128), nullable=False),
+        sa.PrimaryKeyConstraint("user_id", "team", name=op.f("pk_synqx_user_team")),
+        _user("synqx_user_team"),
+    )
+    op.create_table(
+        "synqx_external_login",
+        sa.Column("issuer", sa.String(512), nullable=False),
+        sa.Column("subject", sa.String(256), nullable=False),
+        sa.Column("user_id", sa.String(36), nullable=False),
+        sa.Column("created_at", _MOMENT, nullable=False),
+        sa.PrimaryKeyConstraint("issuer", "subject", name=op.f("pk_synqx_external_login")),
+        _user("synqx_external_login"),
+    )
+    op.create_index("ix_synqx_external_login_user_id", "synqx_external_login", ["user_id"])
+    op.create_table(
+        "synqx_token_family",
+        sa.Column("family_id", sa.String(36), nullable=False),
+        sa.Column("user_id", sa.String(36), nullable=False),
+        sa.Column("created_at", _MOMENT, nullable=False),
+        sa.Column("expires_at", _MOMENT, nullable=False),
+        sa.Column("revoked_at", _MOMENT),
+        sa.Column("address", sa.String(64), nullable=False),
+        sa.Column("user_agent", sa.String(256), nullable=False),
+        sa.PrimaryKeyConstraint("family_id", name=op.f("pk_synqx_token_family")),
+        _user("synqx_token_family"),
+    )
+    op.create_index("ix_synqx_token_family_user_id", "synqx_token_family", ["user_id"])
+    op.create_table(
+        "synqx_refresh_token",
+        sa.Column("token_hash", sa.String(64), nullable=False),
+        sa.Column("family_id", sa.String(36), nullable=False),
+        sa.Column("created_at", _MOMENT, nullable=False),
+        sa.Column("used_at", _MOMENT),
+        sa.PrimaryKeyConstraint("token_hash", name=op.f("pk_synqx_refresh_token")),
+        sa.ForeignKeyConstraint(
+            ["family_id"], ["synqx_token_family.family_id"], name=op.f("fk_synqx_refresh_token_family_id")
+        ),
+    )
+    op.create_index("ix_synqx_refresh_token_family_id", "synqx_refresh_token", ["family_id"])
+    op.create_table(
+        "synqx_session",
+        sa.Column("session_id", sa.String(36), nullable=False),
+        sa.Column("token_hash", sa.String(64), nullable=False),
+        sa.Column("user_id", sa.String(36), nullable=False),
+        sa.Column("created_at", _MOMENT, nullable=False),
+        sa.Column("last_seen_at", _MOMENT, nullable=False),
+        sa.Column("expires_at", _MOMENT, nullable=False),
+        sa.Column("revoked_at", _MOMENT),
+        sa.Column("address", sa.String(64), nullable=False),
+        sa.Column("user_agent", sa.String(256), nullable=False),
+        sa.PrimaryKeyConstraint("session_id", name=op.f("pk_synqx_session")),
+        sa.UniqueConstraint("token_hash", name=op.f("uq_synqx_session_token_hash")),
+        _user("synqx_session"),
+    )
+    op.create_index("ix_synqx_session_user_id", "synqx_session", ["user_id"])
+    op.create_table(
+        "synqx_api_key",
+        sa.Column("key_id", sa.String(36), nullable=False),
+        sa.Column("key_hash", sa.String(64), nullable=False),
+        sa.Column("user_id", sa.String(36), nullable=False),
+        sa.Column("name", sa.String(128), nullable=False),
+        sa.Column("prefix", sa.String(16), nullable=False),
+        sa.Column("scopes", sa.Text(), nullable=False),
+        sa.Column("created_at", _MOMENT, nullable=False),
+        sa.Column("expires_at", _MOMENT),
+        sa.Column("last_used_at", _MOMENT),
+        sa.Column("revoked_at", _MOMENT),
+        sa.PrimaryKeyConstraint("key_id", name=op.f("pk_synqx_api_key")),
+        sa.UniqueConstraint("key_hash", name=op.f("uq_synqx_api_key_key_hash")),
+        _user("synqx_api_key"),
+    )
+    op.create_index("ix_synqx_api_key_user_id", "synqx_api_key", ["user_id"])
+    op.create_table(
+        "synqx_signing_key",
+        sa.Column("key_number", _ID, autoincrement=False, nullable=False),
+        sa.Column("key_id", sa.String(36), nullable=False),
+        sa.Column("created_at", _MOMENT, nullable=False),
+        sa.Column("retired_at", _MOMENT),
+        sa.Column("envelope", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("key_number", name=op.f("pk_synqx_signing_key")),
+        sa.UniqueConstraint("key_id", name=op.f("uq_synqx_signing_key_key_id")),
+    )
+
+
+def _user(table: str) -> sa.ForeignKeyConstraint:
+    return sa.ForeignKeyConstraint(["user_id"], ["synqx_user.user_id"], name=op.f(f"fk_{table}_user_id"))
 
 
 def _audit() -> None:
-    pass
+    op.create_table(
+        "synqx_audit",
+        sa.Column("number", _ID, autoincrement=False, nullable=False),
+        sa.Column("recorded_at", _MOMENT, nullable=False),
+        sa.Column("action", sa.String(64), nullable=False),
+        sa.Column("outcome", sa.String(16), nullable=False),
+        sa.Column("actor", sa.String(256), nullable=False),
+        sa.Column("actor_id", sa.String(36)),
+        sa.Column("method", sa.String(16), nullable=False),
+        sa.Column("address", sa.String(64), nullable=False),
+        sa.Column("target_kind", sa.String(64)),
+        sa.Column("target", sa.String(512)),
+        sa.Column("fields", sa.Text(), nullable=False),
+        sa.Column("request_id", sa.String(64), nullable=False),
+        sa.Column("run_id", sa.String(64)),
+        sa.Column("revision", _ID),
+        sa.Column("detail", sa.Text()),
+        sa.Column("previous_hash", sa.String(64), nullable=False),
+        sa.Column("entry_hash", sa.String(64), nullable=False),
+        sa.PrimaryKeyConstraint("number", name=op.f("pk_synqx_audit")),
+        sa.CheckConstraint("number > 0", name=op.f("ck_synqx_audit_number")),
+    )
+    op.create_index("ix_synqx_audit_recorded_at", "synqx_audit", ["recorded_at"])
+    op.create_index("ix_synqx_audit_actor", "synqx_audit", ["actor"])
+    op.create_table(
+        "synqx_audit_head",
+        sa.Column("singleton", sa.Integer(), nullable=False),
+        sa.Column("number", _ID, nullable=False),
+        sa.Column("entry_hash", sa.String(64), nullable=False),
+        sa.PrimaryKeyConstraint("singleton", name=op.f("pk_synqx_audit_head")),
+        sa.CheckConstraint("singleton = 1", name=op.f("ck_synqx_audit_head_singleton")),
+    )
+    op.execute("insert into synqx_audit_head (singleton, number, entry_hash) values (1, 0, '')")
+    if op.get_bind().dialect.name == "sqlite":
+        for act, table in (("update", "synqx_audit"), ("delete", "synqx_audit"), ("delete", "synqx_audit_head")):
+            op.execute(
+                f"create trigger {table}_no_{act} before {act} on {table} "
+                "begin select raise(abort, 'the audit trail is append-only'); end"
+            )
+        # `insert or replace` removes a row without the trigger above, unless PRAGMA recursive_triggers is on.
+        op.execute(
+            "create trigger synqx_audit_no_replace before insert on synqx_audit "
+            "when exists (select 1 from synqx_audit where number = new.number) "
+            "begin select raise(abort, 'the audit trail is append-only'); end"
+        )
+        return
+    op.execute(
+        "create function synqx_audit_is_append_only() returns trigger language plpgsql as "
+        "$$ begin raise exception 'the audit trail is append-only' using errcode = '42501'; end $$"
+    )
+    for acts, table in (("update or delete or truncate", "synqx_audit"), ("delete or truncate", "synqx_audit_head")):
+        op.execute(
+            f"create trigger {table}_append_only before {acts} on {table} "
+            "for each statement execute function synqx_audit_is_append_only()"
+        )
 
 
 def _agents() -> None:

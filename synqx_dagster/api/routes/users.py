@@ -1,0 +1,79 @@
+"""Accounts, for admins."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query
+
+from synqx_dagster.api.access import Requires
+from synqx_dagster.api.context import Context
+from synqx_dagster.api.people_models import PasswordInput, UserChangeInput, UserInput, UserOutput, UserPage
+from synqx_dagster.api.problems import problems_of
+from synqx_dagster.people.accounts import NewUser, UserChange
+from synqx_dagster.people.roles import Permission, Role
+
+router = APIRouter(prefix="/users", tags=["users"], dependencies=[Depends(Requires(Permission.PEOPLE_MANAGE))])
+
+Skip = Annotated[int, Query(ge=0, le=1_000_000)]
+Limit = Annotated[int, Query(ge=1, le=500)]
+
+
+@router.get("", responses=problems_of(401, 403, 422, 429, 501, 503), summary="List accounts")
+def list_users(
+    context: Context,
+    skip: Skip = 0,
+    limit: Limit = 50,
+    search: Annotated[str | None, Query(max_length=254)] = None,
+    role: Role | None = None,
+) -> UserPage:
+    """Accounts by name; `search` finds a part of a name or of an e-mail address."""
+    found, total = context.people.accounts.page(skip=skip, limit=limit, search=search, role=role)
+    return UserPage(items=[UserOutput.of(item) for item in found], total=total, skip=skip, limit=limit)
+
+
+@router.post("", status_code=201, responses=problems_of(401, 403, 409, 422, 429, 501, 503), summary="Make an account")
+def create_user(body: UserInput, context: Context) -> UserOutput:
+    """Make an account."""
+    new = NewUser(body.username, body.role, body.email, frozenset(body.teams), body.password)
+    return UserOutput.of(context.people.accounts.create(new))
+
+
+@router.get("/{user_id}", responses=problems_of(401, 403, 404, 422, 429, 501, 503), summary="Show an account")
+def get_user(user_id: UUID, context: Context) -> UserOutput:
+    """One account."""
+    return UserOutput.of(context.people.accounts.get(user_id))
+
+
+@router.patch(
+    "/{user_id}",
+    responses=problems_of(401, 403, 404, 409, 422, 429, 501, 503),
+    summary="Change role, teams or whether an account is disabled",
+)
+def update_user(user_id: UUID, body: UserChangeInput, context: Context) -> UserOutput:
+    """What is left out stays. It counts from the next request on; who is disabled is logged out everywhere."""
+    teams = None if body.teams is None else frozenset(body.teams)
+    return UserOutput.of(context.people.accounts.update(user_id, UserChange(body.role, teams, body.disabled)))
+
+
+@router.post(
+    "/{user_id}/password",
+    status_code=204,
+    responses=problems_of(401, 403, 404, 422, 429, 501, 503),
+    summary="Give an account a new password",
+)
+def set_password(user_id: UUID, body: PasswordInput, context: Context) -> None:
+    """Give an account a new password, and end all of its logins."""
+    context.people.accounts.set_password(user_id, body.password)
+
+
+@router.delete(
+    "/{user_id}",
+    status_code=204,
+    responses=problems_of(401, 403, 404, 409, 422, 429, 501, 503),
+    summary="Disable an account",
+)
+def disable_user(user_id: UUID, context: Context) -> None:
+    """Disable an account. It is never removed: the history and the trail name it. Idempotent."""
+    context.people.accounts.update(user_id, UserChange(disabled=True))

@@ -1,0 +1,104 @@
+"""What the catalog itself does, entered into the trail within its own transactions: revisions, and acts on the vault.
+
+Guarantee: once `install` was called, no revision and no change of the vault's keys, seal or failures is durable
+without its entries.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from synqx_dagster.audit import trail
+from synqx_dagster.audit.actor import SYSTEM, Actor, find_actor
+from synqx_dagster.audit.event import AuditEvent, Outcome
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+    from synqx_dagster.catalog.apply import Commit
+    from synqx_dagster.catalog.changes import Change
+    from synqx_dagster.catalog.store import Catalog
+    from synqx_dagster.vault import VaultState
+
+_VERBS = {"created": "create", "changed": "update", "removed": "delete"}
+
+
+def install(catalog: Catalog, *, default: Actor | None = None) -> None:
+    """Let a catalog enter its revisions and the vault's acts. Idempotent.
+
+    Args:
+        catalog: The catalog.
+        default: Who acts where the context does not say so; left out, the author of a revision, by a local command.
+    """
+    if any(isinstance(hook, _Commits) for hook in catalog.within_commit):
+        return
+    catalog.within_commit.append(_Commits(default))
+    catalog.within_vault_save.append(_VaultActs(default))
+
+
+class _Commits:
+    def __init__(self, default: Actor | None) -> None:
+        self._default = default
+
+    def __call__(self, connection: Connection, commit: Commit) -> None:
+        actor = find_actor() or self._default or Actor(commit.author, method="local")
+        trail.append_all(connection, [actor.signs(event) for event in commit_events(commit)])
+
+
+def commit_events(commit: Commit) -> list[AuditEvent]:
+    """One event for each record that a revision changes."""
+    return [_change_event(change, commit.number) for change in commit.plan.changes]
+
+
+def _change_event(change: Change, revision: int) -> AuditEvent:
+    return AuditEvent(
+        action=f"{change.kind}.{_VERBS[change.action]}",
+        outcome="allowed",
+        actor="",
+        target_kind=change.kind,
+        target=change.name,
+        fields=tuple(item.path for item in change.fields),
+        revision=revision,
+    )
+
+
+class _VaultActs:
+    def __init__(self, default: Actor | None) -> None:
+        self._default = default
+
+    def __call__(self, connection: Connection, before: VaultState | None, after: VaultState) -> None:
+        actor = find_actor() or self._default or SYSTEM
+        if events := vault_events(before, after):
+            trail.append_all(connection, [actor.signs(event) for event in events])
+
+
+def vault_events(before: VaultState | None, after: VaultState) -> list[AuditEvent]:
+    """What happened to a vault between two of its states. Pure."""
+    if before is None:
+        return [_vault_event("vault.initialise", detail=", ".join(slot.kind for slot in after.keyslots))]
+    found = []
+    if after.sealed_by_operator != before.sealed_by_operator:
+        found.append(_vault_event("vault.seal" if after.sealed_by_operator else "vault.lift_seal"))
+    if after.failures > before.failures:
+        found.append(_vault_event("vault.unlock", "failed", detail="a wrong password or recovery passphrase"))
+    old = {slot.id: slot for slot in before.keyslots}
+    new = {slot.id: slot for slot in after.keyslots}
+    found += [
+        _vault_event("vault.remove_keyslot", target=slot_id, detail=slot.kind)
+        for slot_id, slot in old.items()
+        if slot_id not in new
+    ]
+    found += [
+        _vault_event("vault.add_keyslot", target=slot_id, detail=slot.kind)
+        for slot_id, slot in new.items()
+        if slot_id not in old
+    ]
+    if after.active_generation != before.active_generation:
+        found.append(_vault_event("vault.rotate", detail=f"to generation {after.active_generation}"))
+    return found
+
+
+def _vault_event(
+    action: str, outcome: Outcome = "allowed", *, target: str | None = None, detail: str | None = None
+) -> AuditEvent:
+    return AuditEvent(action, outcome, "", target_kind="keyslot" if target else "vault", target=target, detail=detail)
