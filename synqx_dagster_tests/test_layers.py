@@ -58,7 +58,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     # What it connects to, the operator's lists of hosts decide, as for connections.
     "alerts": frozenset({"errors", "model", "connectors.network"}),
     # Tables of the catalog, in its transactions: what is not in the trail has not happened.
-    "audit": frozenset({"errors", "model", "settings", "catalog"}),
+    "audit": frozenset({"errors", "model", "settings", "vault", "catalog"}),
     "people": frozenset({"errors", "model", "settings", "vault", "catalog", "audit"}),
     "defs": EVERYTHING - {"api", "gateway", "cli", "demo", "people", "audit"},
     "definitions": EVERYTHING - {"api", "gateway", "cli", "demo", "people", "audit"},
