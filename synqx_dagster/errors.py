@@ -99,6 +99,13 @@ class ConflictError(ConfigurationError):
     """Somebody else changed the catalog in the meantime."""
 
 
+class InUseError(ConfigurationError):
+    """Other records refer to it; nothing was changed."""
+
+    def __init__(self, message: str | None = None, *, hint: str | None = None, **context: object) -> None:
+        super().__init__(message, hint=hint or "change or remove what refers to it first", **context)
+
+
 class HostRefusedError(ConfigurationError):
     """The operator, or common sense, does not let connections go to this host."""
 

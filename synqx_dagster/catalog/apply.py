@@ -6,7 +6,7 @@ it writes no revision when nothing changes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from pydantic import SecretStr
@@ -15,9 +15,11 @@ from synqx_dagster.catalog import agent_rows, revisions, search_index
 from synqx_dagster.catalog.changes import Change, ChangePlan, FieldChange, compare_records
 from synqx_dagster.catalog.check import check_definitions
 from synqx_dagster.catalog.documents import Definitions
-from synqx_dagster.catalog.snapshot import AnySecret, secrets_of, with_secrets
+from synqx_dagster.catalog.references import references_of
+from synqx_dagster.catalog.revisions import RecordKey
+from synqx_dagster.catalog.snapshot import AnySecret, not_found, secrets_of, with_secrets
 from synqx_dagster.catalog.store import Catalog
-from synqx_dagster.errors import ConfigurationError, InvalidInputError
+from synqx_dagster.errors import ConfigurationError, InUseError, InvalidInputError
 from synqx_dagster.model import RECORD_KINDS, LiteralSecret, Record, SealedSecret
 
 __all__ = [
@@ -28,9 +30,14 @@ __all__ = [
     "apply_changes",
     "diff_revisions",
     "plan_changes",
+    "plan_removal",
     "plan_rollback",
     "rollback",
 ]
+
+
+#: So many users of a record are named where it is not removed because of them.
+_MOST_USERS = 10
 
 
 # --- planning ---------------------------------------------------------------------------------------------------
@@ -51,7 +58,7 @@ def plan_changes(catalog: Catalog, definitions: Definitions, *, prune: bool = Fa
         InvalidInputError: What is declared, together with what stays in the catalog, has problems.
         SealedError: A literal must be compared with a stored secret, and the vault is sealed.
     """
-    known = catalog.snapshot()
+    known = catalog.latest_snapshot()
     problems = check_definitions(definitions, known=known, prune=prune)
     if problems:
         raise InvalidInputError(problems)
@@ -70,6 +77,37 @@ def plan_changes(catalog: Catalog, definitions: Definitions, *, prune: bool = Fa
             if (record.kind, record.name) not in declared
         )
     return ChangePlan(known.revision, _sorted(changes))
+
+
+def plan_removal(catalog: Catalog, keys: Collection[RecordKey]) -> ChangePlan:
+    """What has to change so that some records are no more; changes nothing.
+
+    Raises:
+        NotFoundError: There is no such record.
+        InUseError: Others, which are not among them, refer to one of them; says which.
+    """
+    known = catalog.latest_snapshot()
+    going = set(keys)
+    for kind, name in going:
+        if known.find(kind, name) is None:
+            raise not_found(kind, name, known.of_kind(kind), revision=known.revision)
+    users: dict[RecordKey, dict[RecordKey, None]] = {}
+    for record in known.iter_records():
+        if (record.kind, record.name) not in going:
+            for kind, name, _ in references_of(record):
+                if (kind, name) in going:
+                    users.setdefault((kind, name), {})[record.kind, record.name] = None
+    if users:
+        raise InUseError("; ".join(_describe_users(key, list(found)) for key, found in sorted(users.items())))
+    return ChangePlan(known.revision, _sorted(Change("removed", kind, name) for kind, name in going))
+
+
+def _describe_users(key: RecordKey, found: list[RecordKey]) -> str:
+    shown = [f"the {kind} {name!r}" for kind, name in found[:_MOST_USERS]]
+    if len(found) > _MOST_USERS:
+        shown.append(f"{len(found) - _MOST_USERS} more")
+    listed = " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+    return f"The {key[0]} {key[1]!r} is used by {listed}"
 
 
 def plan_rollback(catalog: Catalog, revision: int) -> ChangePlan:

@@ -21,19 +21,18 @@ from synqx_dagster.catalog.check_records import (
 )
 from synqx_dagster.catalog.check_sensors import check_alert, check_sensor, check_sensor_cycles
 from synqx_dagster.catalog.documents import Definitions, UnreadRecords, cap_problems
+from synqx_dagster.catalog.references import references_of
 from synqx_dagster.catalog.snapshot import CatalogSnapshot, nearest, secrets_of
 from synqx_dagster.catalog.union import RecordUnion
-from synqx_dagster.catalog.yaml_tree import FieldPath, parse_path
+from synqx_dagster.catalog.yaml_tree import parse_path
 from synqx_dagster.errors import Problem
 from synqx_dagster.model import (
     RECORD_KINDS,
     Alert,
     Connection,
-    Dataset,
     FileSecret,
     LiteralSecret,
     Mapping,
-    Pipeline,
     Record,
     RecordKind,
     Schedule,
@@ -141,7 +140,7 @@ class _Broken:
             or (kind, name) in self.unread.named
             # A node takes its connection and its schema from the dataset.
             or (kind == "asset" and self.depends(self.records.assets[name]))
-            for kind, name, _ in _references_of(record)
+            for kind, name, _ in references_of(record)
         )
 
     def find_jobs(self) -> set[_Key]:
@@ -157,7 +156,7 @@ class _Broken:
             *self.records.sensors.values(),
         ):
             refers = not isinstance(record, Mapping) and (
-                self.depends(record) or any((kind, name) in found for kind, name, _ in _references_of(record))
+                self.depends(record) or any((kind, name) in found for kind, name, _ in references_of(record))
             )
             if refers or self.holds(record):
                 found.add((record.kind, record.name))
@@ -244,7 +243,7 @@ def _check_references(union: RecordUnion, *, prune: bool) -> tuple[frozenset[_Ke
     problems: list[Problem] = []
     names = {kind: union.records.of_kind(kind) for kind in RECORD_KINDS}
     for record in union.records.iter_records():
-        for kind, name, path in _references_of(record):
+        for kind, name, path in references_of(record):
             if name in names[kind]:
                 continue
             missing.add((kind, name))
@@ -257,58 +256,6 @@ def _check_references(union: RecordUnion, *, prune: bool) -> tuple[frozenset[_Ke
                 hint = "it is in the catalog and would be removed: declare it, or apply without pruning"
             problems.append(union.problem(record, path, f"there is no {kind} {name!r}", hint))
     return frozenset(missing), problems
-
-
-def _references_of(record: Record) -> Iterator[tuple[RecordKind, str, FieldPath]]:
-    """Kind, name and place of what a record refers to."""
-    match record:
-        case Mapping():
-            yield "connection", record.source_connection, ("source_connection",)
-            yield "connection", record.target_connection, ("target_connection",)
-            if record.target_schema is not None:
-                yield "schema", record.target_schema, ("target_schema",)
-        case Pipeline():
-            yield from _references_of_pipeline(record)
-        case Dataset():
-            yield "connection", record.connection, ("connection",)
-            if record.target_schema is not None:
-                yield "schema", record.target_schema, ("target_schema",)
-        case Schedule():
-            for name in record.mapping_names:
-                yield "mapping", name, ("mapping",)
-            for name in record.pipeline_names:
-                yield "pipeline", name, ("pipeline",)
-        case Sensor():
-            for name in record.mapping_names:
-                yield "mapping", name, ("mapping",)
-            if record.pipeline is not None:
-                yield "pipeline", record.pipeline, ("pipeline",)
-            if record.after_pipeline is not None:
-                yield "pipeline", record.after_pipeline, ("after_pipeline",)
-            if record.connection is not None:
-                yield "connection", record.connection, ("connection",)
-        case Alert():
-            for index, name in enumerate(record.pipelines):
-                yield "pipeline", name, ("pipelines", index)
-            for index, name in enumerate(record.mappings):
-                yield "mapping", name, ("mappings", index)
-            for index, name in enumerate(record.schedules):
-                yield "schedule", name, ("schedules", index)
-
-
-def _references_of_pipeline(pipeline: Pipeline) -> Iterator[tuple[RecordKind, str, FieldPath]]:
-    for index, node in enumerate(pipeline.nodes):
-        place: FieldPath = ("nodes", index)
-        if node.mapping_name is not None:
-            yield "mapping", node.mapping_name, (*place, "config", "mapping")
-        for field in ("source_asset", "destination_asset"):
-            name = getattr(node, field)
-            if name is not None:
-                yield "asset", name, (*place, field)
-        if node.connection_name is not None:
-            yield "connection", node.connection_name, (*place, "config", "connection")
-        if node.schema_name is not None:
-            yield "schema", node.schema_name, (*place, "config", "target_schema")
 
 
 # --- secrets ------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from synqx_dagster.catalog.check_records import role_problem
 from synqx_dagster.catalog.union import RecordUnion
 from synqx_dagster.catalog.validation import explain
 from synqx_dagster.connectors.registry import connector_types, dialect_of
@@ -62,6 +63,8 @@ def _check_load(union: RecordUnion, graph: Graph, node_id: str) -> list[Problem]
     schema = union.records.schemas[mapping.target_schema] if mapping.target_schema is not None else None
     connection = union.records.connections[mapping.target_connection]
     problems = []
+    if connection.role == "source":
+        problems.append(union.problem(graph.pipeline, place, role_problem(connection)))
     try:
         if not capabilities_of(connection.db_type, connection.options).writes:
             problems.append(union.problem(graph.pipeline, place, f"{connection.db_type} cannot be written to"))
@@ -120,6 +123,8 @@ def _check_extracts(union: RecordUnion, graph: Graph, db_types: frozenset[str]) 
         if node is None or not isinstance(node.config, ExtractConfig):
             continue
         connection = union.records.connections[str(node.connection)]
+        if connection.role == "destination":
+            problems.append(union.problem(graph.pipeline, ("nodes", index), role_problem(connection)))
         try:
             dialect = dialect_of(connection.db_type, connection.options)
         except (ConfigurationError, DriverMissingError):

@@ -90,6 +90,10 @@ def check_mapping_record(
     # Where a connection has no connector, the problem stands there.
     if target is not None and _find_connector(target) and not capabilities_of(target.db_type, target.options).writes:
         yield union.problem(mapping, ("target_connection",), f"{target.db_type} cannot be written to")
+    if target is not None and target.role == "source":
+        yield union.problem(mapping, ("target_connection",), role_problem(target))
+    if source is not None and source.role == "destination":
+        yield union.problem(mapping, ("source_connection",), role_problem(source))
     if source is None or _find_connector(source) is None:
         return
     if not capabilities_of(source.db_type, source.options).reads:
@@ -99,6 +103,13 @@ def check_mapping_record(
     for problem in check_mapping(mapping, schema, source_dialect=dialect_of(source.db_type, source.options)):
         field = problem.location.field if problem.location else None
         yield union.problem(mapping, parse_path(field or ""), problem.message, problem.hint)
+
+
+def role_problem(connection: Connection) -> str:
+    """Why a connection with a role cannot be at the other end."""
+    if connection.role == "source":
+        return f"the connection {connection.name!r} is a source: nothing is loaded into it"
+    return f"the connection {connection.name!r} is a destination: nothing is read from it"
 
 
 def check_pools(union: RecordUnion, mapping: Mapping) -> Iterator[Problem]:
@@ -132,7 +143,11 @@ def check_pools(union: RecordUnion, mapping: Mapping) -> Iterator[Problem]:
 
 def _has_same_type(union: RecordUnion, connection: Connection) -> bool:
     before = union.known.connections.get(connection.name) if union.known is not None else None
-    return before is not None and (before.db_type, before.options) == (connection.db_type, connection.options)
+    return before is not None and (before.db_type, before.role, before.options) == (
+        connection.db_type,
+        connection.role,
+        connection.options,
+    )
 
 
 def _find_connector(connection: Connection) -> type[Connector] | None:

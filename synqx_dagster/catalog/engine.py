@@ -145,8 +145,9 @@ def make_engine(address: Address) -> Engine:
         address.url,
         hide_parameters=True,
         isolation_level="READ COMMITTED",
-        pool_size=2,
-        max_overflow=10,
+        # Opened as they are needed, and kept: a server has one in use for each request that is under way.
+        pool_size=10,
+        max_overflow=20,
         pool_pre_ping=True,
         connect_args=connect_args,
     )

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pydantic
 import sqlalchemy as sa
@@ -143,6 +143,15 @@ def read_history(connection: Connection, limit: int) -> list[RevisionInfo]:
     return [RevisionInfo(**row) for row in connection.execute(query).mappings()]
 
 
+def read_revisions(connection: Connection, numbers: Iterable[int]) -> dict[int, RevisionInfo]:
+    """Some revisions by their numbers."""
+    found: dict[int, RevisionInfo] = {}
+    for chunk in _chunks(sorted(set(numbers))):
+        query = sa.select(tables.revision).where(tables.revision.c.number.in_(chunk))
+        found |= {row["number"]: RevisionInfo(**row) for row in connection.execute(query).mappings()}
+    return found
+
+
 def iter_records(
     connection: Connection, revision: int, kind: RecordKind | None = None, names: Iterable[str] | None = None
 ) -> Iterator[Record]:
@@ -257,17 +266,40 @@ def check_base(connection: Connection, base_revision: int) -> None:
 
 
 def ensure_record_ids(connection: Connection, keys: Iterable[RecordKey]) -> dict[RecordKey, int]:
-    """Ids of records by kind and name; a record that has never been gets one."""
+    """Ids of records by kind and name; a record that has never been gets one. The caller holds the catalog's lock."""
     wanted = set(keys)
-    found = _find_record_ids(connection, wanted)
+    found = find_record_ids(connection, wanted)
     missing = sorted(wanted - found.keys())
     if missing:
-        connection.execute(sa.insert(tables.record), [{"kind": kind, "name": name} for kind, name in missing])
-        found |= _find_record_ids(connection, missing)
+        connection.execute(sa.insert(tables.record), _numbered(connection, missing))
+        found |= find_record_ids(connection, missing)
     return found
 
 
-def _find_record_ids(connection: Connection, keys: Iterable[RecordKey]) -> dict[RecordKey, int]:
+def _numbered(connection: Connection, keys: Sequence[RecordKey]) -> list[dict[str, Any]]:
+    """Rows of new records, which go on counting where their kinds have got to."""
+    record = tables.record
+    kinds = {kind for kind, _ in keys}
+    query = sa.select(record.c.kind, sa.func.max(record.c.number)).where(record.c.kind.in_(kinds))
+    last: dict[str, int] = {kind: int(number) for kind, number in connection.execute(query.group_by(record.c.kind))}
+    rows = []
+    for kind, name in keys:
+        last[kind] = last.get(kind, 0) + 1
+        rows.append({"kind": kind, "name": name, "number": last[kind]})
+    return rows
+
+
+def find_record_ids(connection: Connection, keys: Iterable[RecordKey]) -> dict[RecordKey, int]:
+    """Ids of records by kind and name, also of those that are no more; those that never were are left out."""
+    return _look_up(connection, tables.record.c.record_id, keys)
+
+
+def find_record_numbers(connection: Connection, keys: Iterable[RecordKey]) -> dict[RecordKey, int]:
+    """The same of their numbers."""
+    return _look_up(connection, tables.record.c.number, keys)
+
+
+def _look_up(connection: Connection, column: sa.Column[Any], keys: Iterable[RecordKey]) -> dict[RecordKey, int]:
     names_by_kind: dict[RecordKind, list[str]] = {}
     for kind, name in keys:
         names_by_kind.setdefault(kind, []).append(name)
@@ -275,8 +307,8 @@ def _find_record_ids(connection: Connection, keys: Iterable[RecordKey]) -> dict[
     record = tables.record
     for kind, names in names_by_kind.items():
         for chunk in _chunks(names):
-            query = sa.select(record.c.name, record.c.record_id).where(record.c.kind == kind, record.c.name.in_(chunk))
-            found |= {(kind, row.name): int(row.record_id) for row in connection.execute(query)}
+            query = sa.select(record.c.name, column).where(record.c.kind == kind, record.c.name.in_(chunk))
+            found |= {(kind, name): int(value) for name, value in connection.execute(query)}
     return found
 
 

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection
 
-from synqx_dagster.catalog import search_index
+from synqx_dagster.catalog import search_index, tables
 from synqx_dagster.catalog.hub_tables import SEARCH_TEXT, agent, search_document, search_word
 from synqx_dagster.catalog.search_documents import SEARCH_KINDS, SearchKind
 from synqx_dagster.catalog.store import Catalog
@@ -46,7 +46,7 @@ class SearchHit:
     """One thing that was found.
 
     Attributes:
-        record_id: The number of its record in the catalog.
+        number: What the API calls its record by, within its kind.
         agent_id: The UUID of an agent; None for everything else.
         title: What it is called, in pieces.
         snippet: A piece of what is said about it, around the words that were found, in pieces; maybe none.
@@ -56,7 +56,7 @@ class SearchHit:
     kind: SearchKind
     record_kind: str
     record_name: str
-    record_id: int
+    number: int
     agent_id: str | None
     title: tuple[TextPart, ...]
     snippet: tuple[TextPart, ...]
@@ -104,18 +104,6 @@ def search_catalog(
         return _search(connection, text, kinds, offset, limit)
 
 
-def find_records(connection: Connection, text: str, kind: SearchKind) -> sa.Subquery | None:
-    """Records of a kind that a search finds, for a query to join: ``record_id`` and ``score``.
-
-    None where nothing can be found. The index must be current.
-    """
-    alternatives, _ = _resolve(connection, text)
-    if not alternatives:
-        return None
-    query = _matching(connection, alternatives, text).where(search_document.c.kind == kind)
-    return query.with_only_columns(search_document.c.record_id, *query.selected_columns["score", "is_exact"]).subquery()
-
-
 #: For each word of the query what may stand in its place: the beginning of a word, or whole words.
 _Alternatives = Sequence[tuple[Sequence[str], bool]]
 
@@ -135,9 +123,9 @@ def _search(connection: Connection, text: str, kinds: Collection[SearchKind], of
     wanted = [kind for kind in SEARCH_KINDS if not kinds or kind in kinds]
     place = sa.case({kind: number for number, kind in enumerate(SEARCH_KINDS)}, value=matching.c.kind)
     page = (
-        sa.select(matching, agent.c.agent_id)
-        .join_from(
-            matching,
+        sa.select(matching, tables.record.c.number, agent.c.agent_id)
+        .join_from(matching, tables.record, tables.record.c.record_id == matching.c.record_id)
+        .join(
             agent,
             sa.and_(matching.c.record_kind == "agent", agent.c.record_id == matching.c.record_id),
             isouter=True,
@@ -157,7 +145,7 @@ def _hit(row: Any, marked: Sequence[str]) -> SearchHit:
         kind=row.kind,
         record_kind=row.record_kind,
         record_name=row.record_name,
-        record_id=int(row.record_id),
+        number=int(row.number),
         agent_id=row.agent_id,
         title=mark_words(row.title, marked),
         snippet=mark_words(cut_around(row.body, marked, _SNIPPET_CHARACTERS), marked),
@@ -214,7 +202,7 @@ def _matching(connection: Connection, alternatives: _Alternatives, text: str) ->
     else:
         table = sa.table(SEARCH_TEXT, sa.column("document_id", sa.BigInteger()), sa.column("words"))
         query = sa.cast(_tsquery(alternatives), postgresql.TSQUERY)
-        weights = sa.literal_column(f"'{_POSTGRESQL_WEIGHTS}'::real[]")
+        weights: sa.ColumnElement[Any] = sa.literal_column(f"'{_POSTGRESQL_WEIGHTS}'::real[]")
         score = sa.func.ts_rank(weights, table.c.words, query).label("score")
         asked = table.c.words.op("@@")(query)
         key = table.c.document_id

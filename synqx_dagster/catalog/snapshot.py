@@ -70,6 +70,24 @@ class CatalogSnapshot:
         ordered = {f"{kind}s": MappingProxyType(dict(sorted(by_name.items()))) for kind, by_name in by_kind.items()}
         return cls(revision, **ordered)
 
+    def moved_to(
+        self, revision: int, changed: Iterable[Record], ended: Iterable[tuple[RecordKind, str]]
+    ) -> CatalogSnapshot:
+        """The snapshot of a later revision; shares with this one the kinds of which nothing changed.
+
+        Args:
+            changed: Records as they are in the later revision.
+            ended: Kinds and names of what it no longer has, or has changed.
+        """
+        moved: dict[RecordKind, dict[str, Record]] = {}
+        for kind, name in ended:
+            moved.setdefault(kind, dict(self.of_kind(kind))).pop(name, None)
+        for record in changed:
+            moved.setdefault(record.kind, dict(self.of_kind(record.kind)))[record.name] = record
+        fields: dict[str, Any] = {f"{kind}s": self.of_kind(kind) for kind in RECORD_KINDS}
+        fields |= {f"{kind}s": MappingProxyType(dict(sorted(by_name.items()))) for kind, by_name in moved.items()}
+        return CatalogSnapshot(revision, **fields)
+
     def of_kind(self, kind: RecordKind) -> Mapping[str, Record]:
         """The records of one kind by name."""
         by_name: Mapping[str, Record] = getattr(self, f"{kind}s")

@@ -31,6 +31,7 @@ from synqx_dagster.catalog.engine import (
     translate_errors,
     write_transaction,
 )
+from synqx_dagster.catalog.following import SnapshotFollower
 from synqx_dagster.catalog.revisions import RecordVersion, RevisionInfo
 from synqx_dagster.catalog.snapshot import CatalogSnapshot, not_found, secrets_of
 from synqx_dagster.errors import ConfigurationError, NotInitialisedError, SealedError, SynqxError
@@ -92,6 +93,7 @@ class Catalog:
         self._engine = engine
         self._vault: Vault | None = None
         self._vault_lock = threading.Lock()
+        self._follower = SnapshotFollower(self.read)
         with self.read() as connection:
             catalog_id = connection.execute(sa.select(tables.catalog.c.catalog_id)).scalar()
         if catalog_id is None:
@@ -185,6 +187,10 @@ class Catalog:
             number = revisions.resolve_revision(connection, revision)
             return CatalogSnapshot.from_records(number, revisions.iter_records(connection, number))
 
+    def latest_snapshot(self) -> CatalogSnapshot:
+        """Every record of the latest revision, kept in memory and brought up to date by what changed since."""
+        return self._follower.latest()
+
     def snapshot_for(
         self,
         revision: int | None = None,
@@ -251,6 +257,11 @@ class Catalog:
         """The latest revisions, newest first."""
         with self.read() as connection:
             return revisions.read_history(connection, limit)
+
+    def revisions_of(self, numbers: Iterable[int]) -> dict[int, RevisionInfo]:
+        """Some revisions by their numbers."""
+        with self.read() as connection:
+            return revisions.read_revisions(connection, numbers)
 
     # --- secrets ------------------------------------------------------------------------------------------------
 
@@ -339,18 +350,27 @@ class Catalog:
 
     def find_test(self, connection_name: str) -> ConnectionTestRecord | None:
         """The last test of a connection; None when it has not been tested."""
-        table = tables.connection_test
+        return self.find_tests([connection_name]).get(connection_name)
+
+    def find_tests(self, connection_names: Iterable[str]) -> dict[str, ConnectionTestRecord]:
+        """The last tests of connections by their names; those that have not been tested are left out."""
+        table, names = tables.connection_test, list(connection_names)
+        if not names:
+            return {}
         query = (
-            sa.select(table)
+            sa.select(tables.record.c.name, table)
             .join_from(table, tables.record, table.c.record_id == tables.record.c.record_id)
-            .where(tables.record.c.kind == "connection", tables.record.c.name == connection_name)
+            .where(tables.record.c.kind == "connection", tables.record.c.name.in_(names))
         )
         with self.read() as connection:
-            row = connection.execute(query).first()
-        if row is None:
-            return None
-        report = json.loads(row.report)
-        return ConnectionTestRecord(connection_name, row.tested_at, row.status, str(report.get("message", "")), report)
+            rows = connection.execute(query).all()
+        reports = {row.name: json.loads(row.report) for row in rows}
+        return {
+            row.name: ConnectionTestRecord(
+                row.name, row.tested_at, row.status, str(reports[row.name].get("message", "")), reports[row.name]
+            )
+            for row in rows
+        }
 
     def _lock_connection(self, connection: DatabaseConnection, name: str) -> int:
         """The id of a connection's record; two tests of one connection are saved one after the other."""

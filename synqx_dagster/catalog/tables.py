@@ -65,15 +65,19 @@ revision = Table(
 )
 
 #: The identity of a record: stable, and given out once. A record that is removed and declared again is the same.
+#: ``number`` counts the records of a kind from 1: what the API calls them by.
 record = Table(
     "synqx_record",
     metadata,
     Column("record_id", _Id, primary_key=True),
     Column("kind", String(32), nullable=False),
     Column("name", String(128), nullable=False),
+    Column("number", _Id, nullable=False, server_default="0"),
     UniqueConstraint("kind", "name"),
     sqlite_autoincrement=True,
 )
+
+Index("uq_synqx_record_kind_number", record.c.kind, record.c.number, unique=True)
 
 #: What a record was from one revision (inclusive) to another (exclusive; NULL: still is).
 record_version = Table(
@@ -95,6 +99,7 @@ Index(
     postgresql_where=record_version.c.valid_to.is_(None),
 )
 Index("ix_synqx_record_version_valid_from", record_version.c.valid_from)
+Index("ix_synqx_record_version_valid_to", record_version.c.valid_to)
 
 #: Every value that a secret field ever had, encrypted; bodies name the version that they mean.
 secret = Table(

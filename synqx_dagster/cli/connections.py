@@ -15,26 +15,13 @@ from synqx_dagster.cli.session import open_catalog
 from synqx_dagster.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from synqx_dagster.catalog.store import Catalog
-    from synqx_dagster.connectors.protocol import ConnectionReport, Connector, TableDescription
+    from synqx_dagster.connectors.protocol import TableDescription
     from synqx_dagster.model.connection import Connection
 
 
 @click.group(cls=SynqxSubgroup)
 def connections() -> None:
     """List, test and discover connections."""
-
-
-def make_connector_of(catalog: Catalog, connection: Connection) -> Connector:
-    """A connector with its secrets resolved; nothing is opened yet.
-
-    Raises:
-        SealedError: A secret lies in the vault, which is sealed.
-        ConfigurationError: A secret's environment variable or file is missing.
-    """
-    from synqx_dagster.connectors.registry import make_connector
-
-    return make_connector(connection, catalog.resolve_secret, host_policy=catalog.settings.host_policy)
 
 
 def describe_address(connection: Connection) -> str:
@@ -112,6 +99,8 @@ def test_connections(output: Output, names: tuple[str, ...], all_of_them: bool) 
     Shows the server's version, the latency, whether the user may read and write, and whether TLS is on. The outcome
     is kept for `synqx connections list`. Exits 1 when a connection fails.
     """
+    from synqx_dagster.catalog.connecting import try_connection
+
     catalog = open_catalog()
     snapshot = catalog.snapshot()
     if all_of_them:
@@ -124,7 +113,7 @@ def test_connections(output: Output, names: tuple[str, ...], all_of_them: bool) 
     for record in records:
         if len(records) > 1:
             output.note(f"testing {printable(record.name)} ...")
-        outcome = _test(catalog, record)
+        outcome = dataclasses.asdict(try_connection(catalog, record))
         catalog.save_test(record.name, outcome)
         outcomes.append((record, outcome))
     document: Any = [{"name": record.name, **outcome} for record, outcome in outcomes]
@@ -140,23 +129,6 @@ def test_connections(output: Output, names: tuple[str, ...], all_of_them: bool) 
     output.result(document, draw)
     if not all(outcome["ok"] for _, outcome in outcomes):
         raise click.exceptions.Exit(1)
-
-
-def _test(catalog: Catalog, connection: Connection) -> dict[str, Any]:
-    """Test one connection; a missing secret fails that test, not those of the others. A sealed vault ends all."""
-    from synqx_dagster.connectors.protocol import ConnectionReport
-
-    report: ConnectionReport
-    try:
-        connector = make_connector_of(catalog, connection)
-    except ConfigurationError as exc:
-        report = ConnectionReport(ok=False, message=exc.message, reason="configuration", hint=exc.hint)
-    else:
-        try:
-            report = connector.test()
-        finally:
-            connector.close()
-    return dataclasses.asdict(report)
 
 
 def _draw_outcome(output: Output, connection: Connection, outcome: dict[str, Any]) -> None:
@@ -203,6 +175,8 @@ def discover_connection(output: Output, name: str, tables: tuple[str, ...], sche
 
     With TABLE (`orders` or `public.orders`), its columns, types and key.
     """
+    from synqx_dagster.catalog.connecting import describe_table, make_connector_of
+
     catalog = open_catalog()
     connector = make_connector_of(catalog, catalog.snapshot_for(connections=[name]).get_connection(name))
     try:
@@ -211,7 +185,7 @@ def discover_connection(output: Output, name: str, tables: tuple[str, ...], sche
         connector.close()
     if tables:
         found = _select_tables(found, tables, name)
-    document = [_table_document(description) for description in found]
+    document = [describe_table(description) for description in found]
 
     def draw() -> None:
         if not found:
@@ -295,24 +269,3 @@ def _draw_columns(output: Output, description: TableDescription) -> None:
         title=f"{kind} {printable(str(description.table))}",
     )
     output.print()
-
-
-def _table_document(description: TableDescription) -> dict[str, Any]:
-    return {
-        "table": str(description.table),
-        "schema": description.table.schema,
-        "name": description.table.name,
-        "is_view": description.is_view,
-        "estimated_rows": description.estimated_rows,
-        "columns": [
-            {
-                "name": column.name,
-                "data_type": str(column.data_type),
-                "native_type": column.native_type,
-                "nullable": column.nullable,
-                "key_position": column.key_position,
-                "generated": column.generated,
-            }
-            for column in description.columns
-        ],
-    }

@@ -63,6 +63,10 @@ SECTIONS: dict[str, dict[str, LazyCommand]] = {
         "seal": LazyCommand("vault:seal", "Seal the vault for every process until it is unlocked."),
         "vault": LazyCommand("vault:vault", "Manage keyslots and encryption keys."),
     },
+    "People": {
+        "users": LazyCommand("users:users", "List and change accounts, and bring them from another system."),
+        "audit": LazyCommand("audit:audit", "Look at the audit trail, verify it and write it out."),
+    },
     "Serve": {
         "dev": LazyCommand("dev:dev", "Start Dagster's web UI, daemon and code server; Ctrl-C stops all."),
         "worker": LazyCommand("worker:worker", "Execute steps of runs on this machine, for the executor celery."),

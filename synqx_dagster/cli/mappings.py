@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from synqx_dagster.cli.connections import make_connector_of
 from synqx_dagster.cli.figures import plural
 from synqx_dagster.cli.options import SynqxCommand, json_option, pass_output
 from synqx_dagster.cli.output import Output, printable
@@ -19,7 +16,6 @@ if TYPE_CHECKING:
 
     from synqx_dagster.catalog.snapshot import CatalogSnapshot
     from synqx_dagster.catalog.store import Catalog
-    from synqx_dagster.connectors.protocol import Connector
     from synqx_dagster.model import Mapping, Schema
     from synqx_dagster.transfer.preview import Preview
 
@@ -33,19 +29,6 @@ _SQL_LINE_CHARACTERS = 100
 
 _MAPPING_PREFIX = "mapping:"
 _PIPELINE_PREFIX = "pipeline:"
-
-
-@contextmanager
-def connected(catalog: Catalog, snapshot: CatalogSnapshot, names: Sequence[str]) -> Iterator[list[Connector]]:
-    """Connectors of some connections, closed afterwards; nothing is opened before a session is."""
-    connectors: list[Connector] = []
-    try:
-        for name in names:
-            connectors.append(make_connector_of(catalog, snapshot.get_connection(name)))
-        yield connectors
-    finally:
-        for connector in connectors:
-            connector.close()
 
 
 def read_mapping(catalog: Catalog, name: str) -> tuple[CatalogSnapshot, Mapping, Schema | None]:
@@ -73,6 +56,7 @@ def preview(output: Output, mapping_name: str, rows: int) -> None:
     The source is read in a read-only transaction with limits of time and bytes, which is rolled back; the target
     plays no part. Rows that break the contract are marked, with the reason below the table.
     """
+    from synqx_dagster.catalog.connecting import connected
     from synqx_dagster.transfer.preview import preview_mapping
 
     catalog = open_catalog()
@@ -158,6 +142,7 @@ def plan(output: Output, mapping_name: str, *, whole_sql: bool) -> None:
     their columns and shows the lane and why it was chosen, in how many ranges the source is read, the statements, how
     the rows become visible, what is guaranteed, and where the target differs.
     """
+    from synqx_dagster.catalog.connecting import connected
     from synqx_dagster.transfer.prepare import plan_load
 
     catalog = open_catalog()

@@ -22,7 +22,7 @@ def find_plan(catalog: Catalog, name: str) -> PipelinePlan:
         NotFoundError: There is none of this name.
         SynqxError: A step cannot run as the databases are.
     """
-    from synqx_dagster.cli.mappings import connected
+    from synqx_dagster.catalog.connecting import connected
     from synqx_dagster.connectors.registry import connector_types
     from synqx_dagster.pipelines.building import build_graph
     from synqx_dagster.pipelines.planning import plan_pipeline

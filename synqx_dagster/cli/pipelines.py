@@ -76,7 +76,7 @@ def versions(output: Output, name: str) -> None:
     """
     catalog = open_catalog()
     found = _versions(catalog, name)
-    infos = {info.number: info for info in catalog.history(limit=100_000)}
+    infos = catalog.revisions_of(version.valid_from for version in found)
     document: list[dict[str, Any]] = []
     for version in reversed(found):
         info = infos.get(version.valid_from)

@@ -9,7 +9,7 @@ import click
 
 from synqx_dagster.cli.failure import EXIT_FAILED
 from synqx_dagster.cli.figures import format_count, plural
-from synqx_dagster.cli.mappings import connected, read_mapping
+from synqx_dagster.cli.mappings import read_mapping
 from synqx_dagster.cli.options import SynqxCommand, SynqxSubgroup, json_option, pass_output
 from synqx_dagster.cli.output import Output, printable
 from synqx_dagster.cli.progress import make_progress_display
@@ -60,6 +60,7 @@ def list_rows(output: Output, names: tuple[str, ...]) -> None:
 
 
 def _summarise(catalog: Catalog, snapshot: CatalogSnapshot, name: str) -> list[tuple[str, str, int]]:
+    from synqx_dagster.catalog.connecting import connected
     from synqx_dagster.transfer.quarantine import Quarantine
 
     mapping = snapshot.get_mapping(name)
@@ -99,6 +100,7 @@ def _draw_list(output: Output, found: list[dict[str, Any]], failed: list[dict[st
 @pass_output
 def show(output: Output, mapping_name: str, limit: int) -> None:
     """Show rows that were set aside: what is wrong with each, its key at the source, and its values."""
+    from synqx_dagster.catalog.connecting import connected
     from synqx_dagster.transfer.quarantine import Quarantine
 
     catalog = open_catalog()

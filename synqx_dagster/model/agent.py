@@ -67,7 +67,7 @@ class Agent(Record):
 
     Attributes:
         status: A word of the team's own, such as ``draft``, ``active`` or ``retired``.
-        owner: Who answers for it: ``team:NAME``, an e-mail address, or a name.
+        owner: Who answers for it: ``team:NAME`` or an e-mail address, who then may write it as `owners` do, or a name.
         version: Of the agent, as its owner counts; the catalog counts its own versions of each record.
         assets: Datasets (records of ``kind: asset``) that it loads or reads.
     """
@@ -93,6 +93,14 @@ class Agent(Record):
     assets: tuple[Name, ...] = Field(default=(), max_length=500)
     pipelines: tuple[Name, ...] = Field(default=(), max_length=500)
     mappings: tuple[Name, ...] = Field(default=(), max_length=500)
+
+    @property
+    def writers(self) -> tuple[str, ...]:
+        """The owners, and `owner` where it is a team or an address; a name is no more than a name."""
+        owner = self.owner
+        return (
+            self.owners if owner is None or not ("@" in owner or owner.startswith("team:")) else (*self.owners, owner)
+        )
 
     @model_validator(mode="after")
     def _check_names(self) -> Agent:

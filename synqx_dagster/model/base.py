@@ -60,3 +60,10 @@ class Record(Value):
 
     name: Name
     description: str | None = Field(default=None, max_length=4000)
+    #: Who may write the record over the API beside admins, and whom Dagster shows: ``team:NAME``, or an e-mail address.
+    owners: tuple[Label, ...] = ()
+
+    @property
+    def writers(self) -> tuple[str, ...]:
+        """Who may write the record over the API beside admins; empty for whoever may write at all."""
+        return self.owners

@@ -9,6 +9,8 @@ from pydantic import Field, field_validator, model_validator
 from synqx_dagster.model.base import Record, RecordKind, Value
 from synqx_dagster.model.secret import Secret
 
+ConnectionRole = Literal["source", "destination"]
+
 #: Driver options are plain values; what each connector allows it checks by name.
 OptionValue = str | int | float | bool
 
@@ -112,6 +114,8 @@ class Connection(Record):
     kind: ClassVar[RecordKind] = "connection"
 
     db_type: str = Field(min_length=1, max_length=64)
+    #: What the connection is for; None: to be read from and to be loaded into.
+    role: ConnectionRole | None = None
     host: str | None = Field(default=None, min_length=1, max_length=255)
     port: int | None = Field(default=None, ge=1, le=65535)
     database: str | None = Field(default=None, min_length=1, max_length=4096)

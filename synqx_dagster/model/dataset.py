@@ -25,7 +25,6 @@ class Dataset(Record):
     file: str | None = None
     #: The columns, types and key that the table promises when a pipeline loads it.
     target_schema: Name | None = None
-    owners: tuple[Label, ...] = ()
     tags: dict[Label, str] = Field(default_factory=dict)
 
     @field_validator("table", "file")

@@ -215,7 +215,6 @@ class Mapping(Record):
     max_bad_rows: BadRowLimit | None = None
     column_mappings: tuple[ColumnMapping, ...] | None = Field(default=None, min_length=1, max_length=1600)
     group: Label | None = None
-    owners: tuple[Label, ...] = ()
     tags: dict[Label, str] = Field(default_factory=dict)
     freshness: Freshness | None = None
     #: When the target's content is compared with the source's: by `synqx verify`, or at the end of each load, too.

@@ -135,7 +135,6 @@ class Pipeline(Record):
     max_concurrent_runs: int | None = Field(default=1, ge=1, le=10)
     memory_limit: str = "512MB"
     partitions: Partitions | None = None
-    owners: tuple[Label, ...] = ()
     tags: dict[Label, str] = Field(default_factory=dict)
 
     @field_validator("memory_limit")

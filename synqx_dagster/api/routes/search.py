@@ -44,7 +44,7 @@ class SearchHitView(BaseModel):
         """A hit of the catalog's."""
         return cls(
             kind=hit.kind,
-            id=hit.agent_id or str(hit.record_id),
+            id=hit.agent_id or str(hit.number),
             record_kind=hit.record_kind,
             record_name=hit.record_name,
             title=_parts(hit.title),
