@@ -6,13 +6,14 @@ from fastapi import APIRouter, FastAPI
 
 from synqx_dagster.api.context import ApiContext
 from synqx_dagster.api.problems import install_handlers
-from synqx_dagster.api.routes import api_keys, audit, auth, users
+from synqx_dagster.api.routes import api_keys, audit, auth, oidc, users
 
 PREFIX = "/api/v1"
 
 #: One router for each group of routes, in the order of the documentation.
 ROUTERS: tuple[APIRouter, ...] = (
     auth.router,
+    oidc.router,
     api_keys.router,
     users.router,
     audit.router,

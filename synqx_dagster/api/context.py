@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from synqx_dagster.audit import recording
 from synqx_dagster.catalog.store import Catalog
+from synqx_dagster.people.oidc import OidcProvider
 from synqx_dagster.people.service import People
 from synqx_dagster.settings import Settings
 
@@ -28,6 +29,8 @@ class ApiContext:
         self._lock = threading.Lock()
         self._catalog: Catalog | None = None
         self._people: People | None = None
+        oidc = settings.server.oidc
+        self.oidc = OidcProvider(oidc) if oidc is not None else None
 
     @property
     def catalog(self) -> Catalog:
