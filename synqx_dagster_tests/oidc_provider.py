@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 from urllib.parse import urlencode
 
@@ -20,6 +21,11 @@ from jwt.algorithms import RSAAlgorithm
 
 CLIENT_ID = "synqx-test"
 CLIENT_SECRET = "kanarienvogel of the provider"
+
+
+@cache
+def _usual_key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(65537, 2048)
 
 
 @dataclass
@@ -48,7 +54,7 @@ class Provider:
     userinfo: dict[str, Any] = field(default_factory=dict)
     forge: Callable[[dict[str, Any]], str] | None = None
     secret: str | None = CLIENT_SECRET
-    key: rsa.RSAPrivateKey = field(default_factory=lambda: rsa.generate_private_key(65537, 2048))
+    key: rsa.RSAPrivateKey = field(default_factory=_usual_key)
     key_id: str = "key-1"
     grants: dict[str, Grant] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)

@@ -37,6 +37,7 @@ _EMAIL = re.compile(
 )
 _TEAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,127}")
 _MAX_TEAMS = 100
+_MAX_KEY_CHARACTERS = 254
 
 #: Names by which the history and the trail know what is nobody.
 _RESERVED = frozenset({"system", "anonymous", "nobody", "demo", "local", "synqx", "dagster"})
@@ -125,7 +126,8 @@ def check_new_user(new: NewUser) -> None:
         problems.append(_problem("username", "a user name with an @ must be the account's own e-mail address"))
     elif key_of(new.username) in _RESERVED:
         problems.append(_problem("username", f"the user name {new.username!r} is reserved"))
-    if new.email is not None and _EMAIL.fullmatch(new.email) is None:
+    # Some characters are compared as many: the key must have room for what becomes of them.
+    if new.email is not None and (_EMAIL.fullmatch(new.email) is None or len(key_of(new.email)) > _MAX_KEY_CHARACTERS):
         problems.append(_problem("email", "this is no e-mail address"))
     problems += _team_problems(new.teams)
     if problems:

@@ -89,8 +89,10 @@ class OidcProvider:
         if "email" not in claims and "userinfo_endpoint" in self._discover():
             claims = self._fetch_userinfo(tokens, subject)
         email = claims.get("email")
-        verified = claims.get("email_verified") in (True, "true") and isinstance(email, str) and email
-        return ExternalIdentity(self._settings.issuer, subject, email if verified else None)
+        # Some providers write the truth as a text; anything else, 1 as well, is no word for it.
+        verified = claims.get("email_verified") is True or claims.get("email_verified") == "true"
+        known = isinstance(email, str) and email != "" and verified
+        return ExternalIdentity(self._settings.issuer, subject, email if known else None)
 
     def _fetch_tokens(self, attempt: OidcAttempt, redirect_uri: str, code: str) -> dict[str, Any]:
         import requests

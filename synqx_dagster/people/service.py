@@ -19,7 +19,7 @@ from synqx_dagster.audit.actor import Actor, acting_as, current_actor
 from synqx_dagster.audit.event import AuditEvent, Outcome
 from synqx_dagster.audit.trail import append, lock_end
 from synqx_dagster.catalog.people_tables import token_family, user, user_team
-from synqx_dagster.errors import AccessError, LoginFailedError
+from synqx_dagster.errors import AccessError, InvalidInputError, LoginFailedError, Problem, SourceLocation
 from synqx_dagster.people import external, passwords
 from synqx_dagster.people.accounts import Accounts, NewUser, User, find_user, joined_user, key_of
 from synqx_dagster.people.api_keys import ApiKeys
@@ -308,9 +308,8 @@ class People:
 
         Raises:
             AccessError: By a key of a service.
-            LoginFailedError: The current password is wrong.
             TooManyAttemptsError: As `login`.
-            InvalidInputError: The new one is not taken.
+            InvalidInputError: The current password is wrong, or the new one is not taken.
         """
         if identity.method == "api_key":
             raise AccessError("A key cannot change a password", hint="log in, and change it then")
@@ -329,7 +328,8 @@ class People:
                     detail="the current password is wrong",
                 )
                 append(connection, current_actor().signs(event))
-            raise LoginFailedError("The current password is wrong")
+            problem = Problem("the current password is wrong", SourceLocation(field="current_password"))
+            raise InvalidInputError([problem], message="The password was not changed")
         self.accounts.set_password(identity.user_id, new)
         self.throttle.forget_login(key_of(identity.username))
 

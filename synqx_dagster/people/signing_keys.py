@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -21,7 +22,7 @@ from synqx_dagster.audit.trail import append
 from synqx_dagster.catalog.people_tables import signing_key
 from synqx_dagster.catalog.revisions import lock_catalog
 from synqx_dagster.catalog.secrets import hold_vault_state, signing_key_address
-from synqx_dagster.errors import IntegrityError
+from synqx_dagster.errors import IntegrityError, SealedError
 
 if TYPE_CHECKING:
     from synqx_dagster.catalog.store import Catalog
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 ROTATION = timedelta(days=90)
 
 _KEY_BYTES = 32
+
+#: How long a process believes what it has read of a key: less than a retired key still verifies.
+_KEEP_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class SigningKeys:
         self._catalog = catalog
         self._verify_retired = verify_retired
         self._lock = threading.Lock()
-        self._stored: dict[str, _StoredKey] = {}
+        self._stored: dict[str, tuple[_StoredKey, float]] = {}
 
     def active(self) -> SigningKey:
         """The key that signs now; made where there is none, or where it is old.
@@ -69,14 +73,11 @@ class SigningKeys:
         Raises:
             SealedError: The vault is sealed.
         """
-        vault = self._catalog.unseal()
         with self._catalog.read() as connection:
             newest = _read_newest(connection)
         if newest is None or newest.retired_at is not None or datetime.now(UTC) - newest.created_at > ROTATION:
             newest = self._make(newest)
-        return SigningKey(
-            newest.key_id, _open(vault.open_secret(signing_key_address(newest.key_number), newest.envelope))
-        )
+        return self._opened(newest)
 
     def find(self, key_id: str) -> SigningKey | None:
         """The key of an id; None where there is none, or none that still counts.
@@ -89,10 +90,8 @@ class SigningKeys:
             return None
         if stored.retired_at is not None and datetime.now(UTC) - stored.retired_at > self._verify_retired:
             return None
-        vault = self._catalog.unseal()
-        address = signing_key_address(stored.key_number)
         try:
-            return SigningKey(key_id, _open(vault.open_secret(address, stored.envelope)))
+            return self._opened(stored)
         except IntegrityError:
             # The vault's key was rotated long ago, and this process still has the envelope of before.
             with self._lock:
@@ -100,7 +99,7 @@ class SigningKeys:
             fresh = self._find_stored(key_id)
             if fresh is None or fresh.envelope == stored.envelope:
                 raise
-            return SigningKey(key_id, _open(vault.open_secret(address, fresh.envelope)))
+            return self._opened(fresh)
 
     def retire(self) -> None:
         """Let the next token be signed by a new key."""
@@ -110,10 +109,20 @@ class SigningKeys:
         with self._lock:
             self._stored.clear()
 
+    def _opened(self, stored: _StoredKey) -> SigningKey:
+        address = signing_key_address(stored.key_number)
+        try:
+            text = self._catalog.vault.open_secret(address, stored.envelope)
+        except SealedError:
+            # Unsealed only now: to ask whether it is would be one more look at the database for every request.
+            text = self._catalog.unseal().open_secret(address, stored.envelope)
+        return SigningKey(stored.key_id, bytes.fromhex(text))
+
     def _find_stored(self, key_id: str) -> _StoredKey | None:
+        now = time.monotonic()
         with self._lock:
-            known = self._stored.get(key_id)
-        if known is not None and known.retired_at is None and datetime.now(UTC) - known.created_at <= ROTATION:
+            known, read_at = self._stored.get(key_id, (None, 0.0))
+        if known is not None and now - read_at < _KEEP_SECONDS:
             return known
         with self._catalog.read() as connection:
             row = connection.execute(sa.select(signing_key).where(signing_key.c.key_id == key_id)).first()
@@ -121,7 +130,7 @@ class SigningKeys:
             return None
         found = _stored(row)
         with self._lock:
-            self._stored[key_id] = found
+            self._stored[key_id] = found, now
         return found
 
     def _make(self, replaced: _StoredKey | None) -> _StoredKey:
@@ -164,7 +173,3 @@ def _retire(connection: Connection, now: datetime) -> None:
 
 def _stored(row: Any) -> _StoredKey:
     return _StoredKey(int(row.key_number), row.key_id, row.created_at, row.retired_at, bytes(row.envelope))
-
-
-def _open(text: str) -> bytes:
-    return bytes.fromhex(text)

@@ -20,6 +20,13 @@ from synqx_dagster.audit.trail import AuditTrail
 from synqx_dagster.people.roles import ROLE_PERMISSIONS, Permission, Role
 from synqx_dagster_tests.fix_people import Api
 
+
+@pytest.fixture
+def api(sqlite_api: Api) -> Api:
+    """What a route declares does not depend on the backend of the catalog."""
+    return sqlite_api
+
+
 #: What FastAPI adds by itself.
 _NOT_OURS = {"/docs", "/openapi.json", "/docs/oauth2-redirect"}
 

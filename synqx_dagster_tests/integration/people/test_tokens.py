@@ -277,7 +277,10 @@ def test_keys_are_sealed_at_their_place(any_people: People, any_catalog: Catalog
     assert first != second
 
 
-def test_a_retired_key_verifies_as_long_as_a_token_lives(any_people: People, any_catalog: Catalog) -> None:
+def test_a_retired_key_verifies_as_long_as_a_token_lives(
+    any_people: People, any_catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("synqx_dagster.people.signing_keys._KEEP_SECONDS", 0)
     old = logged_in(any_people).access_token
     any_people.access_tokens.keys.retire()
     new = logged_in(any_people).access_token
