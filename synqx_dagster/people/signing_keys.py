@@ -22,7 +22,8 @@ from synqx_dagster.audit.trail import append
 from synqx_dagster.catalog.people_tables import signing_key
 from synqx_dagster.catalog.revisions import lock_catalog
 from synqx_dagster.catalog.secrets import hold_vault_state, signing_key_address
-from synqx_dagster.errors import IntegrityError, SealedError
+from synqx_dagster.catalog.tables import vault_state
+from synqx_dagster.errors import IntegrityError
 
 if TYPE_CHECKING:
     from synqx_dagster.catalog.store import Catalog
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 ROTATION = timedelta(days=90)
 
 _KEY_BYTES = 32
+
+_MAX_OPENED = 8
 
 #: How long a process believes what it has read of a key: less than a retired key still verifies.
 _KEEP_SECONDS = 60
@@ -66,6 +69,7 @@ class SigningKeys:
         self._verify_retired = verify_retired
         self._lock = threading.Lock()
         self._stored: dict[str, tuple[_StoredKey, float]] = {}
+        self._opened_keys: dict[tuple[str, bytes, str | None], SigningKey] = {}
 
     def active(self) -> SigningKey:
         """The key that signs now; made where there is none, or where it is old.
@@ -110,13 +114,22 @@ class SigningKeys:
             self._stored.clear()
 
     def _opened(self, stored: _StoredKey) -> SigningKey:
+        with self._catalog.read() as connection:
+            state = connection.execute(sa.select(vault_state.c.state)).scalar()
+        with self._lock:
+            known = self._opened_keys.get((stored.key_id, stored.envelope, state))
+        if known is not None:
+            # The vault is to the letter as it was when this key was opened, so it is not sealed: whoever seals it, or
+            # changes its keys, writes another state. To open it each time would take longer than all of the rest.
+            return known
         address = signing_key_address(stored.key_number)
-        try:
-            text = self._catalog.vault.open_secret(address, stored.envelope)
-        except SealedError:
-            # Unsealed only now: to ask whether it is would be one more look at the database for every request.
-            text = self._catalog.unseal().open_secret(address, stored.envelope)
-        return SigningKey(stored.key_id, bytes.fromhex(text))
+        text = self._catalog.unseal().open_secret(address, stored.envelope)
+        key = SigningKey(stored.key_id, bytes.fromhex(text))
+        with self._lock:
+            if len(self._opened_keys) >= _MAX_OPENED:
+                self._opened_keys.clear()
+            self._opened_keys[stored.key_id, stored.envelope, state] = key
+        return key
 
     def _find_stored(self, key_id: str) -> _StoredKey | None:
         now = time.monotonic()

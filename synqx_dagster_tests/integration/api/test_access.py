@@ -132,11 +132,3 @@ def test_a_change_that_is_denied_is_in_the_trail(api: Api) -> None:
     assert (entry.event.action, entry.event.outcome, entry.event.actor) == ("access.denied", "denied", "viewer")
     assert entry.event.target == "POST /api/v1/users"
     assert entry.event.request_id == answer.headers["X-Request-ID"]
-
-
-@pytest.mark.parametrize("role", list(Role))
-def test_each_role_may_all_that_the_one_before_may(role: Role) -> None:
-    roles = list(Role)
-    for lower in roles[: roles.index(role)]:
-        assert role.is_at_least(lower)
-        assert not lower.is_at_least(role)
