@@ -150,18 +150,6 @@ def field_problems(problems: Sequence[Problem]) -> list[FieldProblem]:
     ]
 
 
-def problems_of(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Problem answers for the `responses` of a route."""
-    return {
-        status: {
-            "model": ProblemDetails,
-            "description": HTTPStatus(status).phrase,
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
-        }
-        for status in statuses
-    }
-
-
 def install_handlers(app: FastAPI) -> None:
     """Answer every exception of a route with a problem."""
     app.add_exception_handler(ApiError, _api_error)
