@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from synqx_dagster.catalog.store import Catalog
-from synqx_dagster.cli.dev import LOCATION_NAME
+from synqx_dagster.cli.code_server import LOCATION_NAME
 from synqx_dagster.defs.execution import run_targets
 from synqx_dagster.defs.executors import build_executor
 from synqx_dagster.defs.exposition import Metric
