@@ -42,4 +42,5 @@ pytest_plugins = [
     "synqx_dagster_tests.fix_shop",
     "synqx_dagster_tests.fix_receivers",
     "synqx_dagster_tests.fix_gateway",
+    "synqx_dagster_tests.fix_people",
 ]

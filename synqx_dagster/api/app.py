@@ -91,7 +91,7 @@ def create_app(context: ApiContext) -> FastAPI:
     app.openapi = lambda: _document_of(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     app.add_middleware(StrictBodyMiddleware)
     app.add_middleware(WithoutTrailingSlash)
-    origins = getattr(getattr(context.settings, "server", None), "cors_origins", ())
+    origins = context.settings.server.cors_origins
     if origins:
         app.add_middleware(
             CORSMiddleware,

@@ -14,6 +14,7 @@ from synqx_dagster.api.reloading import Reloader
 from synqx_dagster.audit import recording
 from synqx_dagster.catalog.store import Catalog
 from synqx_dagster.errors import ConflictError
+from synqx_dagster.people.accounts import NewUser, check_new_user
 from synqx_dagster.people.service import People
 from synqx_dagster.settings import Settings
 
@@ -82,17 +83,22 @@ class ApiContext:
                 self._records = RecordService(catalog)
             return self._records
 
-    def initialise(self, master_password: SecretStr) -> None:
-        """Make the catalog, its vault and Dagster's storage, and open them.
+    def initialise(self, master_password: SecretStr, first_user: NewUser | None = None) -> None:
+        """Make the catalog, its vault, Dagster's storage and maybe the first account, and open them.
 
         Raises:
             ConflictError: They are there already.
+            InvalidInputError: The account cannot be one; nothing was made.
             ConfigurationError: The catalog's place or the password is not usable.
         """
         from synqx_dagster.defs.instance import prepare_instance
 
+        if first_user is not None:
+            check_new_user(first_user)
+
         with self._lock:
             made = Catalog.initialise(self.settings)
+            recording.install(made)
             try:
                 if made.vault.is_initialised:
                     raise ConflictError("The catalog and its vault are there already")
@@ -102,6 +108,8 @@ class ApiContext:
                 made.close()
         prepare_instance(self.settings)
         self.catalog.vault.unseal(password=master_password)
+        if first_user is not None:
+            self.people.accounts.create(first_user, only_first=True)
 
     def close(self) -> None:
         """Close what was opened."""

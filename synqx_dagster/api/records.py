@@ -16,8 +16,11 @@ from typing import Any
 from synqx_dagster.api.problems import ApiError
 from synqx_dagster.api.record_bodies import BodyDocument, moved_problems, read_body
 from synqx_dagster.api.secret_fields import keep_secrets, refuse_moved_secrets, refuse_own_secrets
+from synqx_dagster.audit.actor import current_actor
+from synqx_dagster.audit.event import AuditEvent
+from synqx_dagster.audit.trail import AuditTrail
 from synqx_dagster.catalog.apply import apply_changes, plan_changes, plan_removal
-from synqx_dagster.catalog.changes import ChangePlan
+from synqx_dagster.catalog.changes import Change, ChangePlan
 from synqx_dagster.catalog.documents import Definitions
 from synqx_dagster.catalog.listing import ListQuery, RecordPage, StoredRecord, find_stored, list_records
 from synqx_dagster.catalog.revisions import RecordKey
@@ -290,11 +293,23 @@ class RecordService:
         for change in plan.changes:
             for record in (snapshot.find(change.kind, change.name), change.record):
                 if record is not None and not identity.owns(record.owners):
+                    self._record_denial(change, record)
                     raise ApiError(
                         403,
                         f"The {change.kind} {change.name!r} belongs to {', '.join(record.owners)}",
                         hint="one of its owners, or an admin, may change it",
                     )
+
+    def _record_denial(self, change: Change, record: Record) -> None:
+        event = AuditEvent(
+            f"{change.kind}.write",
+            "denied",
+            "",
+            target_kind=change.kind,
+            target=change.name,
+            detail=f"belongs to {', '.join(record.owners)}"[:500],
+        )
+        AuditTrail(self.catalog).record(current_actor().signs(event))
 
     def _require(self, precondition: Precondition, stored: StoredRecord) -> None:
         if not precondition.allows(stored):

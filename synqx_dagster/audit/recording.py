@@ -6,10 +6,11 @@ without its entries.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from synqx_dagster.audit import trail
-from synqx_dagster.audit.actor import SYSTEM, Actor, find_actor
+from synqx_dagster.audit.actor import Actor, current_actor, find_actor
 from synqx_dagster.audit.event import AuditEvent, Outcome
 
 if TYPE_CHECKING:
@@ -23,26 +24,22 @@ if TYPE_CHECKING:
 _VERBS = {"created": "create", "changed": "update", "removed": "delete"}
 
 
-def install(catalog: Catalog, *, default: Actor | None = None) -> None:
-    """Let a catalog enter its revisions and the vault's acts. Idempotent.
-
-    Args:
-        catalog: The catalog.
-        default: Who acts where the context does not say so; left out, the author of a revision, by a local command.
-    """
-    if any(isinstance(hook, _Commits) for hook in catalog.within_commit):
-        return
-    catalog.within_commit.append(_Commits(default))
-    catalog.within_vault_save.append(_VaultActs(default))
+def install(catalog: Catalog) -> None:
+    """Let a catalog enter its revisions and the vault's acts. Idempotent."""
+    if _enter_commit not in catalog.within_commit:
+        catalog.within_commit.append(_enter_commit)
+        catalog.within_vault_save.append(_enter_vault_act)
 
 
-class _Commits:
-    def __init__(self, default: Actor | None) -> None:
-        self._default = default
-
-    def __call__(self, connection: Connection, commit: Commit) -> None:
-        actor = find_actor() or self._default or Actor(commit.author, method="local")
-        trail.append_all(connection, [actor.signs(event) for event in commit_events(commit)])
+def _enter_commit(connection: Connection, commit: Commit) -> None:
+    actor = find_actor()
+    detail = None
+    if actor is None or actor.method == "local":
+        # A command may name an author; who gave the command is told where that is somebody else.
+        detail = f"{commit.author} was named by {actor.name}" if actor and actor.name != commit.author else None
+        actor = Actor(commit.author, method="local")
+    events = [replace(actor.signs(event), detail=detail) for event in commit_events(commit)]
+    trail.append_all(connection, events)
 
 
 def commit_events(commit: Commit) -> list[AuditEvent]:
@@ -62,14 +59,9 @@ def _change_event(change: Change, revision: int) -> AuditEvent:
     )
 
 
-class _VaultActs:
-    def __init__(self, default: Actor | None) -> None:
-        self._default = default
-
-    def __call__(self, connection: Connection, before: VaultState | None, after: VaultState) -> None:
-        actor = find_actor() or self._default or SYSTEM
-        if events := vault_events(before, after):
-            trail.append_all(connection, [actor.signs(event) for event in events])
+def _enter_vault_act(connection: Connection, before: VaultState | None, after: VaultState) -> None:
+    if events := vault_events(before, after):
+        trail.append_all(connection, [current_actor().signs(event) for event in events])
 
 
 def vault_events(before: VaultState | None, after: VaultState) -> list[AuditEvent]:

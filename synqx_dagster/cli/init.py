@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +12,20 @@ import click
 from synqx_dagster.cli.options import PATH, SynqxCommand, json_option, pass_output
 from synqx_dagster.cli.output import Output
 from synqx_dagster.cli.passwords import ask_new_password
-from synqx_dagster.cli.session import load_process_settings
-from synqx_dagster.errors import CatalogVersionError, ConfigurationError, NotInitialisedError, SynqxError
+from synqx_dagster.cli.session import keep_trail, load_process_settings
+from synqx_dagster.errors import (
+    CatalogVersionError,
+    ConfigurationError,
+    ConflictError,
+    NotInitialisedError,
+    SynqxError,
+)
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from synqx_dagster.catalog.store import Catalog
+    from synqx_dagster.people.accounts import NewUser
     from synqx_dagster.settings import Settings
 
 
@@ -28,9 +36,12 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Let a key file in SYNQX_HOME open the vault; every command finds it there.",
 )
+@click.option(
+    "--admin", metavar="NAME", help="Make the first user, an admin, with SYNQX_ADMIN_PASSWORD or one that is asked for."
+)
 @json_option
 @pass_output
-def init(output: Output, key_file: Path | None, generate_key_file: bool) -> None:
+def init(output: Output, key_file: Path | None, generate_key_file: bool, admin: str | None) -> None:
     """Create the catalog, its vault and Dagster's storage.
 
     The vault is opened by SYNQX_MASTER_PASSWORD, by a key file, or by a password that is asked for twice on a
@@ -45,6 +56,7 @@ def init(output: Output, key_file: Path | None, generate_key_file: bool) -> None
         key_file = settings.generated_key_file
     # Asked for before anything is written, so that a wrong answer leaves nothing behind.
     credentials = None if had_catalog else _credentials(settings, key_file)
+    first_user = None if admin is None or had_catalog else new_admin(admin)
     _make_home(settings.home)
     _make_home(settings.dagster_home)
 
@@ -52,9 +64,11 @@ def init(output: Output, key_file: Path | None, generate_key_file: bool) -> None
     from synqx_dagster.defs.instance import prepare_instance
 
     catalog = Catalog.initialise(settings)
+    keep_trail(catalog)
     made_vault = not catalog.vault.is_initialised
     if made_vault:
         _initialise_vault(catalog, *(credentials or _credentials(settings, key_file)))
+    made_user = False if admin is None else _make_admin(catalog, admin, first_user)
     had_storage = (settings.dagster_home / "dagster.yaml").exists()
     prepare_instance(settings)
     document = {
@@ -63,7 +77,7 @@ def init(output: Output, key_file: Path | None, generate_key_file: bool) -> None
         "catalog_id": catalog.catalog_id,
         "revision": catalog.latest_revision(),
         "dagster_home": settings.dagster_home,
-        "created": {"catalog": not had_catalog, "vault": made_vault, "dagster": not had_storage},
+        "created": {"catalog": not had_catalog, "vault": made_vault, "dagster": not had_storage, "admin": made_user},
         "keyslots": [slot.kind for slot in catalog.vault.status().keyslots],
     }
 
@@ -75,6 +89,7 @@ def init(output: Output, key_file: Path | None, generate_key_file: bool) -> None
                 ("catalog", f"{settings.display_catalog_url} ({_said(not had_catalog)})"),
                 ("vault", f"opened by {kinds} ({_said(made_vault)})"),
                 ("Dagster", f"{settings.dagster_home} ({_said(not had_storage)})"),
+                *([("admin", f"{admin} ({_said(made_user)})")] if admin is not None else []),
             ]
         )
         output.print()
@@ -86,6 +101,51 @@ def init(output: Output, key_file: Path | None, generate_key_file: bool) -> None
             output.print("Next: write YAML definitions, then run `synqx check` and `synqx apply`.")
 
     output.result(document, draw)
+
+
+def new_admin(name: str) -> NewUser:
+    """The first user, with a password from SYNQX_ADMIN_PASSWORD or from a terminal.
+
+    Raises:
+        InvalidInputError: The name or the password is not taken.
+        ConfigurationError: There is neither a password nor a terminal.
+    """
+    from pydantic import SecretStr
+
+    from synqx_dagster.people.accounts import NewUser, check_new_user
+    from synqx_dagster.people.roles import Role
+
+    check_new_user(NewUser(name, Role.ADMIN))
+    if text := os.environ.get("SYNQX_ADMIN_PASSWORD"):
+        password = SecretStr(text)
+    elif sys.stdin.isatty():
+        password = ask_new_password(f"Password for {name}")
+    else:
+        raise ConfigurationError(
+            f"There is no terminal to ask for the password of {name}", hint="set SYNQX_ADMIN_PASSWORD"
+        )
+    new = NewUser(name, Role.ADMIN, password=password)
+    check_new_user(new)
+    return new
+
+
+def _make_admin(catalog: Catalog, name: str, new: NewUser | None) -> bool:
+    """Make the first user; False where this admin is there already.
+
+    Raises:
+        ConflictError: Somebody else has an account.
+    """
+    from synqx_dagster.people.accounts import Accounts
+    from synqx_dagster.people.roles import Role
+
+    accounts = Accounts(catalog)
+    if not accounts.is_empty():
+        found, _ = accounts.page(search=name, role=Role.ADMIN, limit=500)
+        if any(user.username == name for user in found):
+            return False
+        raise ConflictError("There are users already", hint=f"`synqx users add {name} --role admin` makes another one")
+    accounts.create(new or new_admin(name), only_first=True)
+    return True
 
 
 def _opens(catalog: Catalog, key_file: Path) -> bool:

@@ -63,6 +63,10 @@ SECTIONS: dict[str, dict[str, LazyCommand]] = {
         "seal": LazyCommand("vault:seal", "Seal the vault for every process until it is unlocked."),
         "vault": LazyCommand("vault:vault", "Manage keyslots and encryption keys."),
     },
+    "People": {
+        "users": LazyCommand("users:users", "List and change accounts, and bring them from another system."),
+        "audit": LazyCommand("audit:audit", "Look at the audit trail, verify it and write it out."),
+    },
     "Serve": {
         "serve": LazyCommand(
             "serve:serve", "Serve the REST API and Dagster's web UI on one port, behind logins and roles."

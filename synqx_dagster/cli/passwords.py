@@ -16,13 +16,11 @@ if TYPE_CHECKING:
 _MAX_PASSWORD_FILE_BYTES = 64 * 1024
 
 
-def ask_new_password() -> SecretStr:
-    """Ask for a new master password, twice, without an echo."""
+def ask_new_password(prompt: str = "New master password") -> SecretStr:
+    """Ask for a new password, twice, without an echo."""
     from pydantic import SecretStr
 
-    return SecretStr(
-        click.prompt("New master password", hide_input=True, confirmation_prompt="The same again", err=True)
-    )
+    return SecretStr(click.prompt(prompt, hide_input=True, confirmation_prompt="The same again", err=True))
 
 
 def ask_password(prompt: str) -> SecretStr:

@@ -46,7 +46,7 @@ def _export_env_file(path: Path) -> None:
 
 
 def open_catalog() -> Catalog:
-    """Open the catalog that the settings name; code servers here are asked to follow what is committed.
+    """Open the catalog that the settings name; what is done to it is in the trail, and code servers here follow it.
 
     Raises:
         NotInitialisedError: There is none yet.
@@ -56,8 +56,22 @@ def open_catalog() -> Catalog:
 
     settings = load_process_settings()
     catalog = Catalog.open(settings)
+    keep_trail(catalog)
     catalog.after_commit.append(lambda revision: _reload_code_servers(settings))
     return catalog
+
+
+def keep_trail(catalog: Catalog) -> None:
+    """Let what this command does be in the audit trail, as the act of the operating system's user."""
+    import click
+
+    from synqx_dagster.audit import recording
+    from synqx_dagster.audit.actor import Actor, acting_as
+    from synqx_dagster.cli.options import os_user
+
+    recording.install(catalog)
+    if (context := click.get_current_context(silent=True)) is not None:
+        context.with_resource(acting_as(Actor(os_user(), method="local")))
 
 
 def _reload_code_servers(settings: Settings) -> None:

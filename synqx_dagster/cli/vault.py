@@ -54,7 +54,18 @@ def unlock(output: Output, key_file: Path | None, recovery: bool, password_file:
         catalog.vault.unlock(key_file=settings.key_file, password=settings.master_password)
     else:
         catalog.vault.unlock(password=_ask_on_terminal("Master password", "--key-file or --password-file"))
+    _record_unlock(catalog)
     output.result({"unsealed": True}, lambda: output.print("The vault is unsealed. `synqx seal` closes it again."))
+
+
+def _record_unlock(catalog: Catalog) -> None:
+    from synqx_dagster.audit.actor import current_actor
+    from synqx_dagster.audit.event import AuditEvent
+    from synqx_dagster.audit.trail import AuditTrail
+
+    # What changes the vault's state enters itself; to unlock where nobody had sealed changes none.
+    event = AuditEvent("vault.unlock", "allowed", "", target_kind="vault")
+    AuditTrail(catalog).record(current_actor().signs(event))
 
 
 def _ask_on_terminal(prompt: str, instead: str) -> SecretStr:

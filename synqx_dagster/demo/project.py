@@ -100,6 +100,7 @@ def apply_project(server: DemoServer) -> AppliedProject:
         InvalidInputError: The project's files do not fit this version.
         SealedError: Somebody sealed the demo's vault.
     """
+    from synqx_dagster.audit import recording
     from synqx_dagster.catalog.apply import apply_changes, plan_changes
     from synqx_dagster.catalog.check import check_definitions
     from synqx_dagster.catalog.documents import read_documents
@@ -110,6 +111,7 @@ def apply_project(server: DemoServer) -> AppliedProject:
         raise ConfigurationError(f"SYNQX_HOME is {settings.home}, not the demo's {server.home}")
     directory = write_project(server)
     catalog = Catalog.initialise(settings)
+    recording.install(catalog)
     if not catalog.vault.is_initialised:
         assert settings.key_file is not None, "enter_demo names one"
         catalog.vault.initialise(key_file=_ensure_key_file(settings.key_file))

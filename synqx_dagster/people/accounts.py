@@ -10,7 +10,7 @@ import re
 import unicodedata
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection
 
 from synqx_dagster.audit.actor import current_actor
 from synqx_dagster.audit.event import AuditEvent
-from synqx_dagster.audit.trail import append, lock_end
+from synqx_dagster.audit.trail import append, append_all, lock_end
 from synqx_dagster.catalog.people_tables import session, token_family, user, user_team
 from synqx_dagster.errors import ConflictError, InvalidInputError, NotFoundError, Problem, SourceLocation
 from synqx_dagster.people import passwords
@@ -91,8 +91,9 @@ class NewUser:
     role: Role
     email: str | None = None
     teams: frozenset[str] = frozenset()
-    password: SecretStr | None = None
-    password_hash: str | None = None
+    password: SecretStr | None = field(default=None, repr=False)
+    password_hash: str | None = field(default=None, repr=False)
+    disabled: bool = False
 
 
 # --- names ------------------------------------------------------------------------------------------------------
@@ -211,7 +212,7 @@ def insert_user(connection: Connection, new: NewUser, stored_hash: str | None) -
             "email_key": None if new.email is None else key_of(new.email),
             "password_hash": stored_hash,
             "role": new.role.value,
-            "disabled": False,
+            "disabled": new.disabled,
             "created_at": now,
             "password_changed_at": now if stored_hash is not None else None,
         },
@@ -318,9 +319,38 @@ class Accounts:
             if only_first and connection.execute(sa.select(user.c.user_id).limit(1)).first() is not None:
                 raise ConflictError("Somebody has an account already", hint="an admin can make more of them")
             made = insert_user(connection, new, stored)
-            detail = f"role {made.role.value}" + (f", teams {', '.join(sorted(made.teams))}" if made.teams else "")
-            _record(connection, action, made, detail=detail)
+            _record(connection, action, made, detail=_described(made))
         return made
+
+    def import_all(self, users: Iterable[NewUser], *, skip_existing: bool = False) -> tuple[int, int]:
+        """Make many accounts in one transaction; they were judged one by one.
+
+        Args:
+            users: With hashes, not with passwords.
+            skip_existing: Pass over those whose name or address is taken.
+
+        Returns:
+            How many were made, and how many passed over.
+
+        Raises:
+            ConflictError: A name or an address is taken; nothing was changed.
+        """
+        made = skipped = 0
+        events: list[AuditEvent] = []
+        with self._catalog.write() as connection:
+            lock_end(connection)
+            for new in users:
+                try:
+                    imported = insert_user(connection, new, new.password_hash)
+                except ConflictError:
+                    if not skip_existing:
+                        raise
+                    skipped += 1
+                    continue
+                made += 1
+                events.append(_event("user.import", imported, detail=_described(imported)))
+            append_all(connection, [current_actor().signs(event) for event in events])
+        return made, skipped
 
     def update(self, user_id: UUID, change: UserChange) -> User:
         """Change role, teams or whether an account is disabled; counts from its next request on.
@@ -386,11 +416,18 @@ def _get(connection: Connection, user_id: UUID) -> User:
     return found
 
 
+def _described(made: User) -> str:
+    return f"role {made.role.value}" + (f", teams {', '.join(sorted(made.teams))}" if made.teams else "")
+
+
+def _event(action: str, target: User, *, fields: tuple[str, ...] = (), detail: str | None = None) -> AuditEvent:
+    return AuditEvent(action, "allowed", "", target_kind="user", target=target.username, fields=fields, detail=detail)
+
+
 def _record(
     connection: Connection, action: str, target: User, *, fields: tuple[str, ...] = (), detail: str | None = None
 ) -> None:
-    event = AuditEvent(action, "allowed", "", target_kind="user", target=target.username, fields=fields, detail=detail)
-    append(connection, current_actor().signs(event))
+    append(connection, current_actor().signs(_event(action, target, fields=fields, detail=detail)))
 
 
 def _record_update(connection: Connection, before: User, after: User) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -151,7 +151,7 @@ def _insert(connection: Connection, family_id: UUID, token: str, now: datetime) 
     )
 
 
-def _find(connection: Connection, token_hash: str) -> sa.Row[tuple[object, ...]] | None:
+def _find(connection: Connection, token_hash: str) -> Any:
     query = (
         sa.select(
             refresh_token.c.family_id,

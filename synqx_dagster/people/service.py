@@ -135,9 +135,9 @@ class People:
         name = key_of(username_or_email)
         self.throttle.count_login(name, client.address)
         row = self._find_login(name) if _may_be_stored(name) else None
-        stored = None if row is None else row.password_hash
+        stored: str | None = None if row is None else row.password_hash
         fits = passwords.verify_password(password, stored)
-        upgraded = passwords.hash_password(password) if fits and passwords.needs_rehash(stored) else None
+        upgraded = passwords.hash_password(password) if fits and stored and passwords.needs_rehash(stored) else None
         with self._catalog.write() as connection:
             lock_end(connection)
             # Again, now that nobody can change it: the password took a while.
@@ -191,7 +191,12 @@ class People:
     ) -> None:
         actor = Actor(name, None if found is None else str(found.user_id), "none", client.address, client.request_id)
         event = AuditEvent(
-            "user.login", outcome, "", target_kind="user", target=found and found.username, detail=detail
+            "user.login",
+            outcome,
+            "",
+            target_kind="user",
+            target=found.username if found is not None else None,
+            detail=detail,
         )
         append(connection, actor.signs(event))
 

@@ -10,7 +10,7 @@ import threading
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -162,7 +162,7 @@ def _retire(connection: Connection, now: datetime) -> None:
     connection.execute(sa.update(signing_key).where(signing_key.c.retired_at.is_(None)).values(retired_at=now))
 
 
-def _stored(row: sa.Row[tuple[object, ...]]) -> _StoredKey:
+def _stored(row: Any) -> _StoredKey:
     return _StoredKey(int(row.key_number), row.key_id, row.created_at, row.retired_at, bytes(row.envelope))
 
 

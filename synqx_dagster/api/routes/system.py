@@ -14,8 +14,9 @@ from synqx_dagster.api.access import Caller, Public, Requires
 from synqx_dagster.api.context import ApiContext, Context
 from synqx_dagster.api.problems import MEDIA_TYPE, ApiError, ProblemDetails, problems_of, request_id_of
 from synqx_dagster.api.routes.status import find_state
+from synqx_dagster.people.accounts import NewUser
 from synqx_dagster.people.identity import Identity
-from synqx_dagster.people.roles import Permission
+from synqx_dagster.people.roles import Permission, Role
 
 router = APIRouter(prefix="/system", tags=["system"])
 
@@ -26,11 +27,20 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
 
+class FirstUser(_Body):
+    """The first account, an admin's."""
+
+    username: str = Field(max_length=64)
+    password: SecretStr = Field(max_length=1024)
+    email: str | None = Field(default=None, max_length=254)
+
+
 class InitRequest(_Body):
     """What makes the catalog."""
 
     setup_token: SecretStr = Field(max_length=256, description="What the server printed when it found no catalog.")
     master_password: SecretStr = Field(min_length=1, max_length=1024, description="Opens the vault from now on.")
+    admin: FirstUser | None = Field(default=None, description="The first account; else `synqx users add` makes it.")
 
 
 class UnlockRequest(_Body):
@@ -75,7 +85,11 @@ def init_system(context: Context, body: InitRequest, public: Nobody) -> SystemSt
         raise ApiError(
             403, "The setup token is wrong", hint="the server prints it at its start, while it has no catalog"
         )
-    context.initialise(body.master_password)
+    admin = body.admin
+    first_user = (
+        NewUser(admin.username, Role.ADMIN, admin.email, password=admin.password) if admin is not None else None
+    )
+    context.initialise(body.master_password, first_user)
     return _state_of(context)
 
 
