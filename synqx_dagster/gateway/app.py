@@ -58,15 +58,12 @@ class Gateway:
 def create_gateway(
     context: ApiContext,
     process_context: GatewayProcessContext,
-    *,
-    login_hint: Callable[[], str | None] = lambda: None,
 ) -> Gateway:
     """Put everything together.
 
     Args:
         context: The catalog, its people, and the settings. Its `runs` are set to Dagster's.
         process_context: Dagster's workspace.
-        login_hint: What the login page tells whoever cannot log in yet.
     """
     settings = context.settings.server
     trusted = () if settings.public_url is None else (settings.public_url,)
@@ -80,7 +77,6 @@ def create_gateway(
         state=state,
         links=links,
         trusted_origins=trusted,
-        login_hint=login_hint,
         oidc_name=None if settings.oidc is None else "your organisation's login",
     )
     webserver = GatewayWebserver(

@@ -29,8 +29,6 @@ from synqx_dagster.gateway.following import FirstCatalog
 from synqx_dagster.gateway.workspace import GatewayProcessContext
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from synqx_dagster.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -84,14 +82,12 @@ def open_gateway(
     settings: Settings,
     *,
     target: WorkspaceLoadTarget | None = None,
-    login_hint: Callable[[], str | None] = lambda: None,
 ) -> Iterator[Gateway]:
     """Dagster's instance and workspace, the catalog, and the application over them; closed at the end of the block.
 
     Args:
         settings: Of this process.
         target: Where code locations are, see `load_target`; left out, there are none.
-        login_hint: What the login page tells whoever cannot log in yet.
 
     Raises:
         ConfigurationError: The workspace cannot be read, or Dagster's home cannot be used.
@@ -102,8 +98,8 @@ def open_gateway(
         context = ApiContext(settings)
         stack.callback(context.close)
         process_context = stack.enter_context(GatewayProcessContext(instance, target, version=product_version()))
-        gateway = create_gateway(context, process_context, login_hint=login_hint)
-        first_catalog = FirstCatalog(settings, lambda: context.catalog)
+        gateway = create_gateway(context, process_context)
+        first_catalog = FirstCatalog(lambda: context.catalog)
         first_catalog.start()
         stack.callback(first_catalog.stop)
         yield gateway

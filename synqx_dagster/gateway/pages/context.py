@@ -25,7 +25,6 @@ class PagesContext:
         state: Looks what state the server is in.
         links: One-time links of this process.
         trusted_origins: Origins beside the request's own host whose pages are ours.
-        login_hint: What to tell somebody who cannot log in yet, where there is something to be told.
         oidc_name: What the other way to log in is called; None where there is none.
     """
 
@@ -33,7 +32,6 @@ class PagesContext:
     state: Callable[[], ServerState]
     links: LoginLinks = field(default_factory=LoginLinks)
     trusted_origins: tuple[str, ...] = ()
-    login_hint: Callable[[], str | None] = lambda: None
     oidc_name: str | None = None
     oidc_url: str = "/api/v1/auth/oidc/login"
 

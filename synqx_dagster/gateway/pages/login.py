@@ -33,6 +33,8 @@ _NOTICES = {
     "logout": "You are logged out.",
 }
 
+NOBODY = "Nobody has an account yet. On the server's machine, `synqx users add NAME --role admin` makes the first one."
+
 INSECURE = (
     "Browsers keep a login only over HTTPS, or on the machine that the server runs on. Reach this server through a "
     "proxy with TLS, or from its own machine as http://127.0.0.1 (an SSH tunnel will do)."
@@ -185,7 +187,7 @@ class LoginPages:
             error=error,
             notice=notice,
             warning=None if secure else INSECURE,
-            hint=self._context.login_hint(),
+            hint=NOBODY if self._context.people().accounts.is_empty() else None,
             oidc_name=self._context.oidc_name,
             oidc_url=self._context.oidc_url,
         )
