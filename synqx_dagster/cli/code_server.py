@@ -1,7 +1,8 @@
-"""The code server that `synqx dev` and `synqx serve` start: the process that holds the definitions."""
+"""What `synqx dev` and `synqx serve` start of Dagster: the code server, which holds the definitions, and the daemon."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import sys
@@ -37,6 +38,16 @@ def start_code_server(group: ProcessGroup, directory: Path, *, level: str) -> Pa
     )
     wait_until(group, lambda: _listens(path), "the code server")
     return path
+
+
+def start_daemon(group: ProcessGroup, directory: Path, code_socket: Path, *, level: str) -> Path:
+    """Start Dagster's daemon on a code server; gives the workspace file that names this one."""
+    workspace = directory / "workspace.yaml"
+    # JSON is YAML.
+    location = {"grpc_server": {"socket": str(code_socket), "location_name": LOCATION_NAME}}
+    workspace.write_text(json.dumps({"load_from": [location]}))
+    group.start("daemon", [*script("dagster-daemon"), "run", "-w", str(workspace), "--log-level", level])
+    return workspace
 
 
 def script(name: str) -> list[str]:

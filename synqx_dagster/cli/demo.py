@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
@@ -37,7 +38,7 @@ def demo(ctx: click.Context, output: Output, serve: bool, port: int, stop: bool,
     A web shop of about 500,000 rows is loaded into a warehouse and a DuckDB file through Dagster. Nothing outside
     the demo's home is touched, and it may be run again and again. Needs the extra `embedded`.
     """
-    from synqx_dagster.demo.project import DEMO_HOME, enter_demo
+    from synqx_dagster.demo.project import DEMO_HOME, database_url, enter_demo
     from synqx_dagster.demo.server import running_server, stop_server
 
     home = (home or DEMO_HOME).absolute()
@@ -54,6 +55,7 @@ def demo(ctx: click.Context, output: Output, serve: bool, port: int, stop: bool,
     with stop_on_signals(), running_server(home) as server:
         if serve:
             _prepare(output, server)
+            os.environ["DATABASE_URL"] = database_url(server)
             output.note(f"Other commands reach it meanwhile: SYNQX_HOME={_shown(home)} {_program()} status")
             ctx.invoke(dev, host="127.0.0.1", port=port, verbose=False)
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import socket
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from synqx_dagster.cli.code_server import LOCATION_NAME, fail, script, start_code_server, wait_until
+from synqx_dagster.cli.code_server import fail, start_code_server, start_daemon, wait_until
 from synqx_dagster.cli.options import SynqxCommand, os_user, pass_output
 from synqx_dagster.cli.output import Output, printable
 from synqx_dagster.cli.processes import ProcessGroup
@@ -98,12 +97,8 @@ def _serve(
     level = "info" if verbose else "warning"
     output.note("starting the code server ...")
     code_socket = start_code_server(group, directory, level=level)
-    workspace = directory / "workspace.yaml"
-    # JSON is YAML.
-    location = {"grpc_server": {"socket": str(code_socket), "location_name": LOCATION_NAME}}
-    workspace.write_text(json.dumps({"load_from": [location]}))
     output.note("starting the web UI and the daemon ...")
-    group.start("daemon", [*script("dagster-daemon"), "run", "-w", str(workspace), "--log-level", level])
+    workspace = start_daemon(group, directory, code_socket, level=level)
     token_options: list[str] = []
     token = None
     if username is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from synqx_dagster.cli.code_server import LOCATION_NAME, fail, start_code_server
+from synqx_dagster.cli.code_server import LOCATION_NAME, fail, start_code_server, start_daemon
 from synqx_dagster.cli.options import PATH, SynqxCommand, pass_output
 from synqx_dagster.cli.output import Output, printable
 from synqx_dagster.cli.processes import ManagedProcess, ProcessGroup
@@ -36,9 +36,10 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
     "--workspace",
     "-w",
     type=PATH,
-    help="A workspace.yaml that names the code servers; left out, one is started here.",
+    help="A workspace.yaml that names the code servers; left out, one is started here, and the daemon.",
 )
 @click.option("--no-code-server", is_flag=True, help="Start none: the API answers, and the web UI has no definitions.")
+@click.option("--no-daemon", is_flag=True, help="Start no daemon: runs wait in the queue until one comes.")
 @click.option("--verbose", "-v", is_flag=True, help="Show what the code server says, and a line for each request.")
 @click.option("--login-token-file", type=PATH, hidden=True, help="Of `synqx dev`, for its one-time link.")
 @click.option("--quiet", is_flag=True, hidden=True, help="Of `synqx dev`, which says itself what is to be said.")
@@ -49,14 +50,16 @@ def serve(
     port: int,
     workspace: Path | None,
     no_code_server: bool,
+    no_daemon: bool,
     verbose: bool,
     login_token_file: Path | None,
     quiet: bool,
 ) -> None:
     """Serve the REST API and Dagster's web UI on one port, behind logins and roles.
 
-    Schedules, sensors and queued runs need Dagster's daemon beside it, `dagster-daemon run`; `synqx dev` starts all
-    of them.
+    With --workspace, the code server and Dagster's daemon are services of their own. Without, both are started here:
+    the daemon starts queued runs, and evaluates schedules and sensors. Where one runs already, say --no-daemon: an
+    instance has one.
     """
     settings = load_process_settings()
     from synqx_dagster.gateway.server import CodeLocation, Server, listen, load_target, open_gateway
@@ -77,6 +80,8 @@ def serve(
                 output.note("starting the code server ...")
                 path = start_code_server(group, directory, level="info" if verbose else "warning")
                 location = CodeLocation(path, LOCATION_NAME)
+                if not no_daemon:
+                    start_daemon(group, directory, path, level="info" if verbose else "warning")
             gateway = stack.enter_context(open_gateway(settings, target=load_target(workspace, location)))
             if login_token_file is not None:
                 _let_in(gateway, login_token_file)

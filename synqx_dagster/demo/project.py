@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from synqx_dagster.demo.server import DemoServer
 from synqx_dagster.errors import ConfigurationError, InvalidInputError
@@ -51,6 +52,13 @@ def demo_environment(home: Path) -> dict[str, str]:
 def enter_demo(home: Path) -> None:
     """Make this process and its children work on the demo's home."""
     os.environ.update(demo_environment(home))
+
+
+def database_url(server: DemoServer) -> str:
+    """The warehouse as a URL, from which a server makes a connection at its first start; holds its password."""
+    role = "warehouse_writer"
+    password = quote(server.password_file(role).read_text(encoding="utf-8").strip(), safe="")
+    return f"postgresql://{role}:{password}@/warehouse?host={quote(str(server.socket_directory), safe='')}"
 
 
 def project_files() -> dict[str, str]:
