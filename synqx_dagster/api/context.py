@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends, Request
 from pydantic import SecretStr
 
+from synqx_dagster.api.agent_views import AgentFigures
 from synqx_dagster.api.records import RecordService
 from synqx_dagster.api.reloading import Reloader
 from synqx_dagster.audit import recording
 from synqx_dagster.catalog.store import Catalog
+from synqx_dagster.defs.instance import AnyInstance, SharedInstance
+from synqx_dagster.defs.lineage import LineageReader
 from synqx_dagster.errors import ConflictError
 from synqx_dagster.people.accounts import NewUser, check_new_user
 from synqx_dagster.people.service import People
@@ -35,6 +38,9 @@ class ApiContext:
     def __init__(self, settings: Settings, runs: RunControl | None = None) -> None:
         self.settings = settings
         self.runs = runs
+        self.lineage = LineageReader()
+        self.figures = AgentFigures()
+        self._instance = SharedInstance(settings)
         self.setup_token = secrets.token_urlsafe(24)
         self._lock = threading.Lock()
         self._catalog: Catalog | None = None
@@ -56,6 +62,15 @@ class ApiContext:
                 catalog.after_commit.append(self._reloader.announce)
                 self._catalog = catalog
             return self._catalog
+
+    @property
+    def instance(self) -> AnyInstance:
+        """Dagster's storage, to be read.
+
+        Raises:
+            ConfigurationError: Dagster's home cannot be used.
+        """
+        return self._instance.get()
 
     @property
     def people(self) -> People:
@@ -113,6 +128,7 @@ class ApiContext:
 
     def close(self) -> None:
         """Close what was opened."""
+        self._instance.close()
         self._reloader.close()
         with self._lock:
             if self._catalog is not None:

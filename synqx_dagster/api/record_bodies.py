@@ -13,7 +13,7 @@ from synqx_dagster.catalog.store import Catalog
 from synqx_dagster.catalog.validation import InvalidRecordError, build_record
 from synqx_dagster.catalog.yaml_tree import Document, FieldPath, format_path
 from synqx_dagster.errors import InvalidInputError, Problem, SourceLocation
-from synqx_dagster.model import Record, RecordKind
+from synqx_dagster.model import RECORD_TYPES, Record, RecordKind
 
 #: What answers have beside a record's own fields. A body that is an answer, changed and sent back, has them too.
 FACTS = frozenset(
@@ -72,7 +72,9 @@ def read_body(catalog: Catalog, kind: RecordKind, values: Mapping[str, Any], ren
     Raises:
         InvalidInputError: An id leads nowhere, or the name is another one.
     """
-    own = {name: value for name, value in values.items() if name not in FACTS}
+    fields = RECORD_TYPES[kind].model_fields
+    # The version of an agent is its own, and not what the catalog counts.
+    own = {name: value for name, value in values.items() if name not in FACTS or name in fields}
     incoming = read_references(catalog, kind, own)
     if renames is not None and incoming.values.get("name") != renames:
         raise InvalidInputError(

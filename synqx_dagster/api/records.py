@@ -292,11 +292,11 @@ class RecordService:
     def _require_owner(self, snapshot: CatalogSnapshot, plan: ChangePlan, identity: Identity) -> None:
         for change in plan.changes:
             for record in (snapshot.find(change.kind, change.name), change.record):
-                if record is not None and not identity.owns(record.owners):
+                if record is not None and not identity.owns(record.writers):
                     self._record_denial(change, record)
                     raise ApiError(
                         403,
-                        f"The {change.kind} {change.name!r} belongs to {', '.join(record.owners)}",
+                        f"The {change.kind} {change.name!r} belongs to {', '.join(record.writers)}",
                         hint="one of its owners, or an admin, may change it",
                     )
 
@@ -307,7 +307,7 @@ class RecordService:
             "",
             target_kind=change.kind,
             target=change.name,
-            detail=f"belongs to {', '.join(record.owners)}"[:500],
+            detail=f"belongs to {', '.join(record.writers)}"[:500],
         )
         AuditTrail(self.catalog).record(current_actor().signs(event))
 

@@ -56,6 +56,11 @@ REFERENCES: Mapping[RecordKind, tuple[Reference, ...]] = {
         Reference("mappings", "mapping", many=True),
         Reference("schedules", "schedule", many=True),
     ),
+    "agent": (
+        Reference("assets", "asset", many=True),
+        Reference("pipelines", "pipeline", many=True),
+        Reference("mappings", "mapping", many=True),
+    ),
 }
 
 #: Those of a pipeline's nodes, and of their configs where the operator is SynqX's own.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
-from synqx_dagster.catalog import revisions
+from synqx_dagster.catalog import agent_rows, revisions, search_index
 from synqx_dagster.catalog.changes import Change, ChangePlan, FieldChange, compare_records
 from synqx_dagster.catalog.check import check_definitions
 from synqx_dagster.catalog.documents import Definitions
@@ -220,6 +220,7 @@ def apply_changes(catalog: Catalog, plan: ChangePlan, *, author: str, reason: st
     ]
     # Before the transaction: to unseal takes a while, and may write to the vault's state.
     vault = catalog.unseal() if literals else None
+    drafts = search_index.draft_documents(records)
     with catalog.write() as connection:
         revisions.lock_catalog(connection)
         revisions.check_base(connection, plan.base_revision)
@@ -251,6 +252,12 @@ def apply_changes(catalog: Catalog, plan: ChangePlan, *, author: str, reason: st
             record_ids=record_ids,
             author=author,
             reason=reason,
+        )
+        agent_rows.keep_agents(
+            connection, (record_ids[item.kind, item.name] for item in plan.changes if item.kind == "agent")
+        )
+        search_index.follow_revision(
+            connection, base_revision=plan.base_revision, revision=number, drafts=drafts, record_ids=record_ids
         )
         for callback in tuple(catalog.within_commit):
             callback(connection, Commit(number, plan, author, reason))

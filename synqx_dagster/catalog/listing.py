@@ -31,6 +31,7 @@ class ListQuery:
     Attributes:
         name_contains: Upper and lower case are the same.
         fields: Fields of the record that hold one value, with those of which they must have one.
+        names: Only records of these names; None for all.
     """
 
     kind: RecordKind
@@ -40,6 +41,7 @@ class ListQuery:
     descending: bool = False
     name_contains: str | None = None
     fields: Mapping[str, tuple[FilterValue, ...]] = field(default_factory=dict)
+    names: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,8 @@ def _selected(connection: Connection, query: ListQuery) -> sa.Select[Any]:
     found = _current(query.kind)
     if query.name_contains:
         found = found.where(tables.record.c.name.icontains(query.name_contains, autoescape=True))
+    if query.names is not None:
+        found = found.where(tables.record.c.name.in_(query.names))
     for name, values in query.fields.items():
         if name not in RECORD_TYPES[query.kind].model_fields:
             raise ValueError(f"a {query.kind} has no field {name!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from synqx_dagster.catalog.yaml_tree import FieldPath
-from synqx_dagster.model import Alert, Dataset, Mapping, Pipeline, Record, RecordKind, Schedule, Sensor
+from synqx_dagster.model import Agent, Alert, Dataset, Mapping, Pipeline, Record, RecordKind, Schedule, Sensor
 
 
 def references_of(record: Record) -> Iterator[tuple[RecordKind, str, FieldPath]]:
@@ -43,6 +43,13 @@ def references_of(record: Record) -> Iterator[tuple[RecordKind, str, FieldPath]]
                 yield "mapping", name, ("mappings", index)
             for index, name in enumerate(record.schedules):
                 yield "schedule", name, ("schedules", index)
+        case Agent():
+            for index, name in enumerate(record.assets):
+                yield "asset", name, ("assets", index)
+            for index, name in enumerate(record.pipelines):
+                yield "pipeline", name, ("pipelines", index)
+            for index, name in enumerate(record.mappings):
+                yield "mapping", name, ("mappings", index)
 
 
 def _iter_nodes_references(pipeline: Pipeline) -> Iterator[tuple[RecordKind, str, FieldPath]]:

@@ -19,6 +19,7 @@ from synqx_dagster.errors import CatalogVersionError, NotFoundError
 from synqx_dagster.model import (
     RECORD_KINDS,
     RECORD_TYPES,
+    Agent,
     Alert,
     Connection,
     Dataset,
@@ -58,6 +59,7 @@ class CatalogSnapshot:
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
     sensors: Mapping[str, Sensor] = field(default_factory=dict)
     alerts: Mapping[str, Alert] = field(default_factory=dict)
+    agents: Mapping[str, Agent] = field(default_factory=dict)
 
     @classmethod
     def from_records(cls, revision: int, records: Iterable[Record]) -> CatalogSnapshot:
@@ -138,6 +140,10 @@ class CatalogSnapshot:
     def get_alert(self, name: str) -> Alert:
         """The alert of this name."""
         return self._get(self.alerts, "alert", name)
+
+    def get_agent(self, name: str) -> Agent:
+        """The agent of this name."""
+        return self._get(self.agents, "agent", name)
 
     def _get(self, records: Mapping[str, _RecordT], kind: str, name: str) -> _RecordT:
         record = records.get(name)

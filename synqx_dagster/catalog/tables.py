@@ -19,7 +19,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from synqx_dagster.catalog import people_tables
+from synqx_dagster.catalog import hub_tables, people_tables
 from synqx_dagster.catalog.table_base import Id as _Id
 from synqx_dagster.catalog.table_base import UtcDateTime, metadata
 
@@ -28,6 +28,7 @@ __all__ = [
     "UtcDateTime",
     "catalog",
     "connection_test",
+    "hub_tables",
     "metadata",
     "people_tables",
     "record",

@@ -6,9 +6,11 @@ import fcntl
 import json
 import os
 import socket
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TypeAlias
 
 import dagster as dg
 
@@ -95,6 +97,37 @@ def open_instance(settings: Settings, *, executes: bool = False) -> Iterator[dg.
         opened = dg.DagsterInstance.from_ref(reference._replace(compute_logs_data=data_class(*_NO_COMPUTE_LOGS, "{}")))
     with opened as instance, _announcing_in_batches():
         yield instance
+
+
+#: For layers that hand an instance on and know nothing of Dagster.
+AnyInstance: TypeAlias = dg.DagsterInstance
+
+
+class SharedInstance:
+    """The instance of a process that answers many requests: opened once, when somebody asks first. Thread-safe."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._opened = ExitStack()
+        self._instance: dg.DagsterInstance | None = None
+
+    def get(self) -> dg.DagsterInstance:
+        """The open instance.
+
+        Raises:
+            ConfigurationError: As `prepare_instance`.
+        """
+        with self._lock:
+            if self._instance is None:
+                self._instance = self._opened.enter_context(open_instance(self._settings))
+            return self._instance
+
+    def close(self) -> None:
+        """Close it; the next call of `get` opens it again."""
+        with self._lock:
+            self._instance = None
+            self._opened.close()
 
 
 @contextmanager

@@ -123,6 +123,8 @@ class PipelineTranslator:
             lineage = self.stored_lineage(graph, step, {})
             if lineage is not None:
                 metadata["dagster/column_lineage"] = lineage
+        # Rows between steps are the pipeline's own; a dataset is the table that is loaded.
+        marks = self._translator.marks(key, self._translator.agents.of_pipeline(pipeline.name))
         owners = (*pipeline.owners, *(graph.nodes[step.name].dataset.owners if graph.nodes[step.name].dataset else ()))  # type: ignore[union-attr]
         return dg.AssetSpec(
             key,
@@ -130,10 +132,13 @@ class PipelineTranslator:
             description=description,
             partitions_def=None if pipeline.partitions is None else partitions_definition(pipeline.partitions),
             group_name=dagster_name(pipeline.name),
-            owners=list(dict.fromkeys(dagster_owner(owner) for owner in owners)),
-            tags={name: value for name, value in pipeline.tags.items() if is_dagster_tag(name, value)},
+            owners=list(dict.fromkeys([*(dagster_owner(owner) for owner in owners), *marks.owners])),
+            tags={
+                **marks.tags,
+                **{name: value for name, value in pipeline.tags.items() if is_dagster_tag(name, value)},
+            },
             kinds=kinds,
-            metadata=metadata,
+            metadata={**marks.metadata, **metadata},
         )
 
     def _loaded_later(self, graph: Graph, step: Step) -> set[dg.AssetKey]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
+from dagster._core.event_api import EventLogCursor
 
 from synqx_dagster.defs.run_failures import failure_report
 from synqx_dagster.errors import NotFoundError
@@ -37,6 +38,22 @@ class LogLine:
         return {**asdict(self), "time": self.time.isoformat()}
 
 
+@dataclass(frozen=True)
+class NumberedLine:
+    """A line with its number in the storage: greater for what was written later, and with gaps."""
+
+    number: int
+    line: LogLine
+
+
+@dataclass(frozen=True)
+class LogPage:
+    """Some lines of a log, oldest first. ``last`` is the number to go on after; None where there is no more now."""
+
+    lines: tuple[NumberedLine, ...]
+    last: int | None
+
+
 class LogReader:
     """Reads the log of one run, each call what is new; oldest first, and events that say nothing are left out.
 
@@ -44,16 +61,21 @@ class LogReader:
     and finished within ten seconds after it.
     """
 
-    def __init__(self, instance: dg.DagsterInstance, run_id: str) -> None:
+    def __init__(self, instance: dg.DagsterInstance, run_id: str, *, after: int | None = None) -> None:
+        """Read on after a line, by its number; None: from the beginning."""
         self._instance = instance
         self._run_id = run_id
         #: Where earlier calls ended, and when; what lies before the first is settled.
         self._ends: deque[tuple[float, str]] = deque()
-        self._start: str | None = None
+        self._start = None if after is None else EventLogCursor.from_storage_id(after).to_string()
         self._seen: set[int] = set()
 
     def read_new(self) -> Iterator[LogLine]:
         """The lines that no earlier call gave; must be read to the end."""
+        return (numbered.line for numbered in self.read_numbered())
+
+    def read_numbered(self) -> Iterator[NumberedLine]:
+        """As `read_new`, with the number of each line."""
         now = time.monotonic()
         while self._ends and now - self._ends[0][0] >= _SETTLING_SECONDS:
             self._start = self._ends.popleft()[1]
@@ -63,7 +85,7 @@ class LogReader:
             for record in page.records:
                 seen.add(record.storage_id)
                 if record.storage_id not in self._seen and (line := _log_line(record.event_log_entry)) is not None:
-                    yield line
+                    yield NumberedLine(record.storage_id, line)
             cursor = page.cursor
             if not page.has_more:
                 break
@@ -74,6 +96,32 @@ class LogReader:
 def iter_logs(instance: dg.DagsterInstance, run_id: str) -> Iterator[LogLine]:
     """The log of a run as it is now, oldest first."""
     return LogReader(instance, run_id).read_new()
+
+
+def read_page(
+    instance: dg.DagsterInstance,
+    run_id: str,
+    *,
+    after: int | None = None,
+    limit: int = 500,
+    wanted: Callable[[LogLine], bool] = lambda line: True,
+) -> LogPage:
+    """A page of a run's log: up to so many of the wanted lines that stand after a number."""
+    lines: list[NumberedLine] = []
+    position = after
+    while True:
+        cursor = None if position is None else EventLogCursor.from_storage_id(position).to_string()
+        page = instance.get_records_for_run(run_id, cursor=cursor, limit=_PAGE_RECORDS)
+        for record in page.records:
+            position = record.storage_id
+            line = _log_line(record.event_log_entry)
+            if line is None or not wanted(line):
+                continue
+            lines.append(NumberedLine(record.storage_id, line))
+            if len(lines) == limit:
+                return LogPage(tuple(lines), position)
+        if not page.has_more:
+            return LogPage(tuple(lines), None)
 
 
 def check_step(instance: dg.DagsterInstance, run_id: str, step: str) -> None:

@@ -11,6 +11,7 @@ import dagster as dg
 
 from synqx_dagster.defs.names import METADATA_PREFIX, REVISION_TAG
 from synqx_dagster.defs.run_failures import INTERRUPTED, FailureReport, failure_report, run_failure_report
+from synqx_dagster.defs.run_table import RunQuery, find_run_ids
 from synqx_dagster.errors import NotFoundError
 
 _FIGURES = ("lane", "rows_in", "rows_out", "rows_quarantined", "bytes", "seconds", "already_committed", "epoch")
@@ -167,6 +168,9 @@ def _asset_report(event: dg.DagsterEvent, key: dg.AssetKey, checks: Mapping[str,
 
 # --- lists -----------------------------------------------------------------------------------------
 
+#: Runs of one asset that are looked at; of those before nobody asks by the asset.
+_MAX_ASSET_RUNS = 10_000
+
 
 @dataclass(frozen=True)
 class RunInfo:
@@ -198,6 +202,54 @@ class RunInfo:
 def list_runs(instance: dg.DagsterInstance, limit: int = 20) -> list[RunInfo]:
     """The latest runs, newest first."""
     return [_run_info(record) for record in instance.get_run_records(limit=limit)]
+
+
+def find_runs(instance: dg.DagsterInstance, query: RunQuery) -> tuple[list[RunInfo], int]:
+    """A page of runs, and how many there are in all.
+
+    Raises:
+        ConfigurationError: The runs are stored in no SQL database.
+    """
+    run_ids, total = find_run_ids(instance, query)
+    if not run_ids:
+        return [], total
+    records = {
+        record.dagster_run.run_id: record
+        for record in instance.get_run_records(dg.RunsFilter(run_ids=run_ids), limit=len(run_ids))
+    }
+    # One that was deleted in between is left out.
+    return [_run_info(records[run_id]) for run_id in run_ids if run_id in records], total
+
+
+def find_runs_of_asset(
+    instance: dg.DagsterInstance, key: Sequence[str], *, since: datetime | None = None, limit: int = _MAX_ASSET_RUNS
+) -> list[str]:
+    """Ids of the latest runs that were to load an asset, whatever became of them; the newest first."""
+    asset = dg.AssetRecordsFilter(
+        asset_key=dg.AssetKey(list(key)), after_timestamp=None if since is None else since.timestamp()
+    )
+    found: dict[str, None] = {}
+    cursor: str | None = None
+    while len(found) < limit:
+        page = instance.fetch_planned_materializations(asset, limit=min(1000, limit), cursor=cursor)
+        # A load of several partitions is planned once for each.
+        found.update(dict.fromkeys(record.run_id for record in page.records))
+        if not page.has_more:
+            break
+        cursor = page.cursor
+    return list(found)[:limit]
+
+
+def get_exact_run(instance: dg.DagsterInstance, run_id: str) -> RunInfo:
+    """One run by its whole id.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    record = instance.get_run_record_by_id(run_id)
+    if record is None:
+        raise NotFoundError(f"there is no run {run_id!r}")
+    return _run_info(record)
 
 
 def get_run(instance: dg.DagsterInstance, run_id: str) -> RunInfo:

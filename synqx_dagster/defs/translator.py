@@ -14,6 +14,7 @@ import dagster as dg
 from synqx_dagster import model
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
 from synqx_dagster.connectors.registry import capabilities_of, dialect_of
+from synqx_dagster.defs.agent_links import AgentLinks, AgentMarks, marks_of
 from synqx_dagster.defs.lineage_cache import TraceLineage, trace_unconnected
 from synqx_dagster.defs.names import (
     METADATA_PREFIX,
@@ -92,6 +93,7 @@ class Translator:
         key = self.asset_key(target, mapping.target)
         schema = self.schema_of(mapping)
         lineage = self.lineage(mapping)
+        marks = self.marks(key, self.agents.of_mapping(mapping.name))
         return dg.AssetSpec(
             key,
             # A mapping that reads its own target depends on what it was, which Dagster has no edge for.
@@ -99,16 +101,38 @@ class Translator:
             description=mapping.description or (schema.description if schema else None),
             partitions_def=None if mapping.partitions is None else partitions_definition(mapping.partitions),
             group_name=dagster_name(mapping.group or mapping.target_connection),
-            owners=[dagster_owner(owner) for owner in mapping.owners],
-            tags={name: value for name, value in mapping.tags.items() if is_dagster_tag(name, value)},
+            owners=list(dict.fromkeys([*(dagster_owner(owner) for owner in mapping.owners), *marks.owners])),
+            tags={**marks.tags, **{name: value for name, value in mapping.tags.items() if is_dagster_tag(name, value)}},
             kinds={"synqx", dagster_kind(target.db_type)},
-            metadata=self._spec_metadata(mapping, source, target, key, schema, lineage),
+            metadata={**marks.metadata, **self._spec_metadata(mapping, source, target, key, schema, lineage)},
             freshness_policy=(
                 dg.FreshnessPolicy.time_window(timedelta(seconds=mapping.freshness.maximum_age_seconds))
                 if mapping.freshness
                 else None
             ),
         )
+
+    # --- agents ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def agents(self) -> AgentLinks:
+        """The agents of the snapshot by what they link to."""
+        return AgentLinks(self.snapshot)
+
+    def marks(self, key: dg.AssetKey, agents: Iterable[model.Agent] = ()) -> AgentMarks:
+        """What an asset carries of these agents, and of those that link to it as a dataset."""
+        return marks_of([*agents, *self._agents_by_key.get(key, ())])
+
+    @cached_property
+    def _agents_by_key(self) -> dict[dg.AssetKey, list[model.Agent]]:
+        found: dict[dg.AssetKey, list[model.Agent]] = {}
+        for name in self.agents.dataset_names:
+            dataset = self.snapshot.assets.get(name)
+            connection = None if dataset is None else self.snapshot.connections.get(dataset.connection)
+            if dataset is None or connection is None or dataset.table_name is None:
+                continue
+            found.setdefault(self.asset_key(connection, dataset.table_name), []).extend(self.agents.of_dataset(name))
+        return found
 
     def _dep(self, key: dg.AssetKey, own: Partitions | None) -> dg.AssetDep:
         """A dependency: on the same partitions, on those of the same time, or on all that have nothing in common."""
@@ -189,12 +213,16 @@ class Translator:
             if key in loaded or key in external:
                 continue
             connection = self.snapshot.get_connection(key.path[0])
+            marks = self.marks(key)
             external[key] = dg.AssetSpec(
                 key,
                 group_name=dagster_name(connection.name),
                 kinds={dagster_kind(connection.db_type)},
                 description=f"A table of the connection {connection.name}",
+                owners=list(marks.owners),
+                tags=dict(marks.tags),
                 metadata={
+                    **marks.metadata,
                     "dagster/table_name": qualified_name(connection, key),
                     "dagster/uri": connection_uri(connection, key.path[1:]),
                 },

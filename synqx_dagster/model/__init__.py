@@ -1,5 +1,6 @@
 """The records that users declare, as frozen values without any input or output."""
 
+from synqx_dagster.model.agent import Agent
 from synqx_dagster.model.alert import Alert
 from synqx_dagster.model.base import RECORD_KINDS, Record, RecordKind, Value, dagster_name
 from synqx_dagster.model.connection import Connection, PoolSettings, SshTunnel, TlsSettings
@@ -16,12 +17,13 @@ from synqx_dagster.model.types import DataType
 
 RECORD_TYPES: dict[RecordKind, type[Record]] = {
     record_type.kind: record_type
-    for record_type in (Connection, Schema, Dataset, Mapping, Pipeline, Schedule, Sensor, Alert)
+    for record_type in (Connection, Schema, Dataset, Mapping, Pipeline, Schedule, Sensor, Alert, Agent)
 }
 
 __all__ = [
     "RECORD_KINDS",
     "RECORD_TYPES",
+    "Agent",
     "Alert",
     "Column",
     "ColumnMapping",

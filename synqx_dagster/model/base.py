@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-RecordKind = Literal["connection", "schema", "asset", "mapping", "pipeline", "schedule", "sensor", "alert"]
+RecordKind = Literal["connection", "schema", "asset", "mapping", "pipeline", "schedule", "sensor", "alert", "agent"]
 
 #: In the order in which records refer to each other: what is referred to stands first.
 RECORD_KINDS: tuple[RecordKind, ...] = get_args(RecordKind)
@@ -62,3 +62,8 @@ class Record(Value):
     description: str | None = Field(default=None, max_length=4000)
     #: Who may write the record over the API beside admins, and whom Dagster shows: ``team:NAME``, or an e-mail address.
     owners: tuple[Label, ...] = ()
+
+    @property
+    def writers(self) -> tuple[str, ...]:
+        """Who may write the record over the API beside admins; empty for whoever may write at all."""
+        return self.owners

@@ -14,6 +14,7 @@ from alembic.script import ScriptDirectory
 
 from synqx_dagster.catalog import migrate, tables
 from synqx_dagster.catalog.engine import make_engine, parse_address
+from synqx_dagster.catalog.hub_tables import SEARCH_TEXT
 from synqx_dagster.catalog.store import Catalog
 from synqx_dagster.errors import CatalogVersionError, NotInitialisedError
 from synqx_dagster.settings import Settings
@@ -39,7 +40,9 @@ def test_migrations_make_the_tables_that_the_code_describes(any_catalog_settings
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": tables.VERSION_TABLE})
         differences = compare_metadata(context, tables.metadata)
-        assert [item for item in differences if "remove_table" not in str(item)] == []
+        # The words of the search index are a table of each backend's own kind, which the code does not describe.
+        unknown = [item for item in differences if "remove_table" not in str(item) and SEARCH_TEXT not in str(item)]
+        assert unknown == []
         inspector = sa.inspect(connection)
         for table in tables.metadata.sorted_tables:
             checks = {item["name"] for item in inspector.get_check_constraints(table.name)}

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from synqx_dagster.catalog.documents import Definitions
 from synqx_dagster.catalog.validation import build_record
 from synqx_dagster.model import (
+    Agent,
     Alert,
     Connection,
     EnvSecret,
@@ -39,6 +40,12 @@ def mapping(name: str = "customers", **values: Any) -> Mapping:
         defaults["source_table"] = name
     record = build_record("mapping", {"name": name} | defaults | values)
     assert isinstance(record, Mapping)
+    return record
+
+
+def agent(name: str = "churn_guard", **values: Any) -> Agent:
+    record = build_record("agent", {"name": name} | values)
+    assert isinstance(record, Agent)
     return record
 
 
@@ -242,9 +249,34 @@ def alerts(draw: st.DrawFn, names: st.SearchStrategy[str] = _names) -> Alert:
     )
 
 
+_numbers = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@st.composite
+def agents(draw: st.DrawFn, names: st.SearchStrategy[str] = _names) -> Agent:
+    """Agents with texts, lists, KPIs of each sort, and links."""
+    lines = st.lists(_filled, max_size=3)
+    kpis = [
+        {"name": "entered", "target": draw(_numbers | _filled), "current": draw(st.none() | _numbers | _filled)},
+        {"name": "measured", "target": draw(st.none() | _numbers), "metric": "rows_loaded", "window_days": 7},
+    ]
+    return agent(
+        draw(names),
+        short_description=draw(st.none() | _filled),
+        business_domain=draw(st.none() | _filled),
+        status=draw(st.sampled_from(["draft", "active"])),
+        problem_statement=draw(st.none() | _filled),
+        goals=draw(lines),
+        outputs=draw(lines | _filled),
+        tools=[{"name": name} for name in draw(st.lists(_filled, max_size=2, unique=True))],
+        kpis=draw(st.sampled_from([[], kpis])),
+        mappings=draw(st.lists(_names, max_size=2, unique=True)),
+    )
+
+
 def any_records() -> st.SearchStrategy[list[Record]]:
     """Records of every kind, each name once within its kind; their references may lead nowhere."""
     anything: st.SearchStrategy[Record] = st.one_of(
-        connections(), schemas(), mappings(), schedules(), sensors(), alerts()
+        connections(), schemas(), mappings(), schedules(), sensors(), alerts(), agents()
     )
     return st.lists(anything, max_size=4, unique_by=lambda record: (record.kind, record.name))
