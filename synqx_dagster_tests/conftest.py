@@ -41,5 +41,6 @@ pytest_plugins = [
     "synqx_dagster_tests.fix_plugin",
     "synqx_dagster_tests.fix_shop",
     "synqx_dagster_tests.fix_receivers",
+    "synqx_dagster_tests.fix_gateway",
     "synqx_dagster_tests.fix_people",
 ]

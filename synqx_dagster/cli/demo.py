@@ -45,7 +45,8 @@ def demo(ctx: click.Context, output: Output, serve: bool, port: int, stop: bool,
         if not stop_server(home):
             output.note("The demo's PostgreSQL is in use and was left running.", style="yellow")
         return
-    from synqx_dagster.cli.dev import dev, stop_on_signals
+    from synqx_dagster.cli.dev import dev
+    from synqx_dagster.cli.signals import stop_on_signals
 
     enter_demo(home)
     started = time.monotonic()

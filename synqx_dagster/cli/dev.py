@@ -1,38 +1,31 @@
-"""`synqx dev`: Dagster's code server, web UI and daemon on one command, and all of them stopped by Ctrl-C."""
+"""`synqx dev`: the server, Dagster's daemon and the code server on one command, and all of them stopped by Ctrl-C."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shutil
-import signal
+import os
+import secrets
 import socket
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
-from synqx_dagster.cli.options import SynqxCommand, pass_output
+from synqx_dagster.cli.code_server import LOCATION_NAME, fail, script, start_code_server, wait_until
+from synqx_dagster.cli.options import SynqxCommand, os_user, pass_output
 from synqx_dagster.cli.output import Output, printable
-from synqx_dagster.cli.processes import ManagedProcess, ProcessGroup
+from synqx_dagster.cli.processes import ProcessGroup
+from synqx_dagster.cli.serve import LOOPBACK, address_of
 from synqx_dagster.cli.session import open_catalog
-from synqx_dagster.errors import ConfigurationError, FatalError, SealedError
+from synqx_dagster.cli.signals import stop_on_signals
+from synqx_dagster.errors import ConfigurationError, NotFoundError, SealedError
 
 if TYPE_CHECKING:
     from synqx_dagster.catalog.store import Catalog
-
-#: As in workspace.yaml. Dagster remembers schedules and sensors by it, so it must not change.
-LOCATION_NAME = "synqx"
-
-#: Ten thousand assets load in some ten seconds.
-_STARTUP_SECONDS = 180.0
 
 #: Warnings that Dagster gives to every new home, and that ask nothing of anybody.
 _HARMLESS = ("No cursor for event type",)
@@ -48,7 +41,8 @@ _STYLES = {"code": "magenta", "web": "cyan", "daemon": "green"}
 def dev(output: Output, host: str, port: int, verbose: bool) -> None:
     """Start Dagster's web UI, daemon and code server; Ctrl-C stops all.
 
-    The web UI has no login: keep it on this machine. Schedules and sensors run while this command does.
+    The same as `synqx serve`, with what runs schedules, sensors and queued runs. On this machine it prints a link that
+    logs you in once, as the user of your name; if nobody has an account yet, you get one as admin.
     """
     catalog = open_catalog()
     _refuse_taken_port(host, port)
@@ -56,50 +50,88 @@ def dev(output: Output, host: str, port: int, verbose: bool) -> None:
 
     prepare_instance(catalog.settings)  # before the processes, which would race to create the storage
     _say_if_sealed(output, catalog)
-    level = "info" if verbose else "warning"
+    username = find_local_user(catalog) if host in LOOPBACK else None
     with (
         stop_on_signals(),
         tempfile.TemporaryDirectory(prefix="synqx-dev-") as directory,
         ProcessGroup(lambda name, line: _print_line(output, name, line, verbose=verbose)) as group,
     ):
         try:
-            _serve(output, group, Path(directory), host, port, level)
+            _serve(output, group, Path(directory), host, port, username, verbose=verbose)
         except KeyboardInterrupt:
             output.note("stopping ...")
     output.note("stopped")
 
 
-def _serve(output: Output, group: ProcessGroup, directory: Path, host: str, port: int, level: str) -> None:
-    code_socket = directory / "code.sock"
+def find_local_user(catalog: Catalog) -> str | None:
+    """The account of whoever runs this command; made, as an admin, if nobody has one yet.
+
+    Whoever can start this can write the catalog, and so give themselves any account. None where others have accounts
+    and this one has not: then it is for these to say.
+    """
+    from synqx_dagster.people.accounts import NewUser
+    from synqx_dagster.people.roles import Role
+    from synqx_dagster.people.service import People
+
+    accounts = People(catalog).accounts
+    name = os_user()
+    if accounts.is_empty():
+        # Without a password: only links like this one let them in, until they get one by `synqx users password`.
+        return accounts.create(NewUser(name, Role.ADMIN), action="user.create_local", only_first=True).username
+    try:
+        found = accounts.get_by_name(name)
+    except NotFoundError:
+        return None
+    return None if found.disabled else found.username
+
+
+def _serve(
+    output: Output,
+    group: ProcessGroup,
+    directory: Path,
+    host: str,
+    port: int,
+    username: str | None,
+    *,
+    verbose: bool,
+) -> None:
+    level = "info" if verbose else "warning"
+    output.note("starting the code server ...")
+    code_socket = start_code_server(group, directory, level=level)
     workspace = directory / "workspace.yaml"
     # JSON is YAML.
     location = {"grpc_server": {"socket": str(code_socket), "location_name": LOCATION_NAME}}
     workspace.write_text(json.dumps({"load_from": [location]}))
-    output.note("starting the code server ...")
-    group.start(
-        "code",
-        [
-            *_script("dagster"),
-            *("code-server", "start", "-m", "synqx_dagster.definitions", "--socket", str(code_socket)),
-            *("--location-name", LOCATION_NAME, "--log-level", level),
-        ],
-    )
-    _wait_until(group, lambda: _listens(code_socket), "the code server")
     output.note("starting the web UI and the daemon ...")
+    group.start("daemon", [*script("dagster-daemon"), "run", "-w", str(workspace), "--log-level", level])
+    token_options: list[str] = []
+    token = None
+    if username is not None:
+        token = secrets.token_urlsafe(32)
+        # In a file of this user's own: a command line is seen by everybody.
+        file = directory / "login-token"
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as handle:
+            handle.write(f"{username}\n{token}")
+        token_options = ["--login-token-file", str(file)]
     group.start(
         "web",
         [
-            *_script("dagster-webserver"),
-            *("-w", str(workspace), "-h", host, "-p", str(port), "--dagster-log-level", level),
+            *(sys.executable, "-m", "synqx_dagster.cli.main", "serve", "--host", host, "--port", str(port)),
+            *("--workspace", str(workspace), "--quiet"),
+            *token_options,
+            *(("--verbose",) if verbose else ()),
         ],
     )
-    group.start("daemon", [*_script("dagster-daemon"), "run", "-w", str(workspace), "--log-level", level])
-    address = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104
-    _wait_until(group, lambda: _answers(f"{address}/server_info"), "the web UI")
+    address = address_of(host, port)
+    wait_until(group, lambda: _answers(f"{address}/"), "the web UI")
     output.note(f"The web UI is at {address} - Ctrl-C stops everything.", style="bold green")
+    if token is not None:
+        output.note(f"Log in once, as {username}, within 15 minutes: {address}/login?token={token}")
+    else:
+        output.note("Log in with an account of yours; `synqx users add NAME --role admin` makes one.")
     while True:
         if (ended := group.watch(3600)) is not None:
-            _fail(ended)
+            fail(ended)
 
 
 def _say_if_sealed(output: Output, catalog: Catalog) -> None:
@@ -109,15 +141,6 @@ def _say_if_sealed(output: Output, catalog: Catalog) -> None:
         catalog.vault.unseal_from_settings(catalog.settings)
     except SealedError as exc:
         output.note(f"Note: {exc.message}: runs that need a secret fail until `synqx unlock`.", style="yellow")
-
-
-def _script(name: str) -> list[str]:
-    """A command of the environment that this Python belongs to, wherever PATH leads."""
-    beside = Path(sys.executable).parent / name
-    path = str(beside) if beside.exists() else shutil.which(name)
-    if path is None:
-        raise FatalError(f"the command {name!r} is not installed", hint="pip install dagster dagster-webserver")
-    return [path]
 
 
 def _refuse_taken_port(host: str, port: int) -> None:
@@ -133,52 +156,12 @@ def _refuse_taken_port(host: str, port: int) -> None:
         ) from exc
 
 
-def _wait_until(group: ProcessGroup, is_ready: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + _STARTUP_SECONDS
-    while not is_ready():
-        if (ended := group.watch(0.2)) is not None:
-            _fail(ended)
-        if time.monotonic() > deadline:
-            raise FatalError(f"{what} did not start within {_STARTUP_SECONDS:.0f} seconds", hint="try --verbose")
-
-
-def _fail(ended: ManagedProcess) -> NoReturn:
-    status = ended.process.returncode
-    raise FatalError(
-        f"Dagster's {ended.name} process ended by itself (status {status})", hint="its last words are above"
-    )
-
-
-def _listens(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-        return True
-
-
 def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 - an http address made above
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
-
-
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP stop what runs inside as Ctrl-C does; a second one does not wait."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _print_line(output: Output, name: str, line: str, *, verbose: bool) -> None:

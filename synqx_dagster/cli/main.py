@@ -71,6 +71,9 @@ SECTIONS: dict[str, dict[str, LazyCommand]] = {
         "audit": LazyCommand("audit:audit", "Look at the audit trail, verify it and write it out."),
     },
     "Serve": {
+        "serve": LazyCommand(
+            "serve:serve", "Serve the REST API and Dagster's web UI on one port, behind logins and roles."
+        ),
         "dev": LazyCommand("dev:dev", "Start Dagster's web UI, daemon and code server; Ctrl-C stops all."),
         "worker": LazyCommand("worker:worker", "Execute steps of runs on this machine, for the executor celery."),
         "demo": LazyCommand("demo:demo", "Set up and run the example project on an embedded PostgreSQL."),

@@ -73,6 +73,8 @@ class JsonFormatter(logging.Formatter):
         }
         if meta:
             fields |= self._run_fields(meta)
+        # Fields that a module of SynqX gives with a record itself, such as those of a request.
+        fields |= getattr(record, "synqx_fields", None) or {}
         if record.exc_info and record.exc_info[1] is not None:
             fields["error"] = describe_exception(record.exc_info[1])
         return json.dumps({name: value for name, value in fields.items() if value is not None}, default=str)

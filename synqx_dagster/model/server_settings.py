@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,6 +50,9 @@ class ServerSettings:
         session_idle: So long it does without being used.
         refresh_lifetime: So long a login over the API can be renewed.
         oidc: The OpenID provider, where there is one.
+        trusted_proxies: Addresses and networks of proxies that may say where a request comes from, and that it came
+            over TLS.
+        metrics_open: Anybody who reaches the server may read its metrics; else a key that may read runs.
     """
 
     public_url: str | None = None
@@ -61,6 +65,8 @@ class ServerSettings:
     session_idle: timedelta = timedelta(hours=2)
     refresh_lifetime: timedelta = timedelta(days=14)
     oidc: OidcSettings | None = None
+    trusted_proxies: tuple[str, ...] = ("127.0.0.1", "::1")
+    metrics_open: bool = False
 
     @classmethod
     def parse(cls, get: Callable[[str], str | None]) -> ServerSettings:
@@ -97,6 +103,8 @@ class ServerSettings:
             session_idle=hours("SYNQX_SESSION_IDLE_HOURS", cls.session_idle),
             refresh_lifetime=hours("SYNQX_REFRESH_HOURS", cls.refresh_lifetime),
             oidc=_oidc(get),
+            trusted_proxies=_networks("SYNQX_TRUSTED_PROXIES", get("SYNQX_TRUSTED_PROXIES"), cls.trusted_proxies),
+            metrics_open=_choice("SYNQX_METRICS", get("SYNQX_METRICS"), ("key", "open")) == "open",
         )
 
 
@@ -127,6 +135,22 @@ def _choice(name: str, text: str | None, choices: tuple[str, ...]) -> str:
     if text not in choices:
         raise ConfigurationError(f"{name} is {text[:40]!r}", hint=f"write {' or '.join(choices)}")
     return text
+
+
+def _networks(name: str, text: str | None, default: tuple[str, ...]) -> tuple[str, ...]:
+    if text is None:
+        return default
+    found = []
+    for item in text.replace(",", " ").split():
+        try:
+            found.append(str(ipaddress.ip_network(item, strict=False)))
+        except ValueError:
+            raise ConfigurationError(
+                f"{name} holds {item[:80]!r}, which is no address",
+                hint="write addresses or networks such as 10.0.0.5 or 10.0.0.0/24; a star is not taken, because then "
+                "every client could say that it is another one",
+            ) from None
+    return tuple(found)
 
 
 def _is_web_address(text: str, *, secure: bool) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -58,11 +60,27 @@ def processes_of(directory: str) -> list[str]:
     return found
 
 
-def query(port: int, text: str) -> object:
+class Stay(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: the first answer is the one with the cookie."""
+
+    def redirect_request(self, *arguments: object) -> None:
+        return None
+
+
+def follow_link(link: str) -> str:
+    """Open the link that `synqx dev` prints; gives the session's cookie."""
+    with pytest.raises(urllib.error.HTTPError) as answered:
+        urllib.request.build_opener(Stay).open(link, timeout=30)
+    assert answered.value.code == 303
+    return str(answered.value.headers["set-cookie"]).partition(";")[0]
+
+
+def query(port: int, cookie: str, text: str) -> object:
+    base = f"http://127.0.0.1:{port}"
     request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/graphql",
+        f"{base}/graphql",
         data=json.dumps({"query": text}).encode(),
-        headers={"content-type": "application/json"},
+        headers={"content-type": "application/json", "cookie": cookie, "origin": base},
     )
     with urllib.request.urlopen(request, timeout=10) as response:
         return json.load(response)["data"]
@@ -91,16 +109,21 @@ def check_dev(project: Project, temporary: str) -> None:
         )
     with reaped(command) as process:
         deadline = time.monotonic() + 120
-        while f"http://127.0.0.1:{port}" not in log.read_text():
+        while (link := re.search(rf"http://127.0.0.1:{port}/login\?token=\S+", log.read_text())) is None:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
-        nodes = query(port, ASSETS)["assetNodes"]  # type: ignore[index]
+        cookie = follow_link(link[0])
+        nodes = query(port, cookie, ASSETS)["assetNodes"]  # type: ignore[index]
         assert [node["assetKey"]["path"] for node in nodes if node["isMaterializable"]] == [["files", "two"]]
         children = processes_of(temporary)
-        assert {"code-server", "dagster-webserver", "dagster-daemon"} <= {
+        assert {"code-server", "serve", "dagster-daemon"} <= {
             word.rpartition("/")[2] for command in children for word in command.split()
         }
+        # What a process list shows lets nobody in, and a link works once.
+        assert not any(link[0].rpartition("=")[2] in command for command in children)
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(link[0], timeout=30)
         process.send_signal(signal.SIGINT)
         code = process.wait(90)
 

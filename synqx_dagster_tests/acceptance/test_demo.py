@@ -26,6 +26,7 @@ import pytest
 
 from synqx_dagster.demo.project import demo_environment
 from synqx_dagster.demo.server import running_server
+from synqx_dagster_tests.acceptance.test_cli_dev import follow_link
 from synqx_dagster_tests.processes import reaped
 
 ROOT = Path(__file__).parents[2]
@@ -191,6 +192,7 @@ class Dev:
 
     process: subprocess.Popen[str]
     address: str
+    cookie: str
 
 
 @pytest.fixture(scope="module")
@@ -212,14 +214,16 @@ def dev(directory: Path, first_run: dict[str, Any]) -> Iterator[Dev]:
     )
     with reaped(started) as process:
         try:
-            yield Dev(process, _wait_for_address(process))
+            link = _wait_for_link(process)
+            address = link.partition("/login")[0]
+            yield Dev(process, address, follow_link(link))
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)
                 process.wait(60)
 
 
-def _wait_for_address(process: subprocess.Popen[str]) -> str:
+def _wait_for_link(process: subprocess.Popen[str]) -> str:
     assert process.stderr is not None
     deadline = time.monotonic() + 180
     seen = ""
@@ -229,7 +233,7 @@ def _wait_for_address(process: subprocess.Popen[str]) -> str:
         while time.monotonic() < deadline and process.poll() is None:
             if selector.select(1):
                 seen += process.stderr.read() or ""
-            if match := re.search(r"The web UI is at (http://\S+)", seen):
+            if match := re.search(r"(http://\S+/login\?token=\S+)\s", seen):
                 return match[1]
     raise AssertionError(f"the web UI did not start:\n{seen}")
 
@@ -302,17 +306,25 @@ def test_the_web_ui_shows_the_assets_in_a_browser(tmp_path: Path, request: pytes
     }
     with chromium(tmp_path / "profile") as window:
         dev: Dev = request.getfixturevalue("dev")  # only now: a machine without a browser need not start it for this
+        log_in(window, dev)
         for name, (path, words) in pages.items():
             window.get(dev.address + path)
             wait_for_words(window, words)
             assert window.save_screenshot(str(screenshots / f"demo-{name}.png"))
 
 
+def log_in(window: Any, dev: Dev) -> None:
+    """Give a browser the session of the link that was printed: it is good for one."""
+    window.get(f"{dev.address}/login")
+    name, _, value = dev.cookie.partition("=")
+    window.add_cookie({"name": name, "value": value, "path": "/", "secure": True, "httpOnly": True})
+
+
 def graphql(dev: Dev, query: str, **variables: Any) -> Any:
     request = urllib.request.Request(
         f"{dev.address}/graphql",
         json.dumps({"query": query, "variables": variables}).encode(),
-        {"Content-Type": "application/json"},
+        {"Content-Type": "application/json", "Cookie": dev.cookie, "Origin": dev.address},
     )
     with urllib.request.urlopen(request, timeout=60) as reply:
         answer = json.load(reply)
@@ -335,6 +347,7 @@ def test_the_diamond_is_run_and_seen_in_the_web_ui(
     steps = ("pipelines__customer_value__checked", "warehouse__analytics__customer_value", "lake__main__customer_value")
     with chromium(tmp_path / "profile") as window:
         dev: Dev = request.getfixturevalue("dev")
+        log_in(window, dev)
         window.get(f"{dev.address}/jobs")
         wait_for_words(window, ("customer_value",))
         (repository,) = graphql(

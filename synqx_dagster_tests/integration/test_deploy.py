@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from synqx_dagster.catalog.store import Catalog
-from synqx_dagster.cli.dev import LOCATION_NAME
+from synqx_dagster.cli.code_server import LOCATION_NAME
 from synqx_dagster.defs.execution import run_targets
 from synqx_dagster.defs.executors import build_executor
 from synqx_dagster.defs.exposition import Metric
@@ -244,8 +244,13 @@ def test_a_service_is_locked_in_and_not_root(path: Path) -> None:
 
 def test_only_what_opens_the_vault_is_given_its_key() -> None:
     with_key = {path.stem for path in SERVICES if "LoadCredential" in options(path)}
-    assert with_key == {"synqx-code", "synqx-metrics", "synqx-worker"}
-    assert {name for name, service in containers().items() if service.get("secrets")} == {"init", "code", "worker"}
+    assert with_key == {"synqx-code", "synqx-metrics", "synqx-web", "synqx-worker"}
+    assert {name for name, service in containers().items() if service.get("secrets")} == {
+        "init",
+        "code",
+        "web",
+        "worker",
+    }
 
 
 def test_a_worker_is_given_its_time_to_end() -> None:
@@ -306,10 +311,11 @@ def test_containers_wait_for_what_they_need_and_name_what_is_there() -> None:
     assert (DEPLOY / document["x-synqx"]["build"]["context"] / document["x-synqx"]["build"]["dockerfile"]).is_file()
 
 
-def test_the_web_ui_without_a_login_is_reached_from_this_machine_alone() -> None:
+def test_the_server_is_reached_through_a_proxy_alone() -> None:
     published = {port for service in containers().values() for port in service.get("ports", ())}
     assert published == {"127.0.0.1:3000:3000"}
     assert "--host 127.0.0.1" in option(DEPLOY / "systemd" / "synqx-web.service", "ExecStart")
+    assert all("dagster-webserver" not in path.read_text() for path in DEPLOY.rglob("*") if path.is_file())
 
 
 def test_containers_gain_no_rights() -> None:
@@ -441,7 +447,7 @@ def test_pods_gain_no_rights_and_only_some_open_the_vault() -> None:
     with_key = {
         name for name, container in pods().items() if {"secretRef": {"name": "synqx-vault"}} in container["envFrom"]
     }
-    assert with_key == {"init", "code"}
+    assert with_key == {"init", "code", "web"}
 
 
 def test_pods_mount_and_read_what_the_other_files_hold() -> None:
@@ -456,8 +462,15 @@ def test_pods_mount_and_read_what_the_other_files_hold() -> None:
     assert wanted <= given
     location = yaml.safe_load(config_map("synqx-files")["workspace.yaml"])["load_from"][0]["grpc_server"]
     assert location["location_name"] == LOCATION_NAME
-    (service,) = [item for item in load_all("k8s/synqx.yaml") if item["kind"] == "Service"]
-    assert (service["metadata"]["name"], service["spec"]["ports"][0]["port"]) == (location["host"], location["port"])
+    services = {
+        item["metadata"]["name"]: item["spec"]["ports"][0]
+        for item in load_all("k8s/synqx.yaml")
+        if item["kind"] == "Service"
+    }
+    assert services.keys() == {"synqx-code", "synqx-web"}
+    assert services[location["host"]]["port"] == location["port"]
+    (port,) = pods()["web"]["ports"]
+    assert services["synqx-web"]["targetPort"] == port["containerPort"] == 3000
 
 
 def test_no_file_holds_a_password() -> None:

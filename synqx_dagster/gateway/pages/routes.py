@@ -1,0 +1,32 @@
+"""The routes of the pages."""
+
+from __future__ import annotations
+
+from starlette.routing import Route, Router
+
+from synqx_dagster.gateway.pages.account import AccountPages
+from synqx_dagster.gateway.pages.context import PagesContext
+from synqx_dagster.gateway.pages.login import LoginPages
+from synqx_dagster.gateway.pages.rendering import static_file
+
+#: What belongs to the pages, by the first part of a path; the rest is the API's and Dagster's.
+PAGES = frozenset({"login", "logout", "account", "_synqx"})
+
+
+def create_pages(context: PagesContext) -> Router:
+    """The pages as an ASGI application."""
+    login, account = LoginPages(context), AccountPages(context)
+    return Router(
+        [
+            Route("/login", login.show, methods=["GET"]),
+            Route("/login", login.submit, methods=["POST"]),
+            Route("/logout", login.confirm_leaving, methods=["GET"]),
+            Route("/logout", login.leave, methods=["POST"]),
+            Route("/account", account.show, methods=["GET"]),
+            Route("/account/password", account.change_password, methods=["POST"]),
+            Route("/account/sessions/{id}/end", account.end_session, methods=["POST"]),
+            Route("/account/keys", account.create_key, methods=["POST"]),
+            Route("/account/keys/{id}/revoke", account.revoke_key, methods=["POST"]),
+            Route("/_synqx/{name}", static_file, methods=["GET"]),
+        ]
+    )

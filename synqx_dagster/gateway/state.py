@@ -1,0 +1,42 @@
+"""What state the server is in, as far as anybody may know: not set up, sealed, or ready."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from synqx_dagster.errors import NotInitialisedError, SealedError, SynqxError
+
+if TYPE_CHECKING:
+    from synqx_dagster.catalog.store import Catalog
+
+Status = Literal["ready", "sealed", "not_initialised", "unavailable"]
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """The state at one moment. ``reason`` is for people, and holds no secret and no address."""
+
+    status: Status
+    reason: str = ""
+
+    @property
+    def warning(self) -> str | None:
+        """What those who are logged in should know about it."""
+        if self.status == "sealed":
+            return f"The vault is sealed ({self.reason}): runs that need a password wait, and so do access tokens."
+        return None
+
+
+def read_state(find_catalog: Callable[[], Catalog]) -> ServerState:
+    """Look, and unseal the vault if the settings open it; what did not open it once is not tried again."""
+    try:
+        find_catalog().unseal()
+    except NotInitialisedError:
+        return ServerState("not_initialised", "there is no catalog or no vault yet")
+    except SealedError as exc:
+        return ServerState("sealed", exc.message)
+    except SynqxError as exc:
+        return ServerState("unavailable", type(exc).__name__)
+    return ServerState("ready")
