@@ -286,7 +286,7 @@ def test_what_is_indexed_is_found_by_each_word_and_each_beginning(
 HOSTILE = [
     "'", '"', '""', "*", "a*", "(", ")", "(a", "a)", "NEAR(a b)", "a NEAR b", "a AND", "OR", "NOT a", "-a", "^a", "a:*",
     "title:a", "{title}: a", "a & b", "a | b", "!a", "<->", "a <-> b", "a:b:c", "\\", "%", "_", "100%", "a\x00b",
-    "\x00", "\ud800", "\udfff a", "'; drop table synqx_record; --", "$$", "a" * 5000, "a " * 5000, "\u202e", "🙂", 
+    "\x00", "\ud800", "\udfff a", "'; drop table synqx_record; --", "$$", "a" * 5000, "a " * 5000, "\u202e", "🙂",
     "½ ﷺ", "\n",    "<b>x</b>", "${jndi:ldap://x}", "{{7*7}}", "İ", "ß", "\u0301", "1e999", "NaN", " ",
 ]  # fmt: skip
 
