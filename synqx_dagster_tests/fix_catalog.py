@@ -26,7 +26,8 @@ def cheap_vault(monkeypatch: pytest.MonkeyPatch) -> None:
 def catalog_settings(tmp_path: Path) -> Settings:
     """Settings of an SQLite catalog that is not there yet."""
     home = tmp_path / "home"
-    return Settings(home=home, catalog_url=f"sqlite:///{home / 'catalog.db'}", master_password=MASTER_PASSWORD)
+    url = f"sqlite:///{home / 'catalog.db'}"
+    return Settings(home=home, dagster_home=home, catalog_url=url, master_password=MASTER_PASSWORD)
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def any_catalog_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Sett
     url = f"sqlite:///{home / 'catalog.db'}"
     if request.param == "postgresql":
         url = request.getfixturevalue("postgresql").uri
-    return Settings(home=home, catalog_url=url, master_password=MASTER_PASSWORD)
+    return Settings(home=home, dagster_home=home, catalog_url=url, master_password=MASTER_PASSWORD)
 
 
 @pytest.fixture

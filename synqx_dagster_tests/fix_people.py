@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import httpx
@@ -81,10 +82,9 @@ class Api:
         return made
 
 
-@pytest.fixture
-def api(any_catalog: Catalog, cheap_passwords: None) -> Iterator[Api]:
-    """The API on each backend of the catalog."""
-    context = ApiContext(any_catalog.settings)
+@contextmanager
+def _api_of(catalog: Catalog) -> Iterator[Api]:
+    context = ApiContext(catalog.settings)
     for role in Role:
         add_user(context.people, role.value, role)
     app = create_app(context)
@@ -96,3 +96,17 @@ def api(any_catalog: Catalog, cheap_passwords: None) -> Iterator[Api]:
             for client in api.clients:
                 client.close()
     context.close()
+
+
+@pytest.fixture
+def api(any_catalog: Catalog, cheap_passwords: None) -> Iterator[Api]:
+    """The API on each backend of the catalog."""
+    with _api_of(any_catalog) as api:
+        yield api
+
+
+@pytest.fixture
+def sqlite_api(catalog: Catalog, cheap_passwords: None) -> Iterator[Api]:
+    """The API on SQLite, for what does not depend on the backend."""
+    with _api_of(catalog) as api:
+        yield api

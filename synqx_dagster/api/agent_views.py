@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -85,7 +85,9 @@ class AgentFigures:
         self._lock = threading.Lock()
         self._known: dict[str, tuple[float, int, Mapping[str, float | None]]] = {}
 
-    def measure(self, catalog: Catalog, instance: AnyInstance, stored: StoredRecord) -> Mapping[str, float | None]:
+    def measure(
+        self, catalog: Catalog, open_instance: Callable[[], AnyInstance], stored: StoredRecord
+    ) -> Mapping[str, float | None]:
         """The figures of an agent's KPIs by their names; empty where they cannot be measured."""
         agent = stored.record
         assert isinstance(agent, Agent)
@@ -98,7 +100,7 @@ class AgentFigures:
         if known is not None and known[1] == snapshot.revision and now - known[0] < self._keep_seconds:
             return known[2]
         try:
-            figures = measure_agent(instance, snapshot, agent)
+            figures = measure_agent(open_instance(), snapshot, agent)
         except SynqxError as error:
             _log.warning("The figures of the agent %s cannot be measured: %s", agent.name, error.message)
             figures = {}
@@ -111,7 +113,7 @@ class AgentFigures:
 
 def show_agents(
     catalog: Catalog,
-    instance: AnyInstance,
+    open_instance: Callable[[], AnyInstance],
     figures: AgentFigures,
     stored: Sequence[StoredRecord],
     rows: Mapping[str, AgentRow],
@@ -119,6 +121,7 @@ def show_agents(
     """Agents with what is known of them.
 
     Args:
+        open_instance: Called for agents with a KPI that is measured, and for no others.
         rows: Their ids and views, by name.
     """
     ids = ReferenceIds(catalog, [item.record for item in stored])
@@ -126,7 +129,7 @@ def show_agents(
     for item in stored:
         agent = item.record
         assert isinstance(agent, Agent)
-        measured = figures.measure(catalog, instance, item)
+        measured = figures.measure(catalog, open_instance, item)
         row = rows[agent.name]
         values = {name: getattr(agent, name) for name in type(agent).model_fields if name != "kpis"}
         shown.append(

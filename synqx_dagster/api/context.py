@@ -18,6 +18,7 @@ from synqx_dagster.defs.instance import AnyInstance, SharedInstance
 from synqx_dagster.defs.lineage import LineageReader
 from synqx_dagster.errors import ConflictError
 from synqx_dagster.people.accounts import NewUser, check_new_user
+from synqx_dagster.people.oidc import OidcProvider
 from synqx_dagster.people.service import People
 from synqx_dagster.settings import Settings
 
@@ -47,6 +48,8 @@ class ApiContext:
         self._records: RecordService | None = None
         self._reloader = Reloader(settings)
         self._people: People | None = None
+        oidc = settings.server.oidc
+        self.oidc = OidcProvider(oidc) if oidc is not None else None
 
     @property
     def catalog(self) -> Catalog:

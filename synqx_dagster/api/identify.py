@@ -7,6 +7,7 @@ client says of itself in headers is gone. A change that only a cookie vouches fo
 from __future__ import annotations
 
 import logging
+import re
 import uuid
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
@@ -50,6 +51,7 @@ _IDENTITY_HEADERS = frozenset(
     }
 )
 _OWN_HEADERS = b"x-synqx-"
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 _request_id: ContextVar[str | None] = ContextVar("synqx_request_id", default=None)
 
@@ -99,7 +101,7 @@ class IdentityMiddleware:
         scope = {**scope, "headers": [item for item in headers if not _claims_identity(item[0])]}
         client = Client(
             address=scope["client"][0] if scope.get("client") else "",
-            user_agent=_one(headers, b"user-agent") or "",
+            user_agent=_UNPRINTABLE.sub("", _one(headers, b"user-agent") or "")[:256],
             request_id=request_id,
         )
         state: dict[str, Any] = dict(scope.get("state") or {})
@@ -115,19 +117,32 @@ class IdentityMiddleware:
         state = scope["state"]
         credential = _Credential.of(scope)
         set_actor(actor_of(None, client))
-        try:
-            if credential is not None:
-                state["identity"] = await run_in_threadpool(self._identify, credential)
-            if scope["path"].startswith(API_PREFIX):
-                await run_in_threadpool(self._count, state["identity"], client)
-        except (TooManyAttemptsError, _ForeignRequest) as exc:
-            await _refuse(scope, receive, send, exc, client.request_id)
-            return
-        except SynqxError as exc:
-            # Routes that anybody may call still answer: they may be what helps.
-            state["identity_error"] = exc
+        counts = scope["path"].startswith(API_PREFIX)
+        if credential is not None or counts:
+            try:
+                found = await run_in_threadpool(self._look, credential, client, counts=counts)
+            except (TooManyAttemptsError, _ForeignRequest) as exc:
+                await _refuse(scope, receive, send, exc, client.request_id)
+                return
+            state["identity"], state["identity_error"] = found
         set_actor(actor_of(state["identity"], client))
         await self._app(scope, receive, send)
+
+    def _look(
+        self, credential: _Credential | None, client: Client, *, counts: bool
+    ) -> tuple[Identity | None, SynqxError | None]:
+        identity: Identity | None = None
+        error: SynqxError | None = None
+        try:
+            identity = None if credential is None else self._identify(credential)
+        except _ForeignRequest:
+            raise
+        except SynqxError as exc:
+            # Routes that anybody may call still answer: they may be what helps.
+            error = exc
+        if counts:
+            self._count(identity, client)
+        return identity, error
 
     def _identify(self, credential: _Credential) -> Identity:
         people = self._people()

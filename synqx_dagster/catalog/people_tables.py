@@ -31,6 +31,8 @@ user = Table(
     Column("username_key", String(256), nullable=False),
     Column("email", String(254)),
     Column("email_key", String(512)),
+    # Given by an admin, an import or a provider. An address that somebody registered for themselves may be another's.
+    Column("email_confirmed", Boolean, nullable=False),
     # NULL: logs in by an OpenID provider alone.
     Column("password_hash", Text),
     Column("role", String(16), nullable=False),

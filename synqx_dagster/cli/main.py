@@ -50,6 +50,9 @@ SECTIONS: dict[str, dict[str, LazyCommand]] = {
         "quarantine": LazyCommand("quarantine:quarantine", "Look at rows that were set aside, and try them again."),
     },
     "Look": {
+        "search": LazyCommand("search:search", "Find agents, pipelines, mappings, columns and more by their words."),
+        "lineage": LazyCommand("lineage:lineage", "Show what an asset is made of and what is made of it."),
+        "agents": LazyCommand("agents:agents", "List agents, and show what one is for, runs and reaches."),
         "runs": LazyCommand("runs:runs", "List the latest runs, show one, or delete old ones."),
         "logs": LazyCommand("logs:logs", "Show the log of a run."),
         "metrics": LazyCommand("metrics:metrics", "Print metrics of runs, assets and schedules for Prometheus."),

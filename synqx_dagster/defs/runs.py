@@ -170,6 +170,7 @@ def _asset_report(event: dg.DagsterEvent, key: dg.AssetKey, checks: Mapping[str,
 
 #: Runs of one asset that are looked at; of those before nobody asks by the asset.
 _MAX_ASSET_RUNS = 10_000
+_PAGE_EVENTS = 1000
 
 
 @dataclass(frozen=True)
@@ -225,18 +226,22 @@ def find_runs_of_asset(
     instance: dg.DagsterInstance, key: Sequence[str], *, since: datetime | None = None, limit: int = _MAX_ASSET_RUNS
 ) -> list[str]:
     """Ids of the latest runs that were to load an asset, whatever became of them; the newest first."""
-    asset = dg.AssetRecordsFilter(
-        asset_key=dg.AssetKey(list(key)), after_timestamp=None if since is None else since.timestamp()
-    )
     found: dict[str, None] = {}
-    cursor: str | None = None
+    before: int | None = None
     while len(found) < limit:
-        page = instance.fetch_planned_materializations(asset, limit=min(1000, limit), cursor=cursor)
+        wanted = dg.EventRecordsFilter(
+            dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED,
+            asset_key=dg.AssetKey(list(key)),
+            after_timestamp=None if since is None else since.timestamp(),
+            before_cursor=before,
+        )
+        # The instance's own method for these events is deprecated without another in its place.
+        page = instance.event_log_storage.get_event_records(wanted, limit=_PAGE_EVENTS, ascending=False)
         # A load of several partitions is planned once for each.
-        found.update(dict.fromkeys(record.run_id for record in page.records))
-        if not page.has_more:
+        found.update(dict.fromkeys(record.run_id for record in page))
+        if len(page) < _PAGE_EVENTS:
             break
-        cursor = page.cursor
+        before = page[-1].storage_id
     return list(found)[:limit]
 
 

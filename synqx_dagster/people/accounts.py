@@ -37,6 +37,7 @@ _EMAIL = re.compile(
 )
 _TEAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,127}")
 _MAX_TEAMS = 100
+_MAX_KEY_CHARACTERS = 254
 
 #: Names by which the history and the trail know what is nobody.
 _RESERVED = frozenset({"system", "anonymous", "nobody", "demo", "local", "synqx", "dagster"})
@@ -85,7 +86,11 @@ class UserChange:
 
 @dataclass(frozen=True)
 class NewUser:
-    """An account that is to be made. Without a password or a hash nobody can log in by one."""
+    """An account that is to be made. Without a password or a hash nobody can log in by one.
+
+    Attributes:
+        email_confirmed: Somebody else than the user says that the address is theirs.
+    """
 
     username: str
     role: Role
@@ -94,6 +99,7 @@ class NewUser:
     password: SecretStr | None = field(default=None, repr=False)
     password_hash: str | None = field(default=None, repr=False)
     disabled: bool = False
+    email_confirmed: bool = True
 
 
 # --- names ------------------------------------------------------------------------------------------------------
@@ -120,7 +126,8 @@ def check_new_user(new: NewUser) -> None:
         problems.append(_problem("username", "a user name with an @ must be the account's own e-mail address"))
     elif key_of(new.username) in _RESERVED:
         problems.append(_problem("username", f"the user name {new.username!r} is reserved"))
-    if new.email is not None and _EMAIL.fullmatch(new.email) is None:
+    # Some characters are compared as many: the key must have room for what becomes of them.
+    if new.email is not None and (_EMAIL.fullmatch(new.email) is None or len(key_of(new.email)) > _MAX_KEY_CHARACTERS):
         problems.append(_problem("email", "this is no e-mail address"))
     problems += _team_problems(new.teams)
     if problems:
@@ -167,21 +174,27 @@ def with_teams(connection: Connection, rows: Sequence[Any]) -> list[User]:
         query = sa.select(user_team.c.user_id, user_team.c.team).where(user_team.c.user_id.in_(ids))
         for user_id, team in connection.execute(query):
             teams.setdefault(user_id, set()).add(team)
-    return [
-        User(
-            user_id=UUID(row.user_id),
-            username=row.username,
-            email=row.email,
-            role=Role(row.role),
-            teams=frozenset(teams.get(row.user_id, ())),
-            disabled=bool(row.disabled),
-            has_password=row.password_hash is not None,
-            created_at=row.created_at,
-            password_changed_at=row.password_changed_at,
-            last_login_at=row.last_login_at,
-        )
-        for row in rows
-    ]
+    return [_user_of(row, teams.get(row.user_id, ())) for row in rows]
+
+
+def joined_user(rows: Sequence[Any]) -> User | None:
+    """The one account of rows that are joined with its teams: what every request asks for, in one query."""
+    return _user_of(rows[0], (row.team for row in rows if row.team is not None)) if rows else None
+
+
+def _user_of(row: Any, teams: Iterable[str]) -> User:
+    return User(
+        user_id=UUID(row.user_id),
+        username=row.username,
+        email=row.email,
+        role=Role(row.role),
+        teams=frozenset(teams),
+        disabled=bool(row.disabled),
+        has_password=row.password_hash is not None,
+        created_at=row.created_at,
+        password_changed_at=row.password_changed_at,
+        last_login_at=row.last_login_at,
+    )
 
 
 # --- writing, within a transaction --------------------------------------------------------------------------------
@@ -210,6 +223,7 @@ def insert_user(connection: Connection, new: NewUser, stored_hash: str | None) -
             "username_key": key_of(new.username),
             "email": new.email,
             "email_key": None if new.email is None else key_of(new.email),
+            "email_confirmed": new.email is not None and new.email_confirmed,
             "password_hash": stored_hash,
             "role": new.role.value,
             "disabled": new.disabled,

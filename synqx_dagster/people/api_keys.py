@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from synqx_dagster.audit.actor import current_actor
 from synqx_dagster.audit.event import AuditEvent
 from synqx_dagster.audit.trail import append, lock_end
-from synqx_dagster.catalog.people_tables import api_key, user
+from synqx_dagster.catalog.people_tables import api_key, user, user_team
 from synqx_dagster.errors import (
     AccessError,
     ConflictError,
@@ -25,7 +25,7 @@ from synqx_dagster.errors import (
     RetryableError,
     SourceLocation,
 )
-from synqx_dagster.people.accounts import User, with_teams
+from synqx_dagster.people.accounts import joined_user
 from synqx_dagster.people.identity import Identity
 from synqx_dagster.people.opaque import API_KEY_PREFIX, digest, is_token, new_token
 from synqx_dagster.people.roles import Permission
@@ -140,8 +140,9 @@ class ApiKeys:
             return None
         now = datetime.now(UTC)
         query = (
-            sa.select(user, api_key.c.key_id, api_key.c.scopes, api_key.c.last_used_at)
+            sa.select(user, user_team.c.team, api_key.c.key_id, api_key.c.scopes, api_key.c.last_used_at)
             .join_from(api_key, user, api_key.c.user_id == user.c.user_id)
+            .outerjoin(user_team, user_team.c.user_id == user.c.user_id)
             .where(
                 api_key.c.key_hash == digest(key),
                 api_key.c.revoked_at.is_(None),
@@ -150,13 +151,14 @@ class ApiKeys:
             )
         )
         with self._catalog.read() as connection:
-            row = connection.execute(query).first()
-            found: list[User] = [] if row is None else with_teams(connection, [row])
-        if row is None:
+            rows = connection.execute(query).all()
+        found = joined_user(rows)
+        if found is None:
             return None
+        row = rows[0]
         if row.last_used_at is None or now - row.last_used_at > _TOUCH_EVERY:
             self._touch(row.key_id, now)
-        return found[0].identity("api_key", credential_id=row.key_id, scopes=_scopes_of(row.scopes))
+        return found.identity("api_key", credential_id=row.key_id, scopes=_scopes_of(row.scopes))
 
     def _touch(self, key_id: str, now: datetime) -> None:
         try:

@@ -6,6 +6,8 @@ as an unknown user.
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import os
 import re
 import threading
@@ -18,6 +20,8 @@ from argon2.profiles import RFC_9106_LOW_MEMORY
 from pydantic import SecretStr
 
 from synqx_dagster.errors import ConfigurationError, InvalidInputError, Problem, SourceLocation
+
+_log = logging.getLogger(__name__)
 
 MIN_CHARACTERS = 12
 MAX_CHARACTERS = 256
@@ -77,11 +81,7 @@ def hash_password(password: SecretStr) -> str:
 
 
 def verify_password(password: SecretStr, stored: str | None) -> bool:
-    """Whether this is the password of a stored hash; False for None, after the time that a hash takes.
-
-    Raises:
-        ConfigurationError: The hash is one of bcrypt, which is not installed.
-    """
+    """Whether this is the password of a stored hash; False for None, after the time that a hash takes."""
     text = _normalised(password)
     if len(text) > MAX_CHARACTERS or any("\ud800" <= character <= "\udfff" for character in text):
         # Nobody can have it. Something of a likely length is tried in its place, for the time that it takes.
@@ -113,6 +113,10 @@ def check_imported_hash(stored: str) -> None:
     if match := _BCRYPT.fullmatch(stored):
         if not 4 <= int(match[1]) <= _MAX_BCRYPT_COST:
             raise ConfigurationError(f"a bcrypt hash has cost {int(match[1])}; up to {_MAX_BCRYPT_COST} is taken")
+        if importlib.util.find_spec("bcrypt") is None:
+            raise ConfigurationError(
+                "a hash is of bcrypt, which is not installed", hint="install synqx-dagster[bcrypt]"
+            )
         return
     match = _ARGON2.fullmatch(stored)
     if match is None:
@@ -147,12 +151,12 @@ def _matches_argon2(stored: str, text: str) -> bool:
 
 
 def _matches_bcrypt(stored: str, text: str) -> bool:
+    data = text.encode("utf-8")[:_BCRYPT_BYTES]
     try:
         import bcrypt
-    except ImportError as exc:
-        raise ConfigurationError(
-            "A user has a password hash of bcrypt, which is not installed", hint="install synqx-dagster[bcrypt]"
-        ) from exc
-    data = text.encode("utf-8")[:_BCRYPT_BYTES]
+    except ImportError:
+        # Whoever asks must not learn from the answer whose hash it is; the operator does from the log.
+        _log.error("A user has a password hash of bcrypt and cannot log in: install synqx-dagster[bcrypt]")
+        return False
     # In C a NUL would end the password: "a" would open what "a\0b" closes.
     return b"\x00" not in data and bcrypt.checkpw(data, stored.encode("ascii"))

@@ -18,11 +18,12 @@ from sqlalchemy.engine import Connection
 from synqx_dagster.audit.actor import Actor, acting_as, current_actor
 from synqx_dagster.audit.event import AuditEvent, Outcome
 from synqx_dagster.audit.trail import append, lock_end
-from synqx_dagster.catalog.people_tables import token_family, user
-from synqx_dagster.errors import AccessError, LoginFailedError
-from synqx_dagster.people import passwords
-from synqx_dagster.people.accounts import Accounts, NewUser, User, find_user, key_of, with_teams
+from synqx_dagster.catalog.people_tables import token_family, user, user_team
+from synqx_dagster.errors import AccessError, InvalidInputError, LoginFailedError, Problem, SourceLocation
+from synqx_dagster.people import external, passwords
+from synqx_dagster.people.accounts import Accounts, NewUser, User, find_user, joined_user, key_of
 from synqx_dagster.people.api_keys import ApiKeys
+from synqx_dagster.people.external import ExternalIdentity
 from synqx_dagster.people.identity import Client, Identity
 from synqx_dagster.people.opaque import API_KEY_PREFIX, csrf_token_of
 from synqx_dagster.people.refresh import Refreshed, RefreshTokens
@@ -102,8 +103,9 @@ class People:
         if claims is None:
             return None
         query = (
-            sa.select(user)
+            sa.select(user, user_team.c.team)
             .join_from(token_family, user, token_family.c.user_id == user.c.user_id)
+            .outerjoin(user_team, user_team.c.user_id == user.c.user_id)
             .where(
                 token_family.c.family_id == str(claims.family_id),
                 token_family.c.revoked_at.is_(None),
@@ -112,9 +114,8 @@ class People:
             )
         )
         with self._catalog.read() as connection:
-            row = connection.execute(query).first()
-            found = [] if row is None else with_teams(connection, [row])
-        return found[0].identity("token", credential_id=str(claims.family_id)) if found else None
+            found = joined_user(connection.execute(query).all())
+        return None if found is None else found.identity("token", credential_id=str(claims.family_id))
 
     def identify_session(self, token: str) -> Identity | None:
         """Whose cookie it is; None where it is nobody's, or counts no more."""
@@ -218,6 +219,17 @@ class People:
             raise LoginFailedError("This account cannot log in")
         return Login(found.identity("session"), found)
 
+    def login_external(self, who: ExternalIdentity, client: Client) -> Login:
+        """Let somebody in whom the OpenID provider vouches for; an account is found or made for them.
+
+        Raises:
+            LoginFailedError: There is no account for them, or it is disabled; the trail says why.
+        """
+        create_role = self._settings.oidc and self._settings.oidc.create_role
+        role = Role(create_role) if create_role else None
+        user_id = external.find_or_make_account(self._catalog, who, client, create_role=role)
+        return self.enter(user_id, client, detail=f"by {who.issuer}")
+
     def register(self, new: NewUser, client: Client) -> User:
         """Make an account for somebody who asks for one; always as a viewer, without teams.
 
@@ -230,7 +242,7 @@ class People:
             raise AccessError("Registration is closed", hint="ask an admin for an account")
         # An account costs a hash and a row, so they are counted as logins are.
         self.throttle.count_login(f"register:{key_of(new.username)}", client.address)
-        wanted = NewUser(new.username, Role.VIEWER, email=new.email, password=new.password)
+        wanted = NewUser(new.username, Role.VIEWER, email=new.email, password=new.password, email_confirmed=False)
         with acting_as(Actor(new.username, None, "none", client.address, client.request_id)):
             return self.accounts.create(wanted, action="user.register")
 
@@ -296,9 +308,8 @@ class People:
 
         Raises:
             AccessError: By a key of a service.
-            LoginFailedError: The current password is wrong.
             TooManyAttemptsError: As `login`.
-            InvalidInputError: The new one is not taken.
+            InvalidInputError: The current password is wrong, or the new one is not taken.
         """
         if identity.method == "api_key":
             raise AccessError("A key cannot change a password", hint="log in, and change it then")
@@ -317,7 +328,8 @@ class People:
                     detail="the current password is wrong",
                 )
                 append(connection, current_actor().signs(event))
-            raise LoginFailedError("The current password is wrong")
+            problem = Problem("the current password is wrong", SourceLocation(field="current_password"))
+            raise InvalidInputError([problem], message="The password was not changed")
         self.accounts.set_password(identity.user_id, new)
         self.throttle.forget_login(key_of(identity.username))
 

@@ -15,9 +15,9 @@ from sqlalchemy.engine import Connection
 from synqx_dagster.audit.actor import current_actor
 from synqx_dagster.audit.event import AuditEvent
 from synqx_dagster.audit.trail import append, lock_end
-from synqx_dagster.catalog.people_tables import session, user
+from synqx_dagster.catalog.people_tables import session, user, user_team
 from synqx_dagster.errors import NotFoundError, RetryableError
-from synqx_dagster.people.accounts import User, with_teams
+from synqx_dagster.people.accounts import joined_user
 from synqx_dagster.people.identity import Client, Identity
 from synqx_dagster.people.opaque import SESSION_PREFIX, csrf_token_of, digest, is_token, new_token
 
@@ -94,8 +94,9 @@ class Sessions:
             return None
         now = datetime.now(UTC)
         query = (
-            sa.select(user, session.c.session_id, session.c.last_seen_at)
+            sa.select(user, user_team.c.team, session.c.session_id, session.c.last_seen_at)
             .join_from(session, user, session.c.user_id == user.c.user_id)
+            .outerjoin(user_team, user_team.c.user_id == user.c.user_id)
             .where(
                 session.c.token_hash == digest(token),
                 session.c.revoked_at.is_(None),
@@ -105,13 +106,13 @@ class Sessions:
             )
         )
         with self._catalog.read() as connection:
-            row = connection.execute(query).first()
-            found: list[User] = [] if row is None else with_teams(connection, [row])
-        if row is None:
+            rows = connection.execute(query).all()
+        found = joined_user(rows)
+        if found is None:
             return None
-        if now - row.last_seen_at > _TOUCH_EVERY:
-            self._touch(row.session_id, now)
-        return found[0].identity("session", credential_id=row.session_id)
+        if now - rows[0].last_seen_at > _TOUCH_EVERY:
+            self._touch(rows[0].session_id, now)
+        return found.identity("session", credential_id=rows[0].session_id)
 
     def find_expiry(self, token: str) -> datetime | None:
         """When a session ends at the latest; None where it is none, or has ended."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -21,6 +22,7 @@ from synqx_dagster.audit.trail import append
 from synqx_dagster.catalog.people_tables import signing_key
 from synqx_dagster.catalog.revisions import lock_catalog
 from synqx_dagster.catalog.secrets import hold_vault_state, signing_key_address
+from synqx_dagster.catalog.tables import vault_state
 from synqx_dagster.errors import IntegrityError
 
 if TYPE_CHECKING:
@@ -30,6 +32,11 @@ if TYPE_CHECKING:
 ROTATION = timedelta(days=90)
 
 _KEY_BYTES = 32
+
+_MAX_OPENED = 8
+
+#: How long a process believes what it has read of a key: less than a retired key still verifies.
+_KEEP_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,8 @@ class SigningKeys:
         self._catalog = catalog
         self._verify_retired = verify_retired
         self._lock = threading.Lock()
-        self._stored: dict[str, _StoredKey] = {}
+        self._stored: dict[str, tuple[_StoredKey, float]] = {}
+        self._opened_keys: dict[tuple[str, bytes, str | None], SigningKey] = {}
 
     def active(self) -> SigningKey:
         """The key that signs now; made where there is none, or where it is old.
@@ -69,14 +77,11 @@ class SigningKeys:
         Raises:
             SealedError: The vault is sealed.
         """
-        vault = self._catalog.unseal()
         with self._catalog.read() as connection:
             newest = _read_newest(connection)
         if newest is None or newest.retired_at is not None or datetime.now(UTC) - newest.created_at > ROTATION:
             newest = self._make(newest)
-        return SigningKey(
-            newest.key_id, _open(vault.open_secret(signing_key_address(newest.key_number), newest.envelope))
-        )
+        return self._opened(newest)
 
     def find(self, key_id: str) -> SigningKey | None:
         """The key of an id; None where there is none, or none that still counts.
@@ -89,10 +94,8 @@ class SigningKeys:
             return None
         if stored.retired_at is not None and datetime.now(UTC) - stored.retired_at > self._verify_retired:
             return None
-        vault = self._catalog.unseal()
-        address = signing_key_address(stored.key_number)
         try:
-            return SigningKey(key_id, _open(vault.open_secret(address, stored.envelope)))
+            return self._opened(stored)
         except IntegrityError:
             # The vault's key was rotated long ago, and this process still has the envelope of before.
             with self._lock:
@@ -100,7 +103,7 @@ class SigningKeys:
             fresh = self._find_stored(key_id)
             if fresh is None or fresh.envelope == stored.envelope:
                 raise
-            return SigningKey(key_id, _open(vault.open_secret(address, fresh.envelope)))
+            return self._opened(fresh)
 
     def retire(self) -> None:
         """Let the next token be signed by a new key."""
@@ -110,10 +113,29 @@ class SigningKeys:
         with self._lock:
             self._stored.clear()
 
-    def _find_stored(self, key_id: str) -> _StoredKey | None:
+    def _opened(self, stored: _StoredKey) -> SigningKey:
+        with self._catalog.read() as connection:
+            state = connection.execute(sa.select(vault_state.c.state)).scalar()
         with self._lock:
-            known = self._stored.get(key_id)
-        if known is not None and known.retired_at is None and datetime.now(UTC) - known.created_at <= ROTATION:
+            known = self._opened_keys.get((stored.key_id, stored.envelope, state))
+        if known is not None:
+            # The vault is to the letter as it was when this key was opened, so it is not sealed: whoever seals it, or
+            # changes its keys, writes another state. To open it each time would take longer than all of the rest.
+            return known
+        address = signing_key_address(stored.key_number)
+        text = self._catalog.unseal().open_secret(address, stored.envelope)
+        key = SigningKey(stored.key_id, bytes.fromhex(text))
+        with self._lock:
+            if len(self._opened_keys) >= _MAX_OPENED:
+                self._opened_keys.clear()
+            self._opened_keys[stored.key_id, stored.envelope, state] = key
+        return key
+
+    def _find_stored(self, key_id: str) -> _StoredKey | None:
+        now = time.monotonic()
+        with self._lock:
+            known, read_at = self._stored.get(key_id, (None, 0.0))
+        if known is not None and now - read_at < _KEEP_SECONDS:
             return known
         with self._catalog.read() as connection:
             row = connection.execute(sa.select(signing_key).where(signing_key.c.key_id == key_id)).first()
@@ -121,7 +143,7 @@ class SigningKeys:
             return None
         found = _stored(row)
         with self._lock:
-            self._stored[key_id] = found
+            self._stored[key_id] = found, now
         return found
 
     def _make(self, replaced: _StoredKey | None) -> _StoredKey:
@@ -164,7 +186,3 @@ def _retire(connection: Connection, now: datetime) -> None:
 
 def _stored(row: Any) -> _StoredKey:
     return _StoredKey(int(row.key_number), row.key_id, row.created_at, row.retired_at, bytes(row.envelope))
-
-
-def _open(text: str) -> bytes:
-    return bytes.fromhex(text)

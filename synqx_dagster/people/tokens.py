@@ -6,6 +6,7 @@ its time; whoever it names is looked up by the caller, so that what became of th
 
 from __future__ import annotations
 
+import re
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,6 +28,7 @@ LEEWAY = timedelta(seconds=5)
 _ALGORITHM = "HS256"
 _TYPE = "at+jwt"
 _MAX_CHARACTERS = 2048
+_FORM = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _CLAIMS = ("iss", "aud", "sub", "iat", "nbf", "exp", "jti", "sid")
 
 
@@ -78,7 +80,7 @@ class AccessTokens:
         Raises:
             SealedError: It may be one, and the vault is sealed.
         """
-        if len(token) > _MAX_CHARACTERS or not token.isascii():
+        if len(token) > _MAX_CHARACTERS or _FORM.fullmatch(token) is None:
             return None
         try:
             header = jwt.get_unverified_header(token)

@@ -146,3 +146,18 @@ def test_what_is_removed_is_confirmed(project: Project, typed: str, code: int, l
 
     assert "Traceback" not in terminal.shown
     assert [item["name"] for item in project("connections", "list", "--json").document] == [left]
+
+
+def test_the_password_of_the_first_admin_is_asked_for_twice_and_never_shown(empty_project: Project) -> None:
+    with on_a_terminal(empty_project, "init", "--generate-key-file", "--admin", "root") as terminal:
+        terminal.answer("Password for root: ", f"{PASSWORD}\n")
+        terminal.answer("The same again: ", f"{PASSWORD}\n")
+        assert terminal.end() == 0, terminal.shown
+    assert PASSWORD not in terminal.shown
+    with on_a_terminal(empty_project, "users", "password", "root") as terminal:
+        terminal.answer("New password for root: ", f"{PASSWORD}-2\n")
+        terminal.answer("The same again: ", f"{PASSWORD}-2\n")
+        assert terminal.end() == 0, terminal.shown
+    assert PASSWORD not in terminal.shown
+    [root] = empty_project("users", "list", "--json").document
+    assert (root["username"], root["role"], root["has_password"]) == ("root", "admin", True)

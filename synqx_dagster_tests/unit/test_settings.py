@@ -150,3 +150,74 @@ def test_an_exchange_is_at_home_unless_somebody_names_another_place(tmp_path: Pa
 def test_the_configuration_of_pods_lies_where_the_project_does(tmp_path: Path) -> None:
     assert load_settings({"SYNQX_K8S_CONFIG": "steps.yaml"}, tmp_path).k8s_config == tmp_path / "steps.yaml"
     assert load_settings({}, tmp_path).k8s_config is None
+
+
+def test_the_server_is_closed_and_plain_unless_somebody_says_otherwise(tmp_path: Path) -> None:
+    server = load_settings({}, tmp_path).server
+    assert (server.registration_open, server.public_url, server.cors_origins, server.oidc) == (False, None, (), None)
+    assert server.rate_limit_store is None
+
+
+def test_the_servers_settings_are_read(tmp_path: Path) -> None:
+    environ = {
+        "SYNQX_PUBLIC_URL": "https://synqx.example.org/",
+        "SYNQX_REGISTRATION": "open",
+        "SYNQX_CORS_ORIGINS": "https://A.example.org, http://localhost:5173",
+        "SYNQX_RATE_LIMIT_STORE": "rediss://:hunter2@redis.example/0",
+        "SYNQX_LOGIN_RATE": "5",
+        "SYNQX_API_RATE": "100",
+        "SYNQX_SESSION_HOURS": "1",
+        "SYNQX_SESSION_IDLE_HOURS": "2",
+        "SYNQX_REFRESH_HOURS": "3",
+        "SYNQX_OIDC_ISSUER": "https://login.example.org/realms/a/",
+        "SYNQX_OIDC_CLIENT_ID": "synqx",
+        "SYNQX_OIDC_CLIENT_SECRET": "hunter2",
+        "SYNQX_OIDC_CREATE_ROLE": "viewer",
+    }
+    settings = load_settings(environ, tmp_path)
+    server = settings.server
+    assert "hunter2" not in repr(settings)
+    assert (server.public_url, server.registration_open) == ("https://synqx.example.org", True)
+    assert server.cors_origins == ("https://a.example.org", "http://localhost:5173")
+    assert (server.login_rate_per_minute, server.api_rate_per_minute) == (5, 100)
+    lifetimes = (server.session_lifetime, server.session_idle, server.refresh_lifetime)
+    assert [item.total_seconds() for item in lifetimes] == [3600, 7200, 10800]
+    assert server.oidc is not None
+    assert (server.oidc.issuer, server.oidc.create_role) == ("https://login.example.org/realms/a", "viewer")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SYNQX_PUBLIC_URL", "synqx.example.org"),
+        ("SYNQX_PUBLIC_URL", "ftp://synqx.example.org"),
+        ("SYNQX_PUBLIC_URL", "https://user:hunter2@synqx.example.org"),
+        ("SYNQX_PUBLIC_URL", "https://synqx.example.org/path"),
+        ("SYNQX_PUBLIC_URL", "https://synqx.example.org:x"),
+        ("SYNQX_REGISTRATION", "yes"),
+        ("SYNQX_CORS_ORIGINS", "*"),
+        ("SYNQX_CORS_ORIGINS", "https://a.example.org https://b.example.org/x"),
+        ("SYNQX_CORS_ORIGINS", "null"),
+        ("SYNQX_LOGIN_RATE", "0"),
+        ("SYNQX_API_RATE", "1e3"),
+        ("SYNQX_SESSION_HOURS", "-1"),
+        ("SYNQX_SESSION_IDLE_HOURS", "9999999"),
+        ("SYNQX_REFRESH_HOURS", "8761"),
+        ("SYNQX_RATE_LIMIT_STORE", "memory://hunter2"),
+        ("SYNQX_OIDC_ISSUER", "https://login.example.org"),
+        ("SYNQX_OIDC_CLIENT_ID", "synqx"),
+    ],
+)
+def test_a_setting_of_the_server_that_cannot_be_meant_is_refused(tmp_path: Path, name: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=name) as caught:
+        load_settings({name: value}, tmp_path)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_provider_speaks_tls_and_makes_no_admins(tmp_path: Path) -> None:
+    environ = {"SYNQX_OIDC_ISSUER": "http://login.example.org", "SYNQX_OIDC_CLIENT_ID": "synqx"}
+    with pytest.raises(ConfigurationError, match="SYNQX_OIDC_ISSUER"):
+        load_settings(environ, tmp_path)
+    environ["SYNQX_OIDC_ISSUER"] = "https://login.example.org"
+    with pytest.raises(ConfigurationError, match="SYNQX_OIDC_CREATE_ROLE"):
+        load_settings({**environ, "SYNQX_OIDC_CREATE_ROLE": "admin"}, tmp_path)

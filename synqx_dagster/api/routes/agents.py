@@ -209,4 +209,4 @@ def _show(context: ApiContext, stored: Sequence[StoredRecord]) -> list[AgentView
     missing = next((item.record.name for item in stored if item.record.name not in rows), None)
     if missing is not None:
         raise ConflictError(f"The agent {missing!r} was removed by somebody else meanwhile", hint="ask again")
-    return show_agents(context.catalog, context.instance, context.figures, stored, rows)
+    return show_agents(context.catalog, lambda: context.instance, context.figures, stored, rows)

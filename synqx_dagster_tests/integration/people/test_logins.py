@@ -172,7 +172,7 @@ def test_a_new_password_ends_every_login_and_leaves_keys(any_people: People, any
     key = any_people.keys.create(login.identity, "key", [Permission.RUNS_READ], None)
     identity = any_people.identify_session(browser.token)
     assert identity is not None
-    with pytest.raises(LoginFailedError, match="current password"):
+    with pytest.raises(InvalidInputError, match="not changed"):
         any_people.change_password(identity, WRONG, SecretStr("another one of these"), CLIENT)
     with pytest.raises(InvalidInputError):
         any_people.change_password(identity, password_of("ann"), SecretStr("short"), CLIENT)

@@ -23,6 +23,8 @@ from synqx_dagster.people.refresh import GRACE
 from synqx_dagster.people.roles import Role
 from synqx_dagster.people.service import People, TokenPair
 from synqx_dagster.settings import Settings
+from synqx_dagster.vault import kdf
+from synqx_dagster_tests.fix_catalog import CHEAP_POLICY
 from synqx_dagster_tests.fix_people import CLIENT, add_user, password_of
 from synqx_dagster_tests.integration.catalog.processes import run_at_once
 
@@ -207,6 +209,7 @@ def test_of_processes_that_refresh_at_once_exactly_one_wins(any_people: People, 
 
 
 def _refresh(config: Settings, token: str, _number: int, meet: Callable[[], object]) -> str | None:
+    kdf.DEFAULT_POLICY = CHEAP_POLICY
     with Catalog.open(config) as catalog:
         people = People(catalog)
         # Before they meet: to open the vault takes a while.
@@ -249,6 +252,7 @@ def test_processes_that_need_a_key_at_once_make_one(any_people: People, any_cata
 
 
 def _issue(config: Settings, _number: int, meet: Callable[[], object]) -> str:
+    kdf.DEFAULT_POLICY = CHEAP_POLICY
     with Catalog.open(config) as catalog:
         people = People(catalog)
         user = people.accounts.get_by_name("ann")
@@ -273,7 +277,10 @@ def test_keys_are_sealed_at_their_place(any_people: People, any_catalog: Catalog
     assert first != second
 
 
-def test_a_retired_key_verifies_as_long_as_a_token_lives(any_people: People, any_catalog: Catalog) -> None:
+def test_a_retired_key_verifies_as_long_as_a_token_lives(
+    any_people: People, any_catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("synqx_dagster.people.signing_keys._KEEP_SECONDS", 0)
     old = logged_in(any_people).access_token
     any_people.access_tokens.keys.retire()
     new = logged_in(any_people).access_token

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import bcrypt
 import pytest
 from argon2 import PasswordHasher
@@ -130,3 +132,16 @@ def test_what_is_no_hash_that_a_login_can_verify_is_refused(stored: str) -> None
 def test_a_stored_hash_that_was_damaged_opens_nothing(cheap_passwords: None) -> None:
     for stored in ("", "$argon2id$v=19$m=8,t=1,p=1$xx", "$2b$04$short", "anything"):
         assert not passwords.verify_password(GOOD, stored)
+
+
+def test_without_bcrypt_its_hashes_are_not_taken_and_open_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stored = bcrypt.hashpw(b"four words and a half", bcrypt.gensalt(4)).decode()
+    monkeypatch.setitem(sys.modules, "bcrypt", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigurationError, match="not installed"):
+        passwords.check_imported_hash(stored)
+    # The answer is that to a wrong password: who asks must not learn whose hash it is.
+    assert not passwords.verify_password(GOOD, stored)
+    assert "install synqx-dagster[bcrypt]" in caplog.text

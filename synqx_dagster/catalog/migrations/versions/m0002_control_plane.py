@@ -46,6 +46,7 @@ def _people() -> None:
         sa.Column("username_key", sa.String(256), nullable=False),
         sa.Column("email", sa.String(254)),
         sa.Column("email_key", sa.String(512)),
+        sa.Column("email_confirmed", sa.Boolean(), nullable=False),
         sa.Column("password_hash", sa.Text()),
         sa.Column("role", sa.String(16), nullable=False),
         sa.Column("disabled", sa.Boolean(), nullable=False),
