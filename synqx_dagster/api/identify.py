@@ -216,11 +216,16 @@ class _Credential:
 
 
 def _authority(origin: str) -> str | None:
+    """Host and port of an origin that can be this server's; None for any other."""
     try:
         parts = urlsplit(origin)
+        host = parts.hostname or ""
     except ValueError:
         return None
-    return parts.netloc.lower() if parts.scheme in ("http", "https") else None
+    # The cookie goes over TLS, or stays on the machine: a page that came over a network without TLS is another's,
+    # though it says to be of the same host.
+    is_local = host in ("localhost", "127.0.0.1", "::1") or host.endswith(".localhost")
+    return parts.netloc.lower() if parts.scheme == "https" or (parts.scheme == "http" and is_local) else None
 
 
 def _claims_identity(name: bytes) -> bool:
