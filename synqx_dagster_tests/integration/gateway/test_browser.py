@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
 from synqx_dagster.people.roles import Role
@@ -95,12 +96,13 @@ def test_a_role_sees_what_it_may_do(window: Any, gateway_server: GatewayServer, 
 
 
 def test_an_operator_launches_by_the_button(window: Any, gateway_server: GatewayServer, screenshots: Path) -> None:
-    before = {run.run_id for run in gateway_server.instance.get_runs()}
+    queued = dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED])
+    before = {run.run_id for run in gateway_server.instance.get_runs(queued)}
     log_in(window, gateway_server, Role.OPERATOR, "/locations/synqx/jobs/copying")
     assert not is_disabled(window)
     window.execute_script(MATERIALIZE.replace("return found ? [found, found.disabled] : null", "found.click()"))
     deadline = time.monotonic() + 60
-    while not (launched := [run for run in gateway_server.instance.get_runs() if run.run_id not in before]):
+    while not (launched := [run for run in gateway_server.instance.get_runs(queued) if run.run_id not in before]):
         assert time.monotonic() < deadline
         time.sleep(0.5)
     assert {run.tags["user"] for run in launched} == {"operator"}
