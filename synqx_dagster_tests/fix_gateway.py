@@ -201,14 +201,16 @@ def running(gateway: Gateway, *, trusted_proxies: tuple[str, ...] = ("127.0.0.1"
 def code_server(settings: Settings, directory: Path) -> Iterator[CodeLocation]:
     """A code server of these settings, as `synqx serve` starts one."""
     said: list[str] = []
-    with pytest.MonkeyPatch.context() as patch, ProcessGroup(lambda name, line: said.append(line)) as group:
-        for name in [name for name in os.environ if name.startswith(SETTINGS)]:
-            patch.delenv(name)
-        patch.setenv("SYNQX_HOME", str(settings.home))
-        patch.setenv("DAGSTER_HOME", str(settings.dagster_home))
-        patch.setenv("PYTHONWARNINGS", "ignore")
+    with ProcessGroup(lambda name, line: said.append(line)) as group:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in [name for name in os.environ if name.startswith(SETTINGS)]:
+                patch.delenv(name)
+            patch.setenv("SYNQX_HOME", str(settings.home))
+            patch.setenv("DAGSTER_HOME", str(settings.dagster_home))
+            patch.setenv("PYTHONWARNINGS", "ignore")
+            path = start_code_server(group, directory, level="warning")
         try:
-            yield CodeLocation(start_code_server(group, directory, level="warning"), LOCATION_NAME)
+            yield CodeLocation(path, LOCATION_NAME)
         finally:
             print("\n".join(said))
 

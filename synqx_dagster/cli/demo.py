@@ -66,12 +66,13 @@ def demo(ctx: click.Context, output: Output, serve: bool, port: int, stop: bool,
 
 def _prepare(output: Output, server: DemoServer) -> Any:
     """Fill the shop and apply the project, saying so."""
-    from synqx_dagster.demo.generator import fill_shop
+    from synqx_dagster.demo.generator import ensure_users, fill_shop
     from synqx_dagster.demo.project import apply_project
 
     output.note("Filling the database shop ...")
     if not fill_shop(server):
         output.note("It is there already.")
+    ensure_users(server)
     output.note("Applying the project ...")
     return apply_project(server)
 

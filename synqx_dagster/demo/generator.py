@@ -56,6 +56,20 @@ def fill_shop(server: DemoServer) -> bool:
     return True
 
 
+def ensure_users(server: DemoServer) -> None:
+    """A small table in the warehouse that no part of the project loads, for pipelines that somebody tries out."""
+    from psycopg2 import sql
+
+    with closing(server.connect("warehouse")) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(sql.SQL("set role {}").format(sql.Identifier(ROLES["warehouse"])))
+        cursor.execute("select to_regclass('public.users')")
+        if cursor.fetchone() == (None,):
+            cursor.execute("create table public.users (user_id integer primary key, email text not null)")
+            cursor.execute(
+                "insert into public.users select i, 'user.' || i || '@example.com' from generate_series(1, 1000) as i"
+            )
+
+
 def count_shop_rows(server: DemoServer) -> dict[str, int]:
     """Rows of each table of the shop."""
     from psycopg2 import sql

@@ -6,6 +6,8 @@ from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
+from synqx_dagster.gateway.login_links import is_loopback
+
 
 def is_foreign(connection: HTTPConnection, *, trusted: tuple[str, ...] = ()) -> bool:
     """Whether a browser says that another site's page sends this; without such a header nothing is known, so False.
@@ -30,14 +32,17 @@ def is_same_origin(connection: HTTPConnection, *, trusted: tuple[str, ...] = ())
 def _is_own(connection: HTTPConnection, origin: str, trusted: tuple[str, ...]) -> bool:
     if origin.lower() in {item.lower() for item in trusted}:
         return True
-    # Host and port, and not the scheme, which a proxy that ends TLS may keep to itself.
+    # Host and port, and not this server's scheme, which a proxy that ends TLS may keep to itself.
     authority = _authority(origin)
     return authority is not None and authority == connection.headers.get("host", "").lower()
 
 
 def _authority(origin: str) -> str | None:
+    """Host and port of an origin that can be ours; a page that came over a network without TLS can be anybody's."""
     try:
         parts = urlsplit(origin)
+        host = parts.hostname or ""
     except ValueError:
         return None
-    return parts.netloc.lower() if parts.scheme in ("http", "https") and parts.netloc else None
+    is_local = is_loopback(host) or host.endswith(".localhost")
+    return parts.netloc.lower() if parts.scheme == "https" or (parts.scheme == "http" and is_local) else None

@@ -15,7 +15,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ import pytest
 from synqx_dagster.demo.project import demo_environment
 from synqx_dagster.demo.server import running_server
 from synqx_dagster_tests.acceptance.test_cli_dev import follow_link
+from synqx_dagster_tests.browsers import chromium, wait_for_words
 from synqx_dagster_tests.processes import reaped
 
 ROOT = Path(__file__).parents[2]
@@ -246,53 +247,6 @@ def postgres_processes(directory: Path) -> list[int]:
         if info["name"] == "postgres" and info["status"] != psutil.STATUS_ZOMBIE:
             found += [info["pid"]] if str(directory) in " ".join(info["cmdline"] or ()) else []
     return found
-
-
-@contextmanager
-def chromium(profile: Path) -> Iterator[Any]:
-    """Debian's Chromium without a window. At a desk a missing browser skips, in CI it fails."""
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if browser is None or driver is None:
-        message = "no chromium or chromedriver: run scripts/install-system-packages as root"
-        if os.environ.get("CI", "").lower() == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for argument in (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--disable-dev-shm-usage",
-        "--window-size=1400,1000",
-        f"--user-data-dir={profile}",
-    ):
-        options.add_argument(argument)
-    window = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    try:
-        window.set_page_load_timeout(60)
-        yield window
-    finally:
-        window.quit()
-
-
-def wait_for_words(window: Any, words: tuple[str, ...], seconds: float = 90) -> str:
-    """Wait until the page shows all words; returns its text."""
-    deadline = time.monotonic() + seconds
-    while True:
-        text = str(window.execute_script("return document.body ? document.body.innerText : ''"))
-        missing = [word for word in words if word not in text]
-        if not missing:
-            return text
-        assert time.monotonic() < deadline, f"the page does not show {missing}; it shows:\n{text}"
-        time.sleep(0.5)
 
 
 @pytest.mark.browser

@@ -62,6 +62,8 @@ class LoginPages:
 
     async def submit(self, request: Request) -> Response:
         """``POST /login``: user name and password."""
+        if not keeps_secure_cookies(request):
+            return await run_in_threadpool(self._form, request, "/", status=400)
         if is_foreign(request, trusted=self._context.trusted_origins):
             # Else a page could log its visitor in as somebody who then reads what the visitor does.
             return await run_in_threadpool(self._form, request, "/", error=_FORBIDDEN, status=403)
@@ -72,8 +74,6 @@ class LoginPages:
         if form is None:
             return await run_in_threadpool(self._form, request, "/", error=UNREADABLE, status=400)
         there, username = safe_next(form.get("next")), form.get("username", "")
-        if not keeps_secure_cookies(request):
-            return await run_in_threadpool(self._form, request, there, username=username, status=400)
         try:
             login = await run_in_threadpool(
                 self._context.people().login, username, SecretStr(form.get("password", "")), client_of(request)
