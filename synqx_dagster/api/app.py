@@ -108,8 +108,8 @@ def create_app(context: ApiContext) -> FastAPI:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(origins),
-            allow_methods=["GET", "POST", "PUT", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "If-Match", "X-API-Key", "X-Request-ID"],
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "If-Match", "X-API-Key", "X-CSRF-Token"],
             expose_headers=["ETag", "Location", "X-Request-ID"],
         )
     return app

@@ -73,7 +73,7 @@ def read_url(text: str) -> Connection:
     """
     try:
         url = sa.make_url(text)
-        port = url.port
+        port: str | int | None = url.port
     except (ArgumentError, ValueError):
         raise ValueError("it is not a database URL, such as postgresql://user:password@host:5432/database") from None
     if url.drivername.partition("+")[0] not in ("postgresql", "postgres"):
