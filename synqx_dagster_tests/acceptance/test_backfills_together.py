@@ -1,4 +1,4 @@
-"""Two backfills of one table at the same time, with PostgreSQL as Dagster's storage, as the catalog and as both ends."""
+"""Two backfills of one table at the same time; Dagster's storage, the catalog and both ends are on PostgreSQL."""
 
 from __future__ import annotations
 
