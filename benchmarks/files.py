@@ -109,7 +109,13 @@ def start_parquet(lab: Lab) -> Iterator[Bench]:
             f"file://{home}",
             {
                 "object": f"file://{home}/lineitem.parquet",
-                "target_options": {"format": "parquet", "compression": "snappy"},
+                # Left alone, Sling cuts the rows into files of 50 MB, all of one name: only the last one stays.
+                "target_options": {
+                    "format": "parquet",
+                    "compression": "snappy",
+                    "file_max_bytes": 0,
+                    "file_max_rows": 0,
+                },
             },
         ),
         lambda home: {"destination": "filesystem", "target": f"file://{home}"},
