@@ -16,7 +16,6 @@ from synqx_dagster.mapping.casts import check_cast
 from synqx_dagster.mapping.constants import make_constant, type_of_constant
 from synqx_dagster.mapping.contract import PlannedField, column_of_schema, keyed
 from synqx_dagster.mapping.duckdb_select import Arriving, render_select
-from synqx_dagster.mapping.expressions import Name, ParsedExpression, name_of, parse_expression, resolve_names
 from synqx_dagster.mapping.names import SourceColumns, nearest
 from synqx_dagster.mapping.operations import (
     TEXT,
@@ -29,7 +28,6 @@ from synqx_dagster.mapping.operations import (
     SplitPart,
     Take,
 )
-from synqx_dagster.mapping.portable import NotPortableError, Renderer
 from synqx_dagster.mapping.pushdown import (
     NotPushableError,
     Pushdown,
@@ -54,6 +52,8 @@ from synqx_dagster.model.types import DataType
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from synqx_dagster.mapping.expressions import Name, ParsedExpression
 
 __all__ = [
     "CompiledField",
@@ -324,14 +324,14 @@ class _Compiler:
         return column
 
     def _target_type(self, name: str) -> DataType | None:
-        for column in self.schema.columns if self.schema else ():
-            if column.name == name:
-                return column.data_type
-        return None
+        columns = self.schema.columns if self.schema else ()
+        return next((column.data_type for column in columns if column.name == name), None)
 
     # --- expressions ----------------------------------------------------------------------------------------
 
     def _expression(self, text: str, target: str) -> Operation:
+        from synqx_dagster.mapping.expressions import parse_expression, resolve_names
+
         try:
             parsed = parse_expression(text, self.dialect)
         except QueryRefusedError as exc:
@@ -349,15 +349,15 @@ class _Compiler:
     def _portable(self, parsed: ParsedExpression, columns: tuple[tuple[Name, Column], ...]) -> Portable | None:
         if self.dialect != "postgres":
             return None
+        from synqx_dagster.mapping.expressions import name_of
+        from synqx_dagster.mapping.portable import NotPortableError, Renderer
+
         by_name = dict(columns)
-        renderer = Renderer("duckdb", lambda node: by_name[name_of(node)], lambda name: "value")
         try:
-            term = renderer.render(parsed.tree)
+            term = Renderer("duckdb", lambda node: by_name[name_of(node)], lambda name: "value").render(parsed.tree)
         except NotPortableError:
             return None
-        if term.data_type is None:
-            return None
-        return Portable(parsed, columns, term.data_type, term.is_wide)
+        return None if term.data_type is None else Portable(parsed, columns, term.data_type, term.is_wide)
 
     def _alias(self) -> str:
         taken = {name.lower() for name in self.source.by_name}

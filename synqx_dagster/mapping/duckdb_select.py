@@ -35,7 +35,6 @@ from synqx_dagster.mapping.operations import (
     SplitPart,
     Take,
 )
-from synqx_dagster.mapping.portable import Renderer
 from synqx_dagster.mapping.quoting import SOURCE, quote_name, quote_text
 from synqx_dagster.model.types import DataType
 
@@ -235,6 +234,8 @@ class _Select:
         return _Value(self.pile.add(_OPERATE, sql), operation.data_type, value.flaws)
 
     def _portable(self, operation: Portable) -> _Value:
+        from synqx_dagster.mapping.portable import Renderer
+
         inputs = [self._input(column.name) for column in operation.inputs]
         renderer = Renderer("duckdb", operation.find_column, lambda name: self._input(name).sql)
         term = renderer.render(operation.parsed.tree)

@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from synqx_dagster.mapping.expressions import Name, ParsedExpression, name_of
 from synqx_dagster.model.table import Column
 from synqx_dagster.model.types import DataType
 
 if TYPE_CHECKING:
     from sqlglot import exp
+
+    from synqx_dagster.mapping.expressions import Name, ParsedExpression
 
 TEXT = DataType("string")
 
@@ -101,6 +102,8 @@ class Portable:
 
     def find_column(self, node: exp.Column) -> Column:
         """The source column that a node of the tree means."""
+        from synqx_dagster.mapping.expressions import name_of
+
         return dict(self.columns)[name_of(node)]
 
     @property

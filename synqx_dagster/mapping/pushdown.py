@@ -24,7 +24,6 @@ from synqx_dagster.mapping.operations import (
     SplitPart,
     Take,
 )
-from synqx_dagster.mapping.portable import Renderer
 from synqx_dagster.mapping.postgres_casts import PostgresCast, find_cast, is_plain, type_name
 from synqx_dagster.mapping.quoting import quote_name, quote_text, source_column
 from synqx_dagster.model.table import Column
@@ -275,6 +274,8 @@ def _postgres_deleted(operation: Deleted) -> str:
 
 
 def _postgres_portable(operation: Portable) -> str:
+    from synqx_dagster.mapping.portable import Renderer
+
     renderer = Renderer("postgres", operation.find_column, lambda name: source_column(name, "postgres"))
     return renderer.render(operation.parsed.tree).sql
 

@@ -11,7 +11,6 @@ from synqx_dagster.connectors.protocol import Connector, ReadSession, direct_typ
 from synqx_dagster.errors import SourceChangedError
 from synqx_dagster.mapping.duckdb_casts import CARRIER_NAMES
 from synqx_dagster.mapping.duckdb_select import ERRORS_COLUMN
-from synqx_dagster.mapping.expressions import parse_expression
 from synqx_dagster.model.mapping import LoadMode
 from synqx_dagster.model.partitions import Partitions
 from synqx_dagster.model.table import Column
@@ -114,6 +113,8 @@ def open_extract(
     mapping = source_mapping(node, config, cursor, so_far.mode if so_far is not None else "append")
     predicates: list[str] = []
     if config.where is not None:
+        from synqx_dagster.mapping.expressions import parse_expression
+
         predicates.append(parse_expression(config.where, source.dialect).text)
     window = None
     if cursor is not None and so_far is not None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from synqx_dagster.connectors.protocol import Connector, ReadSession, WriteSession
 from synqx_dagster.errors import SourceChangedError
-from synqx_dagster.mapping.query import clean_query
 from synqx_dagster.model.mapping import KEYED_MODES, Mapping
 from synqx_dagster.model.table import Column
 
@@ -39,7 +38,7 @@ def gather_facts(mapping: Mapping, source: Connector, read: ReadSession, write: 
 def describe_source(mapping: Mapping, source: Connector, read: ReadSession) -> tuple[Column, ...]:
     """Columns of the mapping's table or query."""
     if mapping.source is None:
-        return read.describe_query(clean_query(mapping.source_query or "", source.dialect))
+        return read.describe_query(_clean_query(mapping, source))
     columns = read.find_columns(mapping.source)
     if columns is None:
         raise SourceChangedError(
@@ -56,9 +55,16 @@ def relation_sql(mapping: Mapping, source: Connector, predicates: Sequence[str] 
         # Without AS, which Oracle does not know here.
         relation = f"{source.qualify(mapping.source)} {SOURCE_ALIAS}"
     else:
-        relation = f"({clean_query(mapping.source_query or '', source.dialect)}) {SOURCE_ALIAS}"
+        relation = f"({_clean_query(mapping, source)}) {SOURCE_ALIAS}"
     if not predicates:
         return relation
     # A derived table: whoever puts this behind FROM adds conditions of their own.
     where = " AND ".join(f"({predicate})" for predicate in predicates)
     return f"(SELECT * FROM {relation} WHERE {where}) {SOURCE_ALIAS}"
+
+
+def _clean_query(mapping: Mapping, source: Connector) -> str:
+    # Not for all: the parser takes more memory than a load of a table.
+    from synqx_dagster.mapping.query import clean_query
+
+    return clean_query(mapping.source_query or "", source.dialect)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 from synqx_dagster.errors import ConfigurationError, PlanError
 from synqx_dagster.mapping.casts import INTEGER_KINDS
-from synqx_dagster.mapping.expressions import parse_expression, resolve_names
 from synqx_dagster.mapping.names import nearest
 from synqx_dagster.mapping.quoting import quote_name
 from synqx_dagster.model.table import Column
@@ -72,6 +71,8 @@ def check_expression(
     text: str, given: Sequence[Input], path: Path, *, aggregates: bool = False
 ) -> Iterator[OperatorProblem]:
     """Whether a text is one expression over columns that are there: scalar, or of aggregates."""
+    from synqx_dagster.mapping.expressions import parse_expression, resolve_names
+
     try:
         parsed = parse_expression(text, DIALECT, aggregates=aggregates)
     except ConfigurationError as exc:
@@ -95,11 +96,15 @@ def known_columns(given: Sequence[Input]) -> list[str] | None:
 
 def expression_sql(text: str, *, aggregates: bool = False) -> str:
     """An expression that has been checked, as it may be put into brackets."""
+    from synqx_dagster.mapping.expressions import parse_expression
+
     return parse_expression(text, DIALECT, aggregates=aggregates).text
 
 
 def expression_origins(text: str, given: Input, *, aggregates: bool = False) -> tuple[tuple[str, str], ...]:
     """The columns that an expression reads."""
+    from synqx_dagster.mapping.expressions import parse_expression, resolve_names
+
     parsed = parse_expression(text, DIALECT, aggregates=aggregates)
     if given.columns is None:
         return tuple((given.node_id, name) for name, _ in parsed.names)

@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from synqx_dagster.errors import ConfigurationError, PlanError
-from synqx_dagster.mapping.query import clean_query
 from synqx_dagster.model.base import Value
 from synqx_dagster.model.pipeline import OperatorType
 from synqx_dagster.model.table import Column
@@ -439,6 +438,7 @@ class Sql(_RowOperator):
     def check(self, config: SqlConfig, inputs: Sequence[Input]) -> Iterator[OperatorProblem]:
         """What is not one SELECT, and inputs that it does not read."""
         from synqx_dagster.mapping.lineage import tables_of
+        from synqx_dagster.mapping.query import clean_query
 
         try:
             read = {table.name.casefold() for table in tables_of(clean_query(config.query, DIALECT), DIALECT)}
@@ -481,6 +481,8 @@ class Sql(_RowOperator):
 
     def sql(self, config: SqlConfig, inputs: Sequence[Relation]) -> str:
         """The query over common table expressions that have the inputs' names."""
+        from synqx_dagster.mapping.query import clean_query
+
         named = ", ".join(f"{quoted(given.node_id)} AS (SELECT * FROM {given.sql_name})" for given in inputs)
         return f"WITH {named} SELECT * FROM (\n{clean_query(config.query, DIALECT)}\n)"
 
