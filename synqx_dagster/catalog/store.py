@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection as DatabaseConnection
 
-from synqx_dagster.catalog import migrate, revisions, tables
+from synqx_dagster.catalog import load_search, migrate, revisions, tables
 from synqx_dagster.catalog.engine import (
     Address,
     make_engine,
@@ -31,6 +31,7 @@ from synqx_dagster.catalog.engine import (
     translate_errors,
     write_transaction,
 )
+from synqx_dagster.catalog.load_search import LoadedTable
 from synqx_dagster.catalog.revisions import RecordVersion, RevisionInfo
 from synqx_dagster.catalog.snapshot import CatalogSnapshot, not_found, secrets_of
 from synqx_dagster.errors import ConfigurationError, NotInitialisedError, SealedError, SynqxError
@@ -229,6 +230,23 @@ class Catalog:
             ]
             reader.read_names("schema", [name for name in schemas if name])
             return CatalogSnapshot.from_records(number, reader.records)
+
+    def snapshot_for_loads(
+        self, revision: int, tables: Collection[LoadedTable], pipelines: Collection[str] = ()
+    ) -> CatalogSnapshot:
+        """The mappings and pipelines of a revision that load tables, the named pipelines, and what all refer to.
+
+        A pipeline of which there is none is passed over.
+
+        Raises:
+            NotFoundError: There is no such revision.
+        """
+        with self.read() as connection:
+            number = revisions.resolve_revision(connection, revision)
+            mappings = load_search.find_mappings(connection, number, tables)
+            loading = load_search.find_pipelines(connection, number, tables)
+            known = set(pipelines).intersection(revisions.read_names(connection, number, "pipeline"))
+        return self.snapshot_for(number, mappings=mappings, pipelines=[*loading, *known])
 
     def versions(self, kind: RecordKind, name: str) -> list[RecordVersion]:
         """Every version of a record, the oldest first; a record that was removed and made again goes on counting."""

@@ -128,6 +128,11 @@ class FakeCatalog:
             named |= used
         return CatalogSnapshot.from_records(revision, [*records, *mappings, *pipelines, *schedules, *sensors])
 
+    def snapshot_for_loads(self, revision: int, *_: object) -> CatalogSnapshot:
+        """Everything, in which what loads a table is, too."""
+        self.reads.append("snapshot_for_loads")
+        return self.snapshots[revision]
+
     def resolve_secret(self, connection: model.Connection, secret_field: str) -> str | None:
         """Only a load asks for it."""
         self.reads.append("secret")
