@@ -86,6 +86,7 @@ class Catalog:
         self._engine = engine
         self._vault: Vault | None = None
         self._vault_lock = threading.Lock()
+        self._versions: dict[tuple[RecordKind, str, int], int] = {}
         with self.read() as connection:
             catalog_id = connection.execute(sa.select(tables.catalog.c.catalog_id)).scalar()
         if catalog_id is None:
@@ -254,9 +255,18 @@ class Catalog:
             return revisions.read_versions(connection, kind, name)
 
     def find_version(self, kind: RecordKind, name: str, revision: int) -> int:
-        """Which version of a record a revision has: 1 for the first; 0 where the record is not there."""
-        with self.read() as connection:
-            return revisions.count_versions(connection, kind, name, revision)
+        """Which version of a record a revision has: 1 for the first; 0 where the record is not there.
+
+        It is asked by each step of a run, and what a revision says never changes.
+        """
+        key = (kind, name, revision)
+        if key not in self._versions:
+            with self.read() as connection:
+                found = revisions.count_versions(connection, kind, name, revision)
+                if revision > revisions.read_latest(connection):
+                    return found
+            self._versions[key] = found
+        return self._versions[key]
 
     def history(self, limit: int = 50) -> list[RevisionInfo]:
         """The latest revisions, newest first."""

@@ -77,7 +77,9 @@ class FakeVault:
 
     def status(self) -> SimpleNamespace:
         """Its state, as far as the definitions read it."""
-        return SimpleNamespace(sealed_by_operator=self.sealed_by_operator)
+        return SimpleNamespace(
+            initialised=self.is_initialised, unsealed=self.is_unsealed, sealed_by_operator=self.sealed_by_operator
+        )
 
     def unseal_from_settings(self, settings: Settings) -> None:
         """Open, or raise as a real one does."""
