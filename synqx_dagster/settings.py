@@ -86,8 +86,12 @@ def without_password(url: str) -> str:
     if not separator:
         # Not a URL; where a password would stand in it, nobody knows.
         return "***"
-    credentials, at, place = rest.partition("?")[0].rpartition("@")
-    return f"{scheme}://{credentials.partition(':')[0]}:***@{place}" if at else f"{scheme}://{place}"
+    _, at, place = rest.rpartition("@")
+    user = re.split("[:?@]", rest, maxsplit=1)[0]
+    if not at or rest.startswith("/") or ("/" in user and rest[len(user)] == "?"):
+        return f"{scheme}://{rest.partition('?')[0]}"
+    # A password may hold every other character that divides a URL, so nothing between the user and the last @ shows.
+    return f"{scheme}://{user}:***@{place.partition('?')[0]}"
 
 
 def load_settings(environ: Mapping[str, str] | None = None, directory: Path | None = None) -> Settings:

@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection as DatabaseConnection
 
-from synqx_dagster.catalog import migrate, revisions, tables
+from synqx_dagster.catalog import load_search, migrate, revisions, tables
 from synqx_dagster.catalog.engine import (
     Address,
     make_engine,
@@ -32,6 +32,7 @@ from synqx_dagster.catalog.engine import (
     write_transaction,
 )
 from synqx_dagster.catalog.following import SnapshotFollower
+from synqx_dagster.catalog.load_search import LoadedTable
 from synqx_dagster.catalog.revisions import RecordVersion, RevisionInfo
 from synqx_dagster.catalog.snapshot import CatalogSnapshot, not_found, secrets_of
 from synqx_dagster.errors import ConfigurationError, NotInitialisedError, SealedError, SynqxError
@@ -94,6 +95,7 @@ class Catalog:
         self._vault: Vault | None = None
         self._vault_lock = threading.Lock()
         self._follower = SnapshotFollower(self.read)
+        self._versions: dict[tuple[RecordKind, str, int], int] = {}
         with self.read() as connection:
             catalog_id = connection.execute(sa.select(tables.catalog.c.catalog_id)).scalar()
         if catalog_id is None:
@@ -243,15 +245,41 @@ class Catalog:
             reader.read_names("schema", [name for name in schemas if name])
             return CatalogSnapshot.from_records(number, reader.records)
 
+    def snapshot_for_loads(
+        self, revision: int, tables: Collection[LoadedTable], pipelines: Collection[str] = ()
+    ) -> CatalogSnapshot:
+        """The mappings and pipelines of a revision that load tables, the named pipelines, and what all refer to.
+
+        A pipeline of which there is none is passed over.
+
+        Raises:
+            NotFoundError: There is no such revision.
+        """
+        with self.read() as connection:
+            number = revisions.resolve_revision(connection, revision)
+            mappings = load_search.find_mappings(connection, number, tables)
+            loading = load_search.find_pipelines(connection, number, tables)
+            known = set(pipelines).intersection(revisions.read_names(connection, number, "pipeline"))
+        return self.snapshot_for(number, mappings=mappings, pipelines=[*loading, *known])
+
     def versions(self, kind: RecordKind, name: str) -> list[RecordVersion]:
         """Every version of a record, the oldest first; a record that was removed and made again goes on counting."""
         with self.read() as connection:
             return revisions.read_versions(connection, kind, name)
 
     def find_version(self, kind: RecordKind, name: str, revision: int) -> int:
-        """Which version of a record a revision has: 1 for the first; 0 where the record is not there."""
-        with self.read() as connection:
-            return revisions.count_versions(connection, kind, name, revision)
+        """Which version of a record a revision has: 1 for the first; 0 where the record is not there.
+
+        It is asked by each step of a run, and what a revision says never changes.
+        """
+        key = (kind, name, revision)
+        if key not in self._versions:
+            with self.read() as connection:
+                found = revisions.count_versions(connection, kind, name, revision)
+                if revision > revisions.read_latest(connection):
+                    return found
+            self._versions[key] = found
+        return self._versions[key]
 
     def history(self, limit: int = 50) -> list[RevisionInfo]:
         """The latest revisions, newest first."""

@@ -19,6 +19,7 @@ from synqx_dagster.cli.options import (
     DIRECTORY,
     PATH,
     SynqxCommand,
+    confirm,
     json_option,
     pass_output,
     revision_options,
@@ -167,7 +168,7 @@ def apply(
         draw_changes(output, plan.changes)
     removed = plan.count("removed")
     if removed and not (dry_run or yes or output.as_json) and sys.stdin.isatty():
-        click.confirm(f"Remove {plural(removed, 'record')}?", abort=True, err=True)
+        confirm(output, f"Remove {plural(removed, 'record')}?")
     revision = plan.base_revision
     if not (dry_run or plan.is_empty):
         revision = apply_changes(catalog, plan, author=author, reason=reason)

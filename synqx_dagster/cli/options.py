@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 import click
 
+from synqx_dagster.cli.failure import EXIT_FAILED
 from synqx_dagster.cli.output import Output
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -53,6 +54,13 @@ def suggest_command(group: click.Group, ctx: click.Context, args: list[str]) -> 
         return
     near = difflib.get_close_matches(name, group.list_commands(ctx), n=1)
     raise click.UsageError(f"there is no command {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""), ctx=ctx)
+
+
+def confirm(output: Output, question: str) -> None:
+    """Ask on the terminal before something is removed; any answer but yes ends the command, and is no interruption."""
+    if not click.confirm(question, err=True):
+        output.note("nothing was changed")
+        raise click.exceptions.Exit(EXIT_FAILED)
 
 
 def json_option(command: F) -> F:

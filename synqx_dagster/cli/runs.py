@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from synqx_dagster.cli.figures import format_count, format_seconds, format_time, plural
-from synqx_dagster.cli.options import Duration, SynqxSubgroup, json_option, pass_output
+from synqx_dagster.cli.options import Duration, SynqxSubgroup, confirm, json_option, pass_output
 from synqx_dagster.cli.output import Output, printable
 from synqx_dagster.cli.session import open_catalog
 
@@ -101,7 +101,7 @@ def purge(
         if not dry_run and not yes and sys.stdin.isatty():
             found = len(purge_runs(instance, retention, dry_run=True).deleted)
             if found:
-                click.confirm(f"Delete {plural(found, 'run')} with all that is logged of them?", abort=True, err=True)
+                confirm(output, f"Delete {plural(found, 'run')} with all that is logged of them?")
         report = purge_runs(instance, retention, exchange=settings.exchange, dry_run=dry_run)
 
     def draw() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from synqx_dagster.cli.figures import format_seconds, format_time, plural
-from synqx_dagster.cli.options import PATH, SynqxCommand, SynqxSubgroup, json_option, pass_output
+from synqx_dagster.cli.options import PATH, SynqxCommand, SynqxSubgroup, confirm, json_option, pass_output
 from synqx_dagster.cli.output import Output
 from synqx_dagster.cli.passwords import ask_new_password, ask_password, read_password_file
 from synqx_dagster.cli.session import open_catalog, unsealed_vault
@@ -245,7 +245,7 @@ def remove_keyslot(output: Output, keyslot: str, yes: bool) -> None:
     """
     opened = unsealed_vault(open_catalog())
     if not (yes or output.as_json) and sys.stdin.isatty():
-        click.confirm(f"Remove keyslot {keyslot}?", abort=True, err=True)
+        confirm(output, f"Remove keyslot {keyslot}?")
     opened.remove_keyslot(keyslot)
     output.result({"removed": keyslot}, lambda: output.print(f"Keyslot {keyslot} is removed."))
 

@@ -65,11 +65,14 @@ def require_unsealed(catalog: CatalogAccess, *, secrets_needed: bool) -> None:
         ConfigurationError: What should open the vault cannot be used.
     """
     vault = catalog.vault
-    if vault is None or not vault.is_initialised:
+    if vault is None:
         return
-    if vault.status().sealed_by_operator:
+    status = vault.status()
+    if not status.initialised:
+        return
+    if status.sealed_by_operator:
         raise SealedError("an operator sealed the vault", hint="run `synqx unlock`")
-    if secrets_needed and not vault.is_unsealed:
+    if secrets_needed and not status.unsealed:
         vault.unseal_from_settings(catalog.settings)
 
 

@@ -27,6 +27,7 @@ from synqx_dagster.pipelines.building import build_graph
 from synqx_dagster.pipelines.graph import Graph, Node, Step, extracts_of, loads_after
 from synqx_dagster.pipelines.lineage import known_columns, trace_origins
 from synqx_dagster.pipelines.operators.ends import IncrementalConfig, LoadConfig
+from synqx_dagster.pipelines.operators.protocol import NodeColumns
 
 _Deps = dict[str, tuple[tuple[dg.AssetKey, str], ...]]
 
@@ -37,6 +38,7 @@ class PipelineTranslator:
     def __init__(self, translator: Translator) -> None:
         self._translator = translator
         self._graphs: dict[str, Graph] = {}
+        self._columns: dict[str, Mapping[str, NodeColumns]] = {}
         self._db_types: frozenset[str] | None = None
 
     @property
@@ -197,14 +199,24 @@ class PipelineTranslator:
         )
 
     def _trace(self, graph: Graph, step: Step, node_id: str, source_columns: Mapping[str, tuple[str, ...]]) -> _Deps:
-        columns = known_columns(graph.nodes, source_columns)
-        origins = trace_origins(node_id, graph.nodes, columns, sources=step.inputs)
+        # The step's own nodes, not all: each step of a long pipeline would go through every other one.
+        nodes = {name: graph.nodes[name] for name in (*step.inputs, *step.nodes)}
+        before = {name: found for name in step.inputs if (found := self._known(graph)[name]) is not None}
+        columns = known_columns(nodes, {**before, **source_columns})
+        origins = trace_origins(node_id, nodes, columns, sources=step.inputs)
         if origins is None:
             return {}
         return {
             column: tuple(dict.fromkeys(dep for origin in found for dep in self._deps(graph, *origin)))
             for column, found in origins.items()
         }
+
+    def _known(self, graph: Graph) -> Mapping[str, NodeColumns]:
+        """The columns of all nodes as far as the pipeline itself tells them."""
+        name = graph.pipeline.name
+        if name not in self._columns:
+            self._columns[name] = known_columns(graph.nodes)
+        return self._columns[name]
 
     def _deps(self, graph: Graph, node_id: str, column: str) -> Sequence[tuple[dg.AssetKey, str]]:
         """What a column of an extract, or of stored rows, is in terms of assets."""

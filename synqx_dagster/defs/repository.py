@@ -32,7 +32,7 @@ from synqx_dagster.defs.sensors import build_catalog_sensor
 from synqx_dagster.defs.translator import Translator
 from synqx_dagster.errors import NotFoundError, SynqxError
 from synqx_dagster.model import dagster_name
-from synqx_dagster.model.pipeline import find_cycle
+from synqx_dagster.model.pipeline import PIPELINES, find_cycle
 
 if TYPE_CHECKING:
     from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
@@ -107,9 +107,13 @@ class CatalogRepositoryData(dg.RepositoryData):
             if self._built is not None:
                 return self.get_job(ASSET_JOB)
             wanted = {*keys, *(check.asset_key for check in checks)}
-            names = tuple(self._mapping_by_key[key] for key in wanted if key in self._mapping_by_key)
-            pipelines = (self._pipeline_by_key[key] for key in wanted if key in self._pipeline_by_key)
-            return self._builder(self._snapshot).build_ad_hoc(names, tuple(dict.fromkeys(pipelines)))
+            builder = self._builder(self._snapshot_for_assets(wanted))
+            mappings = self._mappings_by_key(builder)
+            pipelines = self._pipelines_by_key(builder)
+            return builder.build_ad_hoc(
+                tuple(mappings[key] for key in wanted if key in mappings),
+                tuple(dict.fromkeys(pipelines[key] for key in wanted if key in pipelines)),
+            )
 
     def get_all_jobs(self) -> Sequence[dg.JobDefinition]:
         """Every job."""
@@ -164,6 +168,15 @@ class CatalogRepositoryData(dg.RepositoryData):
                 continue
         return self._snapshot
 
+    def _snapshot_for_assets(self, keys: Iterable[dg.AssetKey]) -> CatalogSnapshot:
+        """Records enough to load some assets."""
+        if self.revision is None or "_snapshot" in self.__dict__:
+            return self._snapshot
+        paths = [key.path for key in keys]
+        pipelines = {path[1] for path in paths if path[0] == PIPELINES and len(path) > 1}
+        tables = {(path[0], path[-1]) for path in paths}
+        return self._get_catalog().snapshot_for_loads(self.revision, tables, pipelines)
+
     @cached_property
     def _plans(self) -> dict[str, JobPlan]:
         return self._plans_of(self._snapshot)
@@ -184,20 +197,16 @@ class CatalogRepositoryData(dg.RepositoryData):
                     raise dg.DagsterInvalidDefinitionError(f"another job has the name {made.name}")
         return plans
 
-    @cached_property
-    def _mapping_by_key(self) -> dict[dg.AssetKey, str]:
-        translator = Translator(self._snapshot)
+    def _mappings_by_key(self, builder: JobBuilder) -> dict[dg.AssetKey, str]:
         names: dict[dg.AssetKey, str] = {}
-        for name, mapping in self._snapshot.mappings.items():
+        for name, mapping in builder.translator.snapshot.mappings.items():
             with self._kept_apart(f"mapping {name}"):
-                names.setdefault(translator.target_key(mapping), name)
+                names.setdefault(builder.translator.target_key(mapping), name)
         return names
 
-    @cached_property
-    def _pipeline_by_key(self) -> dict[dg.AssetKey, str]:
-        builder = self._builder(self._snapshot)
+    def _pipelines_by_key(self, builder: JobBuilder) -> dict[dg.AssetKey, str]:
         names: dict[dg.AssetKey, str] = {}
-        for name, pipeline in self._snapshot.pipelines.items():
+        for name, pipeline in builder.translator.snapshot.pipelines.items():
             with self._kept_apart(f"pipeline {name}"):
                 names.update(dict.fromkeys(builder.step_keys(pipeline), name))
         return names

@@ -291,7 +291,8 @@ class _StepRunner:
 
     def _latest_of_others(self, instance: dg.DagsterInstance) -> list[str]:
         names = [step.name for step in self.graph.steps if not step.is_load and step.name != self.step.name]
-        found = (_stored_by(instance, self.translator.stored_key(self.graph.pipeline, name)) for name in names)
+        records = instance.get_asset_records([self.translator.stored_key(self.graph.pipeline, name) for name in names])
+        found = (_run_of(record.asset_entry.last_materialization) for record in records)
         return [run_id for run_id in found if run_id is not None]
 
     def _remove_old(self, context: dg.AssetExecutionContext, exchange: Exchange) -> None:
@@ -318,7 +319,10 @@ class _StepRunner:
 
 def _stored_by(instance: dg.DagsterInstance, key: dg.AssetKey) -> str | None:
     """The run that has stored the latest rows of an asset."""
-    event = instance.get_latest_materialization_event(key)
+    return _run_of(instance.get_latest_materialization_event(key))
+
+
+def _run_of(event: dg.EventLogEntry | None) -> str | None:
     latest = event.asset_materialization if event is not None else None
     found = latest.metadata.get(STORED_METADATA) if latest is not None else None
     return None if found is None else str(found.value)

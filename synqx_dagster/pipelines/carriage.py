@@ -84,17 +84,29 @@ def arriving_sql(columns: Sequence[Column], relation: str) -> str:
     return f"SELECT {', '.join(items)} FROM {relation}"
 
 
+#: The Arrow type of each type that has travelled in this process: to ask for it a DuckDB has to be opened.
+_arrow_types: dict[str, pa.DataType] = {}
+
+
 def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
     """The Arrow schema of travelling columns, as DuckDB makes it."""
+    import pyarrow as pa
+
+    types = [_travels_as(native_of(column)) for column in columns]
+    if missing := [native for native in dict.fromkeys(types) if native not in _arrow_types]:
+        _arrow_types.update(zip(missing, _ask_arrow_types(missing), strict=True))
+    return pa.schema(
+        [pa.field(column.name, _arrow_types[native]) for column, native in zip(columns, types, strict=True)]
+    )
+
+
+def _ask_arrow_types(natives: Sequence[str]) -> list[pa.DataType]:
     import duckdb
 
     database: Any = duckdb.connect(":memory:", config={"threads": "1"})
     try:
         database.execute("SET TimeZone = 'UTC'")
-        items = ", ".join(
-            f"CAST(NULL AS {_travels_as(native_of(column))}) AS {quoted(column.name)}" for column in columns
-        )
-        schema: pa.Schema = database.sql(f"SELECT {items} LIMIT 0").to_arrow_table().schema
-        return schema
+        items = ", ".join(f"CAST(NULL AS {native}) AS c{number}" for number, native in enumerate(natives))
+        return list(database.sql(f"SELECT {items} LIMIT 0").to_arrow_table().schema.types)
     finally:
         database.close()

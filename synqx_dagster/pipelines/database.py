@@ -2,6 +2,10 @@
 
 Guarantee: SQL in it reaches no file and no network, cannot change its bounds, and what it says about a failure holds
 no value of a row.
+
+To open a DuckDB takes some 35 ms of a processor, which is longer than most stages of few rows run. So those that hold
+no rows use one again that an earlier stage of this process has left without a failure. Each has a connection of its
+own, and all that a stage makes is temporary, which is the connection's.
 """
 
 from __future__ import annotations
@@ -30,8 +34,24 @@ _CONFIG = {
     "preserve_insertion_order": "true",
     "threads": "2",
 }
+#: DuckDBs that no stage uses, by the memory that they may hold; each keeps a thread and some megabytes.
+_idle: dict[int, list[Any]] = {}
+_MOST_IDLE = 4
+
 #: Our own `error()` calls; anywhere else in a message such words may be a row's.
 _FAILURE = re.compile(r"Invalid Input Error: " + re.escape(FAILURE_MARK) + r"((?:[0-9a-fA-F]{2})*) ([^\n\"]+)")
+
+
+def _open(memory_bytes: int, temp_directory: str) -> Any:
+    import duckdb
+
+    bounds = {"memory_limit": f"{memory_bytes}B", "temp_directory": temp_directory}
+    database: Any = duckdb.connect(":memory:", config={**_CONFIG, **bounds})
+    database.execute("SET GLOBAL TimeZone = 'UTC'")
+    # Only now: with external access off DuckDB refuses to be told where to spill.
+    database.execute("SET enable_external_access = false")
+    database.execute("SET lock_configuration = true")
+    return database
 
 
 class StageDatabase:
@@ -40,34 +60,40 @@ class StageDatabase:
     Args:
         nodes: The nodes that run in it, for messages.
         memory_bytes: What it may hold before it spills.
-        spill: A directory for what it spills, on a disk with room; a fresh one is made in it and removed again.
+        spill: A directory for what it spills, on a disk with room; a fresh one is made in it and removed again. None
+            for nodes that hold no rows.
     """
 
-    def __init__(self, nodes: Sequence[str], memory_bytes: int, spill: Path) -> None:
-        import duckdb
-
+    def __init__(self, nodes: Sequence[str], memory_bytes: int, spill: Path | None) -> None:
         self.nodes = tuple(nodes)
         self._memory_bytes = memory_bytes
-        spill.mkdir(parents=True, exist_ok=True)
-        # Removes what killed processes have left, and knows them by a lock: several containers may share the directory.
-        self._scratch = Scratch(spill)
-        self.connection: Any = duckdb.connect(
-            ":memory:",
-            config={**_CONFIG, "memory_limit": f"{memory_bytes}B", "temp_directory": str(self._scratch.path / "spill")},
-        )
-        self.connection.execute("SET TimeZone = 'UTC'")
-        # Only now: with external access off DuckDB refuses to be told where to spill.
-        self.connection.execute("SET enable_external_access = false")
-        self.connection.execute("SET lock_configuration = true")
+        self._scratch: Scratch | None = None
+        if spill is None:
+            idle = _idle.setdefault(memory_bytes, [])
+            self._duckdb = idle.pop() if idle else _open(memory_bytes, "")
+        else:
+            spill.mkdir(parents=True, exist_ok=True)
+            # Removes what killed processes have left, and knows them by a lock: several containers may share it.
+            self._scratch = Scratch(spill)
+            self._duckdb = _open(memory_bytes, str(self._scratch.path / "spill"))
+        self.connection: Any = self._duckdb.cursor()
+        self._has_failed = False
         self._failure: BaseException | None = None
 
     def close(self) -> None:
         """Let go of memory and disk."""
         self.connection.close()
-        self._scratch.close()
+        idle = _idle.get(self._memory_bytes, [])
+        if self._scratch is None and not self._has_failed and len(idle) < _MOST_IDLE:
+            idle.append(self._duckdb)
+        else:
+            self._duckdb.close()
+        if self._scratch is not None:
+            self._scratch.close()
 
     def interrupt(self) -> None:
         """End what runs, from any thread."""
+        self._has_failed = True
         self.connection.interrupt()
 
     def arrive(self, name: str, columns: Sequence[Column], schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> str:
@@ -145,6 +171,7 @@ class StageDatabase:
         """The error to raise for one of DuckDB's, or for one that DuckDB made of somebody else's."""
         import duckdb
 
+        self._has_failed = True
         if self._failure is not None:
             return self._failure
         if isinstance(exc, SynqxError):

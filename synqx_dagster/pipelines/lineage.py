@@ -14,11 +14,12 @@ def known_columns(
     """The names of the columns of every node, as far as the pipeline itself tells them.
 
     Args:
+        nodes: Each after those that it reads, as far as these are among them.
         given: What somebody has found out about some nodes.
     """
     columns: dict[str, NodeColumns] = {}
     for node_id, node in nodes.items():
-        inputs = [Input(name, columns[name]) for name in node.inputs]
+        inputs = [Input(name, columns.get(name)) for name in node.inputs]
         found = (given or {}).get(node_id)
         columns[node_id] = found if found is not None else node.operator.columns(node.config, inputs)
     return columns

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from synqx_dagster.connectors.files_scratch import sweep
 from synqx_dagster.connectors.protocol import Connector, ReadSession, SnapshotConnector, SnapshotReadSession
 from synqx_dagster.errors import (
     FatalError,
@@ -169,6 +170,8 @@ class StepStream:
     # --- opening -----------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
+        # What killed processes have left goes, also where nothing of this step will ever spill.
+        sweep(self._context.spill)
         for node in extracts_of(self._step, self._graph.nodes):
             self.extracts[node.node_id] = self._open_extract(node)
         heavy = sum(1 for stage in self._stages if self._holds_rows(stage))
@@ -210,15 +213,16 @@ class StepStream:
             self.reports[name].fused_with = tuple(other for other in stage.nodes if other != name)
         return self._open_python(stage, memory_bytes) if stage.is_python else self._open_sql(stage, memory_bytes)
 
-    def _open_database(self, nodes: Sequence[str], memory_bytes: int) -> StageDatabase:
-        database = StageDatabase(nodes, memory_bytes, self._context.spill)
+    def _open_database(self, nodes: Sequence[str], memory_bytes: int, spill: Path | None) -> StageDatabase:
+        database = StageDatabase(nodes, memory_bytes, spill)
         self._stack.callback(database.close)
         self._databases.append(database)
         return database
 
     def _open_sql(self, stage: Stage, memory_bytes: int) -> _Flow | None:
         """A stage of SQL; no flow where it is the last before a load, which reads its relation."""
-        database = self._open_database(stage.nodes, memory_bytes)
+        spill = self._context.spill if self._holds_rows(stage) else None
+        database = self._open_database(stage.nodes, memory_bytes, spill)
         own, waited = Counter(), Counter()
         relations: dict[str, Relation] = {}
         for name in stage.inputs:
@@ -246,7 +250,7 @@ class StepStream:
     def _open_end(self) -> StreamEnd:
         """A DuckDB for what arrives at the load, from a stage that is none, or from another step."""
         (name,) = self._graph.nodes[self._step.name].inputs
-        database = self._open_database([name], _STREAMING_BYTES)
+        database = self._open_database([name], _STREAMING_BYTES, None)
         columns, schema, batches = self._incoming(name)
         self.columns = columns
         waited = Counter()

@@ -134,7 +134,7 @@ def test_an_end_of_input_leaves_nothing_behind(empty_project: Project, typed: li
     assert list(empty_project.directory.iterdir()) == []
 
 
-@pytest.mark.parametrize(("typed", "code", "left"), [("y\n", 0, "b"), ("n\n", 130, "a"), (END_OF_INPUT, 130, "a")])
+@pytest.mark.parametrize(("typed", "code", "left"), [("y\n", 0, "b"), ("n\n", 1, "a"), (END_OF_INPUT, 130, "a")])
 def test_what_is_removed_is_confirmed(project: Project, typed: str, code: int, left: str) -> None:
     file = project.write("a.yaml", "kind: connection\nname: a\ndb_type: sqlite\ndatabase: a.db\n")
     assert project("apply").exit_code == 0
@@ -145,6 +145,7 @@ def test_what_is_removed_is_confirmed(project: Project, typed: str, code: int, l
         assert terminal.end() == code, terminal.shown
 
     assert "Traceback" not in terminal.shown
+    assert ("nothing was changed" in terminal.shown) == (code == 1)
     assert [item["name"] for item in project("connections", "list", "--json").document] == [left]
 
 

@@ -64,6 +64,10 @@ def test_a_relative_sqlite_file_lies_in_the_project(tmp_path: Path, url: str, ex
         "postgresql://etl:hunter2@db/catalog",
         "postgresql://etl:hunter2@db/catalog?sslmode=require&password=hunter2",
         "postgresql://etl:hun@ter2@db/catalog",
+        "postgresql://etl:hunter2?hunter2@db/catalog",
+        "postgresql://etl:hunter2?ter2/hunter2@db/catalog?sslmode=require",
+        "postgresql://:ter2?hunter2@db/catalog",
+        "postgresql://db?password=hunter2@x",
         "postgresql://db/catalog?password=hunter2",
         "postgresql:etl:hunter2@db",
         "hunter2",
@@ -74,6 +78,19 @@ def test_no_password_shows(url: str) -> None:
     for shown in (repr(settings), settings.display_catalog_url):
         assert "hunter2" not in shown
         assert "ter2" not in shown
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://etl:hun?ter2@db:5432/catalog?sslmode=require", "postgresql://etl:***@db:5432/catalog"),
+        ("postgresql://db:5432/catalog?sslmode=require", "postgresql://db:5432/catalog"),
+        ("postgresql://db/catalog?user=me@example.org", "postgresql://db/catalog"),
+        ("sqlite:////home/me@example.org/catalog.db", "sqlite:////home/me@example.org/catalog.db"),
+    ],
+)
+def test_what_is_no_password_shows(url: str, shown: str) -> None:
+    assert load_settings({"SYNQX_CATALOG_URL": url}, Path("/project")).display_catalog_url == shown
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:

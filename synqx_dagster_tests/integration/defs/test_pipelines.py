@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,9 +15,11 @@ import sqlalchemy as sa
 
 from synqx_dagster.catalog import tables
 from synqx_dagster.catalog.store import Catalog
+from synqx_dagster.defs import pipeline_translator
 from synqx_dagster.defs.execution import run_targets
 from synqx_dagster.defs.instance import open_instance
 from synqx_dagster.defs.repository import CatalogRepository, CatalogRepositoryData
+from synqx_dagster.pipelines.lineage import known_columns
 from synqx_dagster_tests.unit.defs.projects import Project, describe
 
 DIAMOND = """
@@ -134,6 +137,43 @@ def test_one_job_is_built_without_the_others(project: Project, catalog: Catalog)
     assert job.run_tags["synqx/at_most_1"] == "diamond"
     ad_hoc = CatalogRepositoryData(project.settings, 1, lambda: catalog).get_ad_hoc_job([NAMES])
     assert "warehouse__names" in {node.name for node in ad_hoc.nodes}
+
+
+def chain(name: str, steps: int) -> str:
+    """A pipeline of which each node stores its row for the next one."""
+    ends = {"connection": "shop", "table": "customer"}, {"connection": "warehouse", "table": name}
+    extract = {"node_id": "n0", "operator_type": "extract", "operator_class": "table", "config": ends[0]}
+    load = {"node_id": "end", "operator_type": "load", "operator_class": "table", "config": ends[1]}
+    select = {"operator_type": "transform", "operator_class": "select", "config": {"columns": ["id", "name"]}}
+    nodes = [{**extract, "stored": True}]
+    nodes += [{"node_id": f"n{number}", **select, "stored": True} for number in range(1, steps)]
+    names = [*(f"n{number}" for number in range(steps)), "end"]
+    edges = [{"from_node_id": first, "to_node_id": second} for first, second in itertools.pairwise(names)]
+    made = json.dumps({"kind": "pipeline", "name": name, "nodes": [*nodes, load], "edges": edges})
+    return made.replace("{", "{{").replace("}", "}}")
+
+
+def test_what_a_step_costs_does_not_depend_on_how_many_there_are(
+    project: Project, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.apply(DIAMOND + "---\n" + chain("short", 2) + "\n---\n" + chain("long", 12))
+    looked_at: list[int] = []
+
+    def counted(nodes: Any, *rest: Any) -> Any:
+        looked_at.append(len(nodes))
+        return known_columns(nodes, *rest)
+
+    monkeypatch.setattr(pipeline_translator, "known_columns", counted)
+    statements: list[str] = []
+    sa.event.listen(catalog._engine, "before_cursor_execute", lambda *of: statements.append(of[2]))
+    found = {}
+    for name in ("short", "long"):
+        statements.clear()
+        assert run_targets(catalog, [name]).succeeded
+        found[name] = len([text for text in statements if "FROM" in text])
+    # Whether an operator has sealed the vault.
+    assert found["long"] - found["short"] == 10
+    assert [count for count in looked_at if count > 2] == [3, 13]
 
 
 def test_a_run_that_failed_goes_on_from_its_failed_step(project: Project, catalog: Catalog) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from synqx_dagster import model
 from synqx_dagster.catalog import tables
 from synqx_dagster.catalog.apply import apply_changes, plan_changes
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
@@ -59,6 +60,41 @@ def test_parts_bring_what_they_refer_to(filled: Catalog) -> None:
     assert names_of(filled.snapshot_for(schedules=["nightly"])) == (
         {"schedule nightly", "pipeline p", "mapping a", "mapping b", "schema customer"} | ends
     )
+
+
+def test_what_loads_a_table_is_found_by_it(catalog: Catalog) -> None:
+    loads = {
+        "by_table": {"operator_class": "table", "config": {"connection": "warehouse", "table": 'sales."b.c"'}},
+        "by_asset": {"operator_class": "table", "destination_asset": "kept"},
+    }
+    extract = {
+        "node_id": "given",
+        "operator_type": "extract",
+        "operator_class": "table",
+        "config": {"connection": "shop", "table": "b.c"},
+    }
+    pipelines = [
+        model.Pipeline(
+            name=name,
+            nodes=[extract, {"node_id": "end", "operator_type": "load", **load}],
+            edges=[{"from_node_id": "given", "to_node_id": "end"}],
+        )
+        for name, load in loads.items()
+    ]
+    kept = model.Dataset(name="kept", connection="warehouse", table="sales.kept")
+    b = mapping("b", target_table='main."b.c"')
+    apply(catalog, *PROJECT[:4], mapping("a"), b, mapping("c", target_connection="unused", target_table='"b.c"'))
+    apply(catalog, kept, *pipelines, pipeline("p", "a"))
+    ends = {"connection shop", "connection warehouse"}
+
+    def found(*tables: tuple[str, str], pipelines: tuple[str, ...] = ()) -> set[str]:
+        return names_of(catalog.snapshot_for_loads(2, set(tables), pipelines)) - ends
+
+    assert found(("warehouse", "b.c")) == {"mapping b", "pipeline by_table"}
+    assert found(("warehouse", "kept")) == {"pipeline by_asset", "asset kept"}
+    assert found(("shop", "b.c"), ("warehouse", "b"), ("warehouse", "none")) == set()
+    assert found(pipelines=("p", "gone")) == {"pipeline p", "mapping a"}
+    assert names_of(catalog.snapshot_for_loads(1, {("warehouse", "b.c")})) == {"mapping b"} | ends
 
 
 def test_parts_of_an_old_revision(filled: Catalog) -> None:

@@ -77,7 +77,9 @@ class FakeVault:
 
     def status(self) -> SimpleNamespace:
         """Its state, as far as the definitions read it."""
-        return SimpleNamespace(sealed_by_operator=self.sealed_by_operator)
+        return SimpleNamespace(
+            initialised=self.is_initialised, unsealed=self.is_unsealed, sealed_by_operator=self.sealed_by_operator
+        )
 
     def unseal_from_settings(self, settings: Settings) -> None:
         """Open, or raise as a real one does."""
@@ -127,6 +129,11 @@ class FakeCatalog:
             records += [whole.get_connection(name) for name in sorted(used - named)]
             named |= used
         return CatalogSnapshot.from_records(revision, [*records, *mappings, *pipelines, *schedules, *sensors])
+
+    def snapshot_for_loads(self, revision: int, *_: object) -> CatalogSnapshot:
+        """Everything, in which what loads a table is, too."""
+        self.reads.append("snapshot_for_loads")
+        return self.snapshots[revision]
 
     def resolve_secret(self, connection: model.Connection, secret_field: str) -> str | None:
         """Only a load asks for it."""

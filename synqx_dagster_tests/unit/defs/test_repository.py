@@ -195,6 +195,7 @@ def test_an_ad_hoc_job_is_built_from_the_selected_assets_alone():
     job = repository.get_maybe_subset_job_def(ASSET_JOB, asset_selection={key})
     assert order(job) == [OPS["b"]]
     assert job.asset_selection == {key}
+    assert catalog_of(repository).reads == ["snapshot_for_loads"]
     repository.load_all_definitions()
     again = repository.get_maybe_subset_job_def(ASSET_JOB, asset_selection={key})
     assert order(again) == [OPS["b"]]

@@ -21,6 +21,8 @@ from synqx_dagster.errors import (
     PlanError,
     SourceChangedError,
 )
+from synqx_dagster.pipelines import carriage, database
+from synqx_dagster.pipelines.carriage import arrow_schema, make_column
 from synqx_dagster.pipelines.database import StageDatabase
 from synqx_dagster.pipelines.report import NodeReport
 from synqx_dagster.pipelines.run import StepRequest, open_stored_step
@@ -440,16 +442,46 @@ def test_who_wants_no_more_rows_hears_of_no_time_out(bench: Bench) -> None:
 
 def test_what_fails_after_a_limit_says_of_what(tmp_path: Path) -> None:
     schema = pa.schema([("n", pa.int64())])
-    database = StageDatabase(["x"], 128_000_000, tmp_path)
+    stage = StageDatabase(["x"], 128_000_000, tmp_path)
     try:
         batches = (pa.record_batch([list(range(2048))], schema=schema) for _ in range(1000))
-        database.register("many", schema, batches)
-        assert sum(batch.num_rows for batch in database.stream("select * from many limit 5", 1000)) == 5
-        database.connection.unregister("many")
+        stage.register("many", schema, batches)
+        assert sum(batch.num_rows for batch in stage.stream("select * from many limit 5", 1000)) == 5
+        stage.connection.unregister("many")
         with pytest.raises(OperatorFailedError, match="failed in DuckDB: ConversionException"):
-            list(database.stream("select cast('x' || n as integer) from range(9) t(n)", 1000))
+            list(stage.stream("select cast('x' || n as integer) from range(9) t(n)", 1000))
     finally:
-        database.close()
+        stage.close()
+
+
+def test_a_duckdb_that_held_no_rows_is_used_again_and_knows_nothing_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "_idle", {})
+    first = StageDatabase(["x"], 128_000_000, None)
+    first.register("given", pa.schema([("n", pa.int64())]), iter(()))
+    assert first.view("kept", "SELECT 1 AS n") == '"kept"'
+    first.close()
+    second = StageDatabase(["y"], 128_000_000, None)
+    assert second._duckdb is first._duckdb
+    for name in ("given", "kept"):
+        with pytest.raises(OperatorFailedError):
+            list(second.stream(f"SELECT * FROM {name}", 10))
+    second.close()
+    # It has failed: what that has left in it nobody knows.
+    assert database._idle == {128_000_000: []}
+    interrupted = StageDatabase(["z"], 128_000_000, None)
+    interrupted.interrupt()
+    interrupted.close()
+    assert database._idle == {128_000_000: []}
+
+
+def test_types_are_asked_for_once_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carriage, "_arrow_types", {})
+    columns = [make_column("n", "DECIMAL(9,2)"), make_column("t", "TIMESTAMP WITH TIME ZONE"), make_column("u", "UUID")]
+    asked = arrow_schema(columns)
+    assert asked == pa.schema([("n", pa.decimal128(9, 2)), ("t", pa.timestamp("us", "UTC")), ("u", pa.string())])
+    with monkeypatch.context() as later:
+        later.setattr(carriage, "_ask_arrow_types", None)
+        assert arrow_schema(columns[1:]) == pa.schema(list(asked)[1:])
 
 
 #: A process that is in the middle of a stage, until it is killed.
