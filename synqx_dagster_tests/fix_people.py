@@ -74,6 +74,7 @@ class Api:
             answer = httpx.post(
                 f"{self.url}/api/v1/auth/login",
                 json={"username": str(role), "password": password_of(str(role)).get_secret_value()},
+                timeout=60,
             )
             assert answer.status_code == 200, answer.text
             headers["Authorization"] = f"Bearer {answer.json()['access_token']}"

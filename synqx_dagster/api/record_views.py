@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, Field
 
@@ -141,7 +141,7 @@ def show_records(
         if more:
             fields |= more[index]
         # The values were checked when they were written; a list of many need not check them once more.
-        shown.append(view.model_construct(**fields))
+        shown.append(cast("ViewT", view.model_construct(**fields)))
     return shown
 
 

@@ -79,7 +79,7 @@ def read_url(text: str) -> Connection:
     if url.drivername.partition("+")[0] not in ("postgresql", "postgres"):
         raise ValueError("it is not the URL of a PostgreSQL database")
     query = {name: value if isinstance(value, str) else value[0] for name, value in url.query.items()}
-    host, port = query.get("host", url.host), query.get("port", port)
+    host, port_text = query.get("host", url.host), query.get("port", port)
     mode, ca_file = query.get("sslmode"), query.get("sslrootcert")
     try:
         return Connection(
@@ -87,7 +87,7 @@ def read_url(text: str) -> Connection:
             description=f"Made from {VARIABLE} at the first start",
             db_type="postgresql",
             host=host or None,
-            port=int(port) if port is not None else None,
+            port=int(port_text) if port_text is not None else None,
             database=url.database or query.get("dbname"),
             username=url.username or query.get("user"),
             password=LiteralSecret(value=SecretStr(password)) if (password := _password_of(url, query)) else None,

@@ -34,18 +34,18 @@ class RecordUnion:
     @classmethod
     def of(cls, definitions: Definitions, known: CatalogSnapshot | None, *, prune: bool) -> RecordUnion:
         """Put declared records over those that stay; with ``prune`` none of the others stays."""
-        staying = () if known is None or prune else known.iter_records()
         positions: dict[tuple[RecordKind, str], int] = {}
         for index, record in enumerate(definitions.records):
             positions.setdefault((record.kind, record.name), index)
         declared = [definitions.records[index] for index in positions.values()]
-        records = CatalogSnapshot.from_records(known.revision if known else 0, [*staying, *declared])
+        # What stays is not sorted anew: one write in a large catalog costs what it changes.
+        staying = CatalogSnapshot(known.revision if known else 0) if known is None or prune else known
+        records = staying.moved_to(staying.revision, declared, ())
         return cls(definitions, known, records, positions)
 
     def without(self, names: Collection[tuple[RecordKind, str]]) -> RecordUnion:
         """The same without some of the records."""
-        staying = [record for record in self.records.iter_records() if (record.kind, record.name) not in names]
-        return replace(self, records=CatalogSnapshot.from_records(self.records.revision, staying))
+        return replace(self, records=self.records.moved_to(self.records.revision, (), names)) if names else self
 
     def iter_new(self, record_type: type[_RecordT]) -> Iterator[_RecordT]:
         """The declared records of a kind that are not in the catalog just so, in the order of the files."""

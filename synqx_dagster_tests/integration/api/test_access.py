@@ -32,6 +32,13 @@ _NOT_OURS = {"/docs", "/openapi.json", "/docs/oauth2-redirect"}
 
 #: What anybody may call: a route that joins them is one more thing that strangers reach.
 PUBLIC = {
+    "GET /health",
+    "GET /api/v1",
+    "GET /api/v1/",
+    "GET /api/v1/system/status",
+    # Each of these needs a secret of its own: the token that the server prints, or the master password.
+    "POST /api/v1/system/init",
+    "POST /api/v1/system/unlock",
     "POST /api/v1/auth/register",
     "POST /api/v1/auth/login",
     "POST /api/v1/auth/refresh",
