@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 #: Characters of a word that count; of a longer one the rest is not looked at.
 MAX_WORD_CHARACTERS = 64
@@ -28,8 +29,8 @@ def clean_text(text: str) -> str:
 
 def iter_words(text: str) -> Iterator[str]:
     """The words of a text in their order, with the parts of those that are written in one."""
-    for match in _RUN.finditer(text):
-        yield from _words_of_run(match[0])
+    for run in _RUN.findall(text):
+        yield from _words_of_run(run)
 
 
 def query_words(text: str, limit: int) -> tuple[str, ...]:
@@ -38,11 +39,21 @@ def query_words(text: str, limit: int) -> tuple[str, ...]:
     return tuple(words)[:limit]
 
 
-def _words_of_run(run: str) -> Iterator[str]:
-    yield from _fold(run)
+def _words_of_run(run: str) -> tuple[str, ...]:
+    # A catalog says the same names over and over; what is long is no name, and would only fill the memory.
+    return _remembered_words(run) if len(run) <= MAX_WORD_CHARACTERS else _cut_run(run)
+
+
+@lru_cache(maxsize=65_536)
+def _remembered_words(run: str) -> tuple[str, ...]:
+    return _cut_run(run)
+
+
+def _cut_run(run: str) -> tuple[str, ...]:
+    words = list(_fold(run))
     if _HAS_HUMPS.search(run):
-        for hump in _HUMPS.findall(run):
-            yield from _fold(hump)
+        words += [word for hump in _HUMPS.findall(run) for word in _fold(hump)]
+    return tuple(words)
 
 
 def _fold(run: str) -> Iterator[str]:

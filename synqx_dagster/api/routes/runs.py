@@ -43,6 +43,17 @@ _MAX_NUMBER = 10**18
 After = Annotated[int | None, Query(ge=0, le=_MAX_NUMBER, description="Lines after this number alone.")]
 LineLimit = Annotated[int, Query(ge=1, le=2000, description="How many lines at most.")]
 
+#: One event of a stream, as clients that read them see it.
+_EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"enum": ["log", "status", "end"]},
+        "data": {"type": "string", "description": "A JSON document on one line."},
+        "id": {"type": "string", "description": "Of a line: its number."},
+    },
+    "required": ["event", "data"],
+}
+
 _slots = StreamSlots()
 
 
@@ -185,7 +196,7 @@ def _read_log(
         200: {
             "description": "Events `log` (a line, with its number as the event's id), `status` (the run, at the start "
             "and whenever its state changes) and `end`, after which there is nothing more.",
-            "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
+            "content": {MEDIA_TYPE: {"schema": _EVENT}},
         },
         **problems_of(404, 503),
     },
