@@ -71,8 +71,9 @@ def follow_link(link: str) -> str:
     """Open the link that `synqx dev` prints; gives the session's cookie."""
     with pytest.raises(urllib.error.HTTPError) as answered:
         urllib.request.build_opener(Stay).open(link, timeout=30)
-    assert answered.value.code == 303
-    return str(answered.value.headers["set-cookie"]).partition(";")[0]
+    with answered.value as answer:
+        assert answer.code == 303
+        return str(answer.headers["set-cookie"]).partition(";")[0]
 
 
 def query(port: int, cookie: str, text: str) -> object:
@@ -122,8 +123,9 @@ def check_dev(project: Project, temporary: str) -> None:
         }
         # What a process list shows lets nobody in, and a link works once.
         assert not any(link[0].rpartition("=")[2] in command for command in children)
-        with pytest.raises(urllib.error.HTTPError, match="403"):
+        with pytest.raises(urllib.error.HTTPError, match="403") as refused:
             urllib.request.urlopen(link[0], timeout=30)
+        refused.value.close()
         process.send_signal(signal.SIGINT)
         code = process.wait(90)
 
