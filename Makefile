@@ -8,8 +8,9 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no
 COMPILE := $(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true
 # Tests start a thousand processes, and each would compile the package anew where bytecode must not be written.
 unexport PYTHONDONTWRITEBYTECODE
-# A file of tests stays on one process, which shares its servers.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+# A file of tests stays on one process, which shares its servers. Half of the time these wait for servers and children:
+# on two cores three are done sooner than two.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile
 UNIT_TESTS := synqx_dagster_tests/unit $(wildcard synqx_dagster_tests/test_*.py)
 
 .DEFAULT_GOAL := help
