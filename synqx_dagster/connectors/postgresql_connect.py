@@ -31,6 +31,7 @@ from synqx_dagster.errors import SynqxError
 from synqx_dagster.model.connection import OptionValue
 
 if TYPE_CHECKING:
+    from synqx_dagster.connectors.postgresql_adbc import AdbcConnection
     from synqx_dagster.connectors.postgresql_watch import AdbcWatch, Sideline
 
 DEFAULT_PORT = 5432
@@ -275,7 +276,7 @@ def _make_sideline(config: ConnectionConfig) -> Sideline:
     return Sideline(open_connection)
 
 
-def connect_adbc(config: ConnectionConfig) -> Any:
+def connect_adbc(config: ConnectionConfig) -> AdbcConnection:
     """An ADBC connection that is about to begin its transaction with its first statement.
 
     Raises:
@@ -285,18 +286,18 @@ def connect_adbc(config: ConnectionConfig) -> Any:
     return open_adbc(config)[0]
 
 
-def open_adbc(config: ConnectionConfig) -> tuple[Any, AdbcWatch]:
+def open_adbc(config: ConnectionConfig) -> tuple[AdbcConnection, AdbcWatch]:
     """As `connect_adbc`, and with it what watches the connection; close both."""
-    import adbc_driver_postgresql.dbapi
     from psycopg2.extensions import make_dsn
 
+    from synqx_dagster.connectors.postgresql_adbc import AdbcConnection
     from synqx_dagster.connectors.postgresql_watch import AdbcWatch, next_tag
 
     timeout_seconds = connect_timeout_of(config)
     endpoint, parameters = prepare(config, timeout_seconds=timeout_seconds)
     parameters["tcp_user_timeout"] = tag = next_tag()
     with wrap_connect_errors(config, endpoint, timeout_seconds=timeout_seconds):
-        connection = adbc_driver_postgresql.dbapi.connect(make_dsn(**parameters))
+        connection = AdbcConnection(make_dsn(**parameters))
     return connection, AdbcWatch(tag, silence_timeout_of(config), _make_sideline(config))
 
 

@@ -162,16 +162,15 @@ class PostgresqlReadSession(PostgresqlChecksums):
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
                 cursor.execute(f"SET TRANSACTION SNAPSHOT '{self.export_snapshot()}'")
                 cursor.execute(self._settings())
-                cursor.fetchall()
                 watch.start(cursor)
                 hint = adbc_driver_postgresql.StatementOptions.BATCH_SIZE_HINT_BYTES.value
-                cursor.adbc_statement.set_options(**{hint: str(batch_bytes)})
+                cursor.set_options(**{hint: str(batch_bytes)})
                 self._reading = (watch, cursor)
                 with watch.waiting():
                     cursor.execute(sql)
-                    # Not fetch_record_batch(): its reader loses the SQLSTATE of an error that comes half way.
                     # The handle owns the stream until it has been imported.
-                    handle = cursor.fetch_arrow()
+                    handle = cursor.take_stream()
+                # Not pyarrow's own reader: it loses the SQLSTATE of an error that comes half way.
                 reader = AdbcRecordBatchReader._import_from_c(handle.address)
                 finished = False
                 try:

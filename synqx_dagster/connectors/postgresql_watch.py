@@ -327,7 +327,7 @@ class AdbcWatch:
     def cancel(self, cursor: Any) -> None:
         """Have the call end that waits on the connection; see `WatchedConnection.cancel`."""
         if self._watch is None or self._backend is None:
-            cursor.adbc_cancel()  # A Unix socket: the server cannot be far.
+            cursor.cancel()  # A Unix socket: the server cannot be far.
         elif not self._watch.tripped and not self._sideline.cancel(self._backend):
             self._watch.break_off()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -107,7 +109,8 @@ _CHILD = textwrap.dedent(
         )
         assert load(connect(source), connect(target), mapping, load_id=str(number)).rows_out == rows
         peaks.append(peak_memory_bytes())
-    print(json.dumps(peaks))
+    heavy = [name for name in ("pandas", "pyarrow.dataset") if name in sys.modules]
+    print(json.dumps({"peaks": peaks, "heavy": heavy}))
     """
 )
 
@@ -119,16 +122,14 @@ from generate_series(1::bigint, ROWS) as i
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["duckdb", "parquet"])
-def test_memory_does_not_grow_with_the_table(postgresql: PostgresqlDatabase, tmp_path: Path, kind: str) -> None:
-    """The second load must not take much more than the first, which has ten rows."""
-    config, _, _ = target(kind, tmp_path)
+def run_child(postgresql: PostgresqlDatabase, directory: Path, kind: str, rows: list[int]) -> dict[str, Any]:
+    """Load so many rows after each other in a process of its own; its peaks of memory, and what it has imported."""
+    config, _, _ = target(kind, directory)
     ends = [
         {**{name: getattr(one, name) for name in one.__dataclass_fields__}, "pool": one.pool.model_dump()}
         for one in (postgresql.config("source"), config)
     ]
-    asked = {"ends": ends, "rows": [10, 1_500_000], "query": _QUERY, "table": "ledger"}
+    asked = {"ends": ends, "rows": rows, "query": _QUERY, "table": "ledger"}
     process = subprocess.Popen(
         [sys.executable, "-c", _CHILD],
         stdin=subprocess.PIPE,
@@ -140,5 +141,19 @@ def test_memory_does_not_grow_with_the_table(postgresql: PostgresqlDatabase, tmp
         output, _ = process.communicate(json.dumps(asked), timeout=300)
     assert process.returncode == 0
     # DuckDB takes a process without a script for somebody's terminal, and shows progress.
-    small, large = json.loads(output.splitlines()[-1])
+    said: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return said
+
+
+def test_pandas_is_left_alone(postgresql: PostgresqlDatabase, tmp_path: Path) -> None:
+    """It is installed here; pyarrow and ADBC would import it, with 43 MB, for what is not used."""
+    assert importlib.util.find_spec("pandas") is not None
+    assert run_child(postgresql, tmp_path, "duckdb", [10])["heavy"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["duckdb", "parquet"])
+def test_memory_does_not_grow_with_the_table(postgresql: PostgresqlDatabase, tmp_path: Path, kind: str) -> None:
+    """The second load must not take much more than the first, which has ten rows."""
+    small, large = run_child(postgresql, tmp_path, kind, [10, 1_500_000])["peaks"]
     assert (large - small) / 1e6 < 150
