@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 #: Encoded batches that wait for the server; one is being sent while one is being made.
 _WAITING = 2
 
-#: A batch is encoded in parts of about this size, so that memory does not follow the width of the rows.
-_PART_BYTES = 8 * 1024 * 1024
+#: A batch is encoded in parts of about this size. Measured: parts of 8 MiB are no faster, and take 18 MB more, some of
+#: it in libpq, whose buffer grows to the size of a part.
+_PART_BYTES = 1024 * 1024
 
 #: How long a COPY may take to notice that its rows have ended early, before it is cancelled (again).
 _PATIENCE_SECONDS = 0.5

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from synqx_dagster.connectors.postgresql_watch import AdbcWatch
 
-#: What ADBC collects before it hands over a batch. Measured: 4 MiB is as fast as ADBC's default of 16 MiB, with a
-#: quarter of the memory.
-BATCH_BYTES = 4 * 1024 * 1024
+#: What ADBC collects before it hands over a batch. Measured: 2 MiB takes as much CPU as 4 MiB and as ADBC's default of
+#: 16 MiB, 1 MiB takes 3 % more; each batch is held a dozen times on its way.
+BATCH_BYTES = 2 * 1024 * 1024
 
 #: In a session with a byte limit, so that the limit is noticed soon.
 LIMITED_BATCH_BYTES = 64 * 1024
