@@ -146,7 +146,7 @@ def run_child(postgresql: PostgresqlDatabase, directory: Path, kind: str, rows: 
 
 
 def test_pandas_is_left_alone(postgresql: PostgresqlDatabase, tmp_path: Path) -> None:
-    """It is installed here; pyarrow and ADBC would import it, with 60 MB, for what is not used."""
+    """It is installed here; pyarrow and ADBC would import it, with 43 MB, for what is not used."""
     assert importlib.util.find_spec("pandas") is not None
     assert run_child(postgresql, tmp_path, "duckdb", [10])["heavy"] == []
 
