@@ -20,6 +20,9 @@ from synqx_dagster.defs.storage import OpenEventLogStorage, OpenRunStorage, keep
 from synqx_dagster.errors import ConfigurationError
 from synqx_dagster.settings import Settings, load_settings
 
+NUMBERS, NOBODY = dg.AssetKey("numbers"), dg.AssetKey("nobody")
+ASSET_MATERIALIZATION = dg.DagsterEventType.ASSET_MATERIALIZATION
+
 
 @dg.asset(check_specs=[dg.AssetCheckSpec("small", asset="numbers")])
 def numbers():
@@ -141,6 +144,47 @@ def test_the_index_is_committed_after_the_files_of_the_runs(settings, monkeypatc
     # The run's file is made first, by transactions of its own.
     assert set(commits[:-1]) == {run_id}
     assert commits[-1] == "index"
+
+
+def test_what_follows_an_op_is_written_with_the_end_of_its_step(settings, monkeypatch):
+    written: list[list[str]] = []
+    write = OpenEventLogStorage._write
+
+    def watched(self, events):
+        written.append([event.dagster_event_type.value for event in events])
+        write(self, events)
+
+    monkeypatch.setattr(OpenEventLogStorage, "_write", watched)
+    with open_instance(settings, executes=True) as instance:
+        execute(instance)
+    # The check looks for the materialization that it judges.
+    assert written[-4:-2] == [
+        ["STEP_OUTPUT", "ASSET_MATERIALIZATION"],
+        ["STEP_OUTPUT", "ASSET_CHECK_EVALUATION", "STEP_SUCCESS"],
+    ]
+    assert ["STEP_START"] in written
+
+
+def test_what_waits_for_the_next_event_is_found_by_who_reads(settings):
+    with open_instance(settings, executes=True) as instance:
+        run_id = execute(instance)
+        entry = next(one for one in instance.all_logs(run_id) if one.dagster_event_type == ASSET_MATERIALIZATION)
+        instance.event_log_storage.store_event(entry)
+        with open_instance(settings) as other:
+            assert len(list(other.all_logs(run_id, of_type=ASSET_MATERIALIZATION))) == 1
+        assert len(list(instance.all_logs(run_id, of_type=ASSET_MATERIALIZATION))) == 2
+        instance.event_log_storage.store_event(entry)
+    with open_instance(settings) as other:
+        assert len(list(other.all_logs(run_id, of_type=ASSET_MATERIALIZATION))) == 3
+
+
+def test_an_asset_that_never_was_is_not_looked_for_any_further(settings, monkeypatch):
+    with open_instance(settings, executes=True) as instance:
+        execute(instance)
+        assert [record.asset_entry.asset_key for record in instance.get_asset_records([NOBODY, NUMBERS])] == [NUMBERS]
+        assert len(instance.get_asset_records()) == 1
+        monkeypatch.setattr(SqliteEventLogStorage, "get_asset_records", None)
+        assert instance.get_asset_records([NOBODY]) == []
 
 
 def test_nothing_stays_open_or_beside_the_files_afterwards(settings):
