@@ -1,4 +1,4 @@
-"""Secrets in requests: those that stay, those that are the server's own, and those that would go somewhere else."""
+"""What requests must not reach: secrets and files that are the server's own, and stored secrets that would move."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any, get_args
 from synqx_dagster.catalog.snapshot import secrets_of
 from synqx_dagster.catalog.yaml_tree import FieldPath
 from synqx_dagster.errors import InvalidInputError, Problem, SourceLocation
-from synqx_dagster.model import EnvSecret, FileSecret, Record, SealedSecret
+from synqx_dagster.model import Connection, EnvSecret, FileSecret, Record, SealedSecret
 from synqx_dagster.settings import Settings
 
 #: Settings of this server are no passwords of databases: whoever writes records must not send them somewhere.
 _OWN_VARIABLES = ("SYNQX_", "DAGSTER_")
+#: Of these `database` is a name on a server; of all others it may be a path on this machine.
+_SERVERS = ("postgresql", "mysql")
 
 
 def keep_secrets(before: Record, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,10 +58,12 @@ def _takes_secret(annotation: Any) -> bool:
 
 
 def refuse_own_secrets(settings: Settings, before: Record | None, record: Record) -> None:
-    """Refuse references that lead to the server's own secrets; what the record had already, somebody else wrote.
+    """Refuse what leads to the server's own secrets and files; what the record had already, somebody else wrote.
+
+    Who may write records may load rows into any file that a connection names. In the catalog's own there are accounts.
 
     Raises:
-        InvalidInputError: A secret is a setting of SynqX or Dagster, or a file of its homes.
+        InvalidInputError: A secret is a setting of SynqX or Dagster, or a file of its homes; or data is.
     """
     stored = secrets_of(before) if before is not None else {}
     problems = []
@@ -70,19 +74,54 @@ def refuse_own_secrets(settings: Settings, before: Record | None, record: Record
             problems.append(Problem("this variable is a setting of the server", SourceLocation(field=f"{path}.env")))
         if isinstance(secret, FileSecret) and _is_own_file(settings, secret.file):
             problems.append(Problem("this file is the server's own", SourceLocation(field=f"{path}.file")))
+    if isinstance(record, Connection) and _place_of(record) != _place_of(before) and _holds_own_files(settings, record):
+        problems.append(
+            Problem(
+                "the server keeps files of its own there",
+                SourceLocation(field="database"),
+                hint="take a directory for data alone; on the server itself `synqx apply` takes any",
+            )
+        )
     if problems:
         raise InvalidInputError(problems)
 
 
 def _is_own_file(settings: Settings, text: str) -> bool:
-    try:
-        path = Path(text).expanduser().resolve()
-    except (OSError, RuntimeError, ValueError):
+    path = _resolved(text)
+    if path is None:
         return False  # It cannot be read either.
-    own = [settings.home, settings.dagster_home, *([settings.key_file] if settings.key_file is not None else [])]
     if path.parts[:2] in (("/", "proc"), ("/", "dev")):
         return True
-    return any(path == place.resolve() or place.resolve() in path.parents for place in own)
+    return any(path == place or place in path.parents for place in _own_places(settings))
+
+
+def _place_of(record: Record | None) -> tuple[str, str | None] | None:
+    return (record.db_type, record.database) if isinstance(record, Connection) else None
+
+
+def _holds_own_files(settings: Settings, connection: Connection) -> bool:
+    if connection.db_type in _SERVERS or connection.database is None:
+        return False
+    if _is_own_file(settings, connection.database):
+        return True
+    path = _resolved(connection.database)
+    # A directory above is read and written with all that is below it.
+    return path is not None and any(path in place.parents for place in _own_places(settings))
+
+
+def _own_places(settings: Settings) -> list[Path]:
+    places = [settings.home, settings.dagster_home]
+    places += [settings.key_file] if settings.key_file is not None else []
+    scheme, separator, file = settings.catalog_url.partition(":///")
+    places += [Path(file)] if separator and scheme.partition("+")[0] == "sqlite" and file else []
+    return [place.resolve() for place in places]
+
+
+def _resolved(text: str) -> Path | None:
+    try:
+        return Path(text).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError):
+        return None
 
 
 #: A stored secret of the first field goes only where it was given for: with another of these it must be given again.

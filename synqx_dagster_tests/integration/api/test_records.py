@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -322,3 +323,25 @@ def test_a_slash_at_the_end_changes_nothing(editor: httpx.Client) -> None:
     body = {"name": "x", "db_type": "sqlite", "database": "/tmp/x.db"}
     assert editor.post("/connections/", json=body).status_code == 201
     assert editor.get("/connections/").json() == editor.get("/connections").json()
+
+
+def test_a_connection_does_not_lead_to_the_servers_own_files(api: Api, editor: httpx.Client, tmp_path: Path) -> None:
+    """In the catalog's file there are accounts: whoever loads a row into it may do anything."""
+    home = api.context.settings.home
+    (tmp_path / "link").symlink_to(home)
+    own = [
+        str(home / "catalog.db"),
+        str(home),
+        str(tmp_path / "link" / "catalog.db"),
+        f"{home}/x/../catalog.db",
+        "/proc",
+    ]
+    for db_type, places in (("sqlite", own), ("duckdb", own), ("files", [*own, str(home.parent), "/"])):
+        for place in places:
+            body = {"name": "own", "db_type": db_type, "database": place}
+            for path in ("/connections", "/connections/test", "/destinations"):
+                problem = problem_of(editor.post(path, json=body), 422)
+                assert [item["path"] for item in problem["errors"]] == ["database"], (db_type, place, path)
+    fine = make(editor, "connections", {"name": "fine", "db_type": "sqlite", "database": str(tmp_path / "data.db")})
+    problem_of(editor.put("/connections/1", json={**fine, "database": own[0]}), 422)
+    assert editor.put("/connections/1", json={**fine, "description": "still there"}).status_code == 200
