@@ -16,7 +16,7 @@ import pytest
 from synqx_dagster.people.roles import Role
 from synqx_dagster_tests.browsers import chromium, wait_for_words
 from synqx_dagster_tests.fix_gateway import GatewayServer, password_of
-from synqx_dagster_tests.integration.gateway.test_web_ui import launch
+from synqx_dagster_tests.integration.gateway.test_web_ui import CANCEL, launch
 
 pytestmark = pytest.mark.browser
 
@@ -57,10 +57,12 @@ MATERIALIZE = """
 const found = [...document.querySelectorAll("button")].find((button) => button.innerText.trim() === "Materialize");
 return found ? [found, found.disabled] : null;
 """
-#: The switches of what is listed; its boxes for choosing rows are none.
+#: The switches of the two that are listed, by name, once their rows are drawn; boxes for choosing rows are none.
 SWITCHES = """
 const found = [...document.querySelectorAll("label[class*=formatSwitch] input")];
-return found.length >= 2 ? found.map((input) => input.disabled) : null;
+const words = document.body.innerText;
+const drawn = words.includes("nightly") && words.includes("At 02:00") && words.includes("synqx_follow_catalog");
+return drawn && found.length === 2 ? found.map((input) => input.disabled) : null;
 """
 #: As a script of the page would send it, with all that the browser adds.
 SEND = """
@@ -83,9 +85,12 @@ def test_a_role_sees_what_it_may_do(window: Any, gateway_server: GatewayServer, 
     assert is_disabled(window) == (role is Role.VIEWER)
     assert window.save_screenshot(str(screenshots / f"ui-{role.value}-job.png"))
     window.get(f"{gateway_server.base}/automation")
-    switches = wait_for(window, SWITCHES, "switches")
-    assert switches == [role is not Role.EDITOR] * len(switches)
+    wait_for(window, SWITCHES, "switches")
+    # The list is drawn again as its parts arrive: what counts is how it stays.
+    time.sleep(5)
+    assert wait_for(window, SWITCHES, "switches") == [role is not Role.EDITOR] * 2
     assert window.save_screenshot(str(screenshots / f"ui-{role.value}-automation.png"))
+    assert window.execute_script(SWITCHES) == [role is not Role.EDITOR] * 2
     # What the page does not offer is refused all the same, and what it offers is not.
     window.set_script_timeout(30)
     statuses = {
@@ -106,14 +111,19 @@ def test_an_operator_launches_by_the_button(window: Any, gateway_server: Gateway
         assert time.monotonic() < deadline
         time.sleep(0.5)
     assert {run.tags["user"] for run in launched} == {"operator"}
-    window.get(f"{gateway_server.base}/runs/{launched[0].run_id}")
-    # Its log comes over the websocket.
-    wait_for_words(window, ("Queued", "RUN_ENQUEUED"))
+    (run,) = launched
+    window.get(f"{gateway_server.base}/runs/{run.run_id}")
+    wait_for_words(window, ("Run queued", "files__two"))
+    # While it waits, the page shows no log. Once it has ended it does, and it gets that over the websocket.
+    gateway_server.as_role(Role.OPERATOR).data(CANCEL, run=run.run_id)
+    window.get(f"{gateway_server.base}/runs/{run.run_id}")
+    wait_for_words(window, ("Canceled", "RUN_CANCELED"))
     assert window.save_screenshot(str(screenshots / "ui-operator-run.png"))
 
 
 def test_the_menu_shows_who_one_is_and_logs_out(window: Any, gateway_server: GatewayServer, screenshots: Path) -> None:
     log_in(window, gateway_server, Role.VIEWER, "/jobs")
+    wait_for_words(window, ("copying", "nightly"))
     window.find_element("css selector", "#synqx-account summary").click()
     window.save_screenshot(str(screenshots / "ui-viewer-menu.png"))
     window.find_element("css selector", "#synqx-account a[href='/account']").click()
