@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -16,10 +17,14 @@ from synqx_dagster.errors import ConfigurationError, InvalidInputError
 from synqx_dagster.settings import load_settings
 
 if TYPE_CHECKING:
+    from synqx_dagster.catalog.documents import Definitions
     from synqx_dagster.catalog.store import Catalog
+    from synqx_dagster.model import Record
 
 #: Where the demo lives, in the working directory.
 DEMO_HOME = Path(".synqx/demo")
+#: Who its revisions are by.
+_AUTHOR = "demo"
 #: What the demo runs.
 MAIN_PIPELINE = "load_warehouse"
 
@@ -102,6 +107,8 @@ def write_project(server: DemoServer) -> Path:
 def apply_project(server: DemoServer) -> AppliedProject:
     """Make the catalog, its vault and its key file unless they are there, and apply the project. Idempotent.
 
+    What an older version of the project declared, and this one does not, is removed; what somebody else made stays.
+
     `enter_demo` must have been called.
 
     Raises:
@@ -111,7 +118,7 @@ def apply_project(server: DemoServer) -> AppliedProject:
     from synqx_dagster.audit import recording
     from synqx_dagster.catalog.apply import apply_changes, plan_changes
     from synqx_dagster.catalog.check import check_definitions
-    from synqx_dagster.catalog.documents import read_documents
+    from synqx_dagster.catalog.documents import Definitions, read_documents
     from synqx_dagster.catalog.store import Catalog
 
     settings = load_settings()
@@ -127,11 +134,21 @@ def apply_project(server: DemoServer) -> AppliedProject:
     definitions = read_documents([directory])
     if problems := check_definitions(definitions, known=None):
         raise InvalidInputError(problems)
-    plan = plan_changes(catalog, definitions, prune=True)
+    plan = plan_changes(catalog, Definitions((*definitions.records, *_iter_foreign(catalog, definitions))), prune=True)
     revision = plan.base_revision
     if not plan.is_empty:
-        revision = apply_changes(catalog, plan, author="demo", reason="The example project")
+        revision = apply_changes(catalog, plan, author=_AUTHOR, reason="The example project")
     return AppliedProject(catalog, directory, revision, len(plan.changes))
+
+
+def _iter_foreign(catalog: Catalog, project: Definitions) -> Iterator[Record]:
+    """Records of the catalog that are not of the project: those that a server or its users made."""
+    authors = {item.number: item.author for item in catalog.history(limit=catalog.latest_revision())}
+    declared = {(record.kind, record.name) for record in project.records}
+    for record in catalog.snapshot().iter_records():
+        latest = catalog.versions(record.kind, record.name)[-1]
+        if (record.kind, record.name) not in declared and authors[latest.valid_from] != _AUTHOR:
+            yield record
 
 
 def _ensure_key_file(path: Path) -> Path:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from synqx_dagster.catalog.apply import apply_changes, plan_changes
 from synqx_dagster.catalog.check import check_definitions
-from synqx_dagster.catalog.documents import read_documents
-from synqx_dagster.demo.project import MAIN_PIPELINE, demo_environment, project_files, write_project
+from synqx_dagster.catalog.documents import Definitions, read_documents
+from synqx_dagster.demo.project import MAIN_PIPELINE, apply_project, demo_environment, project_files, write_project
 from synqx_dagster.demo.server import ROLES, DemoServer
 from synqx_dagster.model import Connection, LiteralSecret, Mapping, Pipeline
 from synqx_dagster.settings import load_settings
@@ -92,3 +93,19 @@ def test_the_demo_never_uses_the_users_own_catalog(tmp_path: Path) -> None:
     assert settings.catalog_url == f"sqlite:///{home / 'catalog.db'}"
     assert settings.key_file == settings.generated_key_file == home / "vault.key"
     assert settings.executor == "in_process"
+
+
+def test_what_others_made_in_the_demo_stays(server: DemoServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in demo_environment(server.home).items():
+        monkeypatch.setenv(name, value)
+    with apply_project(server).catalog as catalog:
+        for author in ("anna", "demo"):
+            record = Connection(name=f"of {author}", db_type="sqlite", database="x.db")
+            apply_changes(catalog, plan_changes(catalog, Definitions((record,))), author=author, reason=None)
+    again = apply_project(server)
+    with again.catalog as catalog:
+        assert set(catalog.snapshot().connections) - {"shop", "lake", "warehouse"} == {"of anna"}
+    assert again.changes == 1
+    unchanged = apply_project(server)
+    unchanged.catalog.close()
+    assert (unchanged.changes, unchanged.revision) == (0, again.revision)
