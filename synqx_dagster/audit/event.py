@@ -15,7 +15,7 @@ class AuditEvent:
 
     Attributes:
         action: What was done, as ``noun.verb``: ``user.login``, ``mapping.update``, ``run.launch``, ``vault.seal``.
-        actor: User name; for a failed login the name that was given; ``system`` for what nobody asked for.
+        actor: User name; for a login by a name that nobody has its beginning; ``system`` for what nobody asked for.
         actor_id: UUID of the user, where there is one.
         method: How they proved who they are: ``session``, ``token``, ``api_key``, ``local``, or ``none``.
         address: Where the request came from; empty for a command.

@@ -148,7 +148,8 @@ class People:
                 moved = found.password_changed_at != row.password_changed_at
                 reason = "the password was changed meanwhile" if moved else None
             if reason is not None:
-                self._record_login(connection, username_or_email, found, client, "failed", detail=reason)
+                name_given = _shortened(username_or_email) if found is None else found.username
+                self._record_login(connection, name_given, found, client, "failed", detail=reason)
             else:
                 assert found is not None
                 self._note_login(connection, found)
@@ -337,6 +338,11 @@ class People:
 def _may_be_stored(name: str) -> bool:
     # PostgreSQL takes neither; nobody has such a name.
     return len(name) <= 512 and not any(character == "\x00" or "\ud800" <= character <= "\udfff" for character in name)
+
+
+def _shortened(name: str) -> str:
+    """What the trail keeps of a name that nobody has: it may be a password, in the wrong field."""
+    return f"{name[:2]}…"
 
 
 def _why_not(found: User | None, *, has_hash: bool, fits: bool) -> str | None:

@@ -73,7 +73,7 @@ def test_everything_that_is_wrong_gets_one_answer_and_the_trail_knows_which(
     any_people.accounts.create(NewUser("ghost", Role.VIEWER))
     any_people.accounts.update(ann.user_id, UserChange(disabled=True))
     attempts = [
-        ("nobody", WRONG),
+        ("a password in the wrong field", WRONG),
         ("root", WRONG),
         ("ghost", WRONG),
         ("ann", password_of("ann")),
@@ -100,6 +100,7 @@ def test_everything_that_is_wrong_gets_one_answer_and_the_trail_knows_which(
         "wrong password",
         "wrong password",
     ]
+    assert [event.actor for event in events_of(any_catalog, "user.login")][:2] == ["a …", "root"]
 
 
 def test_a_hash_of_another_system_becomes_ours_at_the_first_login(any_people: People) -> None:
