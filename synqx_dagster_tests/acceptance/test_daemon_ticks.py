@@ -124,7 +124,8 @@ def test_a_daemon_that_is_killed_across_a_tick_runs_it_once(project, catch_up):
     with opened(project) as instance:
         counts = runs_by_tick(instance)
     assert max(counts.values()) == 1
-    assert counts[struck.isoformat()] == 1
+    # A tick that ended before it made a run was missed like those after it, and of these `last` makes up for the last.
+    assert counts[struck.isoformat()] in ({1} if catch_up == "all" else {0, 1})
     assert counts[missed[1].isoformat()] == 1
     assert counts[missed[0].isoformat()] == (1 if catch_up == "all" else 0)
 
