@@ -32,8 +32,8 @@ def test_init_is_idempotent_and_says_what_exists(empty_project: Project) -> None
     first, second = empty_project("init", "--json"), empty_project("init", "--json")
 
     assert first.exit_code == second.exit_code == 0
-    assert first.document["created"] == {"catalog": True, "vault": True, "dagster": True}
-    assert second.document["created"] == {"catalog": False, "vault": False, "dagster": False}
+    assert first.document["created"] == {"catalog": True, "vault": True, "dagster": True, "admin": False}
+    assert second.document["created"] == {"catalog": False, "vault": False, "dagster": False, "admin": False}
     assert first.document["catalog_id"] == second.document["catalog_id"]
     assert first.document["keyslots"] == ["password"]
     assert MASTER_PASSWORD not in first.output
