@@ -37,11 +37,14 @@ class Requires:
 
         Raises:
             ApiError: 401 without a valid login, 403 without the permission.
+            NotInitialisedError: There is no catalog, so nobody could log in.
         """
         identity = find_identity(request)
         if identity is None and (error := find_identity_error(request)) is not None:
             raise error
         if identity is None:
+            context: ApiContext = request.app.state.context
+            _ = context.catalog
             raise ApiError(
                 401,
                 "Log in first",

@@ -131,7 +131,7 @@ def problem_response(
         status=status,
         detail=detail,
         hint=hint,
-        instance=path,
+        instance=path or None,
         request_id=request_id,
         errors=list(errors),
     )

@@ -17,6 +17,9 @@ from synqx_dagster.errors import FatalError
 #: As in workspace.yaml. Dagster remembers schedules and sensors by it, so it must not change.
 LOCATION_NAME = "synqx"
 
+#: Warnings that Dagster gives to every new home, and that ask nothing of anybody.
+HARMLESS = ("No cursor for event type",)
+
 #: Ten thousand assets load in some ten seconds.
 STARTUP_SECONDS = 180.0
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from synqx_dagster.cli.code_server import fail, start_code_server, start_daemon, wait_until
+from synqx_dagster.cli.code_server import HARMLESS, fail, start_code_server, start_daemon, wait_until
 from synqx_dagster.cli.options import SynqxCommand, os_user, pass_output
 from synqx_dagster.cli.output import Output, printable
 from synqx_dagster.cli.processes import ProcessGroup
@@ -25,9 +25,6 @@ from synqx_dagster.errors import ConfigurationError, NotFoundError, SealedError
 
 if TYPE_CHECKING:
     from synqx_dagster.catalog.store import Catalog
-
-#: Warnings that Dagster gives to every new home, and that ask nothing of anybody.
-_HARMLESS = ("No cursor for event type",)
 
 _STYLES = {"code": "magenta", "web": "cyan", "daemon": "green"}
 
@@ -160,7 +157,7 @@ def _answers(url: str) -> bool:
 
 
 def _print_line(output: Output, name: str, line: str, *, verbose: bool) -> None:
-    if not line or (not verbose and any(text in line for text in _HARMLESS)):
+    if not line or (not verbose and any(text in line for text in HARMLESS)):
         return
     if not sys.stderr.isatty():
         output.note(f"{name:>6} | {printable(click.unstyle(line))}")

@@ -63,8 +63,8 @@ def _document(hit: SearchHit) -> dict[str, object]:
 
 def _draw(output: Output, found: SearchResult) -> None:
     for word, others in found.corrections.items():
-        instead = f"looked for {', '.join(others)} instead" if others else "and nothing is like it"
-        output.note(f"Nothing begins with {printable(word)}: {instead}.")
+        instead = f"looked for {', '.join(others)} instead" if others else "and none is like it"
+        output.note(f"No word begins with {printable(word)!r}: {instead}.")
     if not found.hits:
         output.print("Nothing was found.")
         return

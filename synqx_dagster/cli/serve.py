@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from synqx_dagster.cli.code_server import LOCATION_NAME, fail, start_code_server, start_daemon
+from synqx_dagster.cli.code_server import HARMLESS, LOCATION_NAME, fail, start_code_server, start_daemon
 from synqx_dagster.cli.options import PATH, SynqxCommand, pass_output
 from synqx_dagster.cli.output import Output, printable
 from synqx_dagster.cli.processes import ManagedProcess, ProcessGroup
@@ -69,7 +69,7 @@ def serve(
         stack.enter_context(contextlib.closing(listening))
         stack.enter_context(stop_on_signals())
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="synqx-serve-")))
-        group = stack.enter_context(ProcessGroup(lambda name, line: _pass_on(output, line)))
+        group = stack.enter_context(ProcessGroup(lambda name, line: _pass_on(output, line, verbose=verbose)))
         try:
             from synqx_dagster.defs.instance import prepare_instance
 
@@ -170,6 +170,6 @@ def _set_up_logs(settings: Settings, *, verbose: bool) -> None:
     logging.getLogger("synqx_dagster.access").setLevel(logging.INFO if verbose or as_json else logging.WARNING)
 
 
-def _pass_on(output: Output, line: str) -> None:
-    if line:
+def _pass_on(output: Output, line: str, *, verbose: bool) -> None:
+    if line and (verbose or not any(text in line for text in HARMLESS)):
         output.note(printable(click.unstyle(line)))

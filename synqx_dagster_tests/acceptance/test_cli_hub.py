@@ -79,7 +79,7 @@ def test_search_shows_what_is_found_and_where(hub: Project) -> None:
 
 def test_search_says_what_it_took_a_word_for(hub: Project) -> None:
     outcome = hub("search", "custmoers")
-    assert "Nothing begins with custmoers: looked for customers" in outcome.stderr
+    assert "No word begins with 'custmoers': looked for customers" in outcome.stderr
     assert "customers" in outcome.stdout
     outcome = hub("search", "zzzzzz", "--limit", "1")
     assert outcome.exit_code == 0
