@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,6 +20,7 @@ from synqx_dagster.api.access import SAFE_METHODS
 from synqx_dagster.api.problems import headers_of, problem_response, status_of
 from synqx_dagster.audit.actor import set_actor
 from synqx_dagster.errors import LoginFailedError, NotInitialisedError, SynqxError, TooManyAttemptsError
+from synqx_dagster.model.web_address import is_own_origin
 from synqx_dagster.people.identity import Client, Identity
 from synqx_dagster.people.service import People, actor_of
 
@@ -208,24 +208,10 @@ class _Credential:
     def is_same_origin(self, public_url: str | None) -> bool:
         """Whether a page of this server sent it, as the browser says."""
         if self._origin is not None and self._origin != "null":
-            if public_url is not None and self._origin.lower() == public_url.lower():
-                return True
-            return self._host is not None and _authority(self._origin) == self._host.lower()
+            trusted = () if public_url is None else (public_url,)
+            return self._host is not None and is_own_origin(self._origin, self._host, trusted)
         # With a strict Referrer-Policy the origin of a form is null; this header says the same.
         return self._fetch_site == "same-origin"
-
-
-def _authority(origin: str) -> str | None:
-    """Host and port of an origin that can be this server's; None for any other."""
-    try:
-        parts = urlsplit(origin)
-        host = parts.hostname or ""
-    except ValueError:
-        return None
-    # The cookie goes over TLS, or stays on the machine: a page that came over a network without TLS is another's,
-    # though it says to be of the same host.
-    is_local = host in ("localhost", "127.0.0.1", "::1") or host.endswith(".localhost")
-    return parts.netloc.lower() if parts.scheme == "https" or (parts.scheme == "http" and is_local) else None
 
 
 def _claims_identity(name: bytes) -> bool:

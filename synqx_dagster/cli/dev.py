@@ -18,10 +18,11 @@ from synqx_dagster.cli.code_server import HARMLESS, fail, start_code_server, sta
 from synqx_dagster.cli.options import SynqxCommand, os_user, pass_output
 from synqx_dagster.cli.output import Output, printable
 from synqx_dagster.cli.processes import ProcessGroup
-from synqx_dagster.cli.serve import LOOPBACK, address_of
+from synqx_dagster.cli.serve import address_of
 from synqx_dagster.cli.session import open_catalog
 from synqx_dagster.cli.signals import stop_on_signals
 from synqx_dagster.errors import ConfigurationError, NotFoundError, SealedError
+from synqx_dagster.model.web_address import is_loopback
 
 if TYPE_CHECKING:
     from synqx_dagster.catalog.store import Catalog
@@ -46,7 +47,7 @@ def dev(output: Output, host: str, port: int, verbose: bool) -> None:
 
     prepare_instance(catalog.settings)  # before the processes, which would race to create the storage
     _say_if_sealed(output, catalog)
-    username = find_local_user(catalog) if host in LOOPBACK else None
+    username = find_local_user(catalog) if is_loopback(host) else None
     with (
         stop_on_signals(),
         tempfile.TemporaryDirectory(prefix="synqx-dev-") as directory,

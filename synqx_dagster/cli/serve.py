@@ -19,14 +19,12 @@ from synqx_dagster.cli.processes import ManagedProcess, ProcessGroup
 from synqx_dagster.cli.session import load_process_settings
 from synqx_dagster.cli.signals import stop_on_signals
 from synqx_dagster.errors import ConfigurationError
+from synqx_dagster.model.web_address import is_loopback
 
 if TYPE_CHECKING:
     from synqx_dagster.gateway.app import Gateway
     from synqx_dagster.gateway.server import Server
     from synqx_dagster.settings import Settings
-
-#: Hosts that only this machine reaches.
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @click.command(cls=SynqxCommand)
@@ -118,7 +116,7 @@ def _greet(output: Output, gateway: Gateway, host: str, port: int) -> None:
             output.note(f"Note: {state.warning} `synqx unlock` opens it.", style="yellow")
         if gateway.context.people.accounts.is_empty():
             output.note("Nobody has an account yet: make one with `synqx users add NAME --role admin`.")
-    if host not in LOOPBACK and gateway.context.settings.server.public_url is None:
+    if not is_loopback(host) and gateway.context.settings.server.public_url is None:
         output.note(
             "Note: browsers keep a login over HTTPS alone; put a proxy with TLS in front, and set SYNQX_PUBLIC_URL.",
             style="yellow",

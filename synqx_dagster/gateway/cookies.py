@@ -10,7 +10,7 @@ from starlette.responses import Response
 # Its prefix makes browsers refuse it from plain HTTP, with another path, and from a neighbour's domain
 # (RFC 6265bis, 4.1.3.2).
 from synqx_dagster.api.identify import SESSION_COOKIE
-from synqx_dagster.gateway.login_links import is_loopback
+from synqx_dagster.model.web_address import is_trustworthy
 
 
 def set_session_cookie(response: Response, token: str, expires_at: datetime) -> None:
@@ -30,11 +30,5 @@ def session_token(connection: HTTPConnection) -> str | None:
 
 
 def keeps_secure_cookies(connection: HTTPConnection) -> bool:
-    """Whether a browser keeps a secure cookie of this address: with TLS, and on the machine itself.
-
-    Source: W3C, Secure Contexts, "Is origin potentially trustworthy?".
-    """
-    if connection.url.scheme in ("https", "wss"):
-        return True
-    host = (connection.url.hostname or "").strip("[]")
-    return is_loopback(host) or host.endswith(".localhost")
+    """Whether a browser keeps a secure cookie of this address: with TLS, and on the machine itself."""
+    return is_trustworthy(connection.url.scheme, (connection.url.hostname or "").strip("[]"))

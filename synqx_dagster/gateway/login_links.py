@@ -6,11 +6,12 @@ Guarantee: a link works once, for a short time, and only for a browser on the sa
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import secrets
 import threading
 import time
 from collections.abc import Callable
+
+from synqx_dagster.model.web_address import is_loopback
 
 #: Long enough to go from one window to the other.
 LIFETIME_SECONDS = 15 * 60
@@ -48,14 +49,6 @@ class LoginLinks:
         if found is None or self._clock() > found[1]:
             return None
         return found[0]
-
-
-def is_loopback(address: str) -> bool:
-    """Whether an address is one of this machine's own."""
-    try:
-        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
-    except ValueError:
-        return address == "localhost"
 
 
 def _digest(token: str) -> bytes:

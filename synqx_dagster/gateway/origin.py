@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from starlette.requests import HTTPConnection
 
-from synqx_dagster.gateway.login_links import is_loopback
+from synqx_dagster.model.web_address import is_own_origin
 
 
 def is_foreign(connection: HTTPConnection, *, trusted: tuple[str, ...] = ()) -> bool:
@@ -30,19 +28,4 @@ def is_same_origin(connection: HTTPConnection, *, trusted: tuple[str, ...] = ())
 
 
 def _is_own(connection: HTTPConnection, origin: str, trusted: tuple[str, ...]) -> bool:
-    if origin.lower() in {item.lower() for item in trusted}:
-        return True
-    # Host and port, and not this server's scheme, which a proxy that ends TLS may keep to itself.
-    authority = _authority(origin)
-    return authority is not None and authority == connection.headers.get("host", "").lower()
-
-
-def _authority(origin: str) -> str | None:
-    """Host and port of an origin that can be ours; a page that came over a network without TLS can be anybody's."""
-    try:
-        parts = urlsplit(origin)
-        host = parts.hostname or ""
-    except ValueError:
-        return None
-    is_local = is_loopback(host) or host.endswith(".localhost")
-    return parts.netloc.lower() if parts.scheme == "https" or (parts.scheme == "http" and is_local) else None
+    return is_own_origin(origin, connection.headers.get("host", ""), trusted)

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from synqx_dagster.errors import ConfigurationError
+from synqx_dagster.model.web_address import is_loopback
 
 _ROLES = ("viewer", "operator", "editor", "admin")
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _MOST_HOURS = 24 * 365
 
 
@@ -162,7 +162,7 @@ def _is_web_address(text: str, *, secure: bool) -> bool:
     if parts.username is not None or parts.query or parts.fragment or not parts.hostname or not port_fits:
         return False
     # What a browser calls a secure context: plain HTTP stays on the machine.
-    return parts.scheme == "https" or (parts.scheme == "http" and (not secure or parts.hostname in _LOOPBACK))
+    return parts.scheme == "https" or (parts.scheme == "http" and (not secure or is_loopback(parts.hostname)))
 
 
 def _public_url(text: str) -> str:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import jwt
 
 from synqx_dagster.errors import ConfigurationError, LoginFailedError, RetryableError
+from synqx_dagster.model.web_address import is_loopback
 from synqx_dagster.people.external import ExternalIdentity
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ _MAX_BYTES = 1024 * 1024
 _KEEP_SECONDS = 3600
 #: A token that names an unknown key makes us ask for the keys again, but not as often as a stranger likes.
 _ASK_AGAIN_SECONDS = 60
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ def _is_safe(url: str) -> bool:
         parts = urlsplit(url)
     except ValueError:
         return False
-    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
+    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
 
 
 def _not_vouched(reason: str) -> LoginFailedError:
