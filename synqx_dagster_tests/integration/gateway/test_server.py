@@ -63,6 +63,32 @@ def test_the_api_and_the_web_ui_know_the_same_people(gateway_server: GatewayServ
     assert me.json()["username"] == "viewer"
 
 
+def test_pages_of_listed_origins_may_call_the_api_and_nothing_else(gateway_server: GatewayServer) -> None:
+    listed, other = {"Origin": "https://app.example"}, {"Origin": "https://evil.example"}
+    asks = {"Access-Control-Request-Method": "PATCH", "Access-Control-Request-Headers": "authorization, if-match"}
+    path, allowed = "/api/v1/connections", "access-control-allow-origin"
+    for origin in (listed, other):
+        answer = gateway_server.nobody().request("OPTIONS", path, headers={**origin, **asks})
+        assert allowed not in answer.headers, "nobody is listed as long as no setting says so"
+    server = replace(gateway_server.settings.server, cors_origins=("https://app.example",))
+    viewer = gateway_server.as_role(Role.VIEWER)
+    with open_gateway(replace(gateway_server.settings, server=server)) as gateway, running(gateway) as base:
+        caller = Caller(base)
+        before = caller.request("OPTIONS", path, headers={**listed, **asks})
+        assert (before.status_code, before.headers[allowed]) == (200, "https://app.example")
+        assert "PATCH" in before.headers["access-control-allow-methods"]
+        assert allowed not in caller.request("OPTIONS", path, headers={**other, **asks}).headers
+        refused = caller.get(path, headers=listed)
+        assert (refused.status_code, refused.headers[allowed]) == (401, "https://app.example")
+        assert "ETag" in refused.headers["access-control-expose-headers"]
+        assert allowed not in caller.get(path, headers=other).headers
+        # The cookie is not for scripts of other origins, listed or not, and Dagster's own API is for none of them.
+        mine = Caller(base, cookie=viewer.cookie)
+        assert "access-control-allow-credentials" not in mine.get(path, headers=listed).headers
+        assert mine.request("POST", "/api/v1/auth/logout", headers=listed).status_code == 403
+        assert allowed not in mine.get("/server_info", headers=listed).headers
+
+
 # --- metrics ------------------------------------------------------------------------------------------------------
 
 
