@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -165,6 +166,50 @@ def test_no_asset_of_a_pipeline_is_out_of_date_after_its_run(server):
     # That the third's sources are newer now is true, and the only thing there is to say.
     causes = [("DATA", table) for table in tables[:2]]
     assert [server.staleness()[table] for table in tables] == [("FRESH", []), ("FRESH", []), ("STALE", causes)]
+
+
+PARTED = """
+kind: mapping
+name: parted
+source_connection: shop
+source_table: customer
+target_connection: warehouse
+target_table: parted
+partitions: {{type: static, values: ["name 0", "name 1", "name 2"]}}
+partition_column: name
+description: {description}
+"""
+
+BACKFILL = """
+mutation ($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
+  __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }
+"""
+
+
+def test_a_backfill_of_the_web_ui_replaces_its_partitions_alone(server):
+    project = server.project
+    project.apply(PARTED, description="parted")
+    request_reload(project.settings)
+    shown(server, "parted", "warehouse/parted")
+    with closing(project.target()) as target:
+        target.execute("create table parted (id integer primary key, name text)")
+        target.executemany("insert into parted values (?, ?)", [(90 + number, f"name {number}") for number in range(3)])
+        target.commit()
+    answer = server.query(
+        BACKFILL,
+        params={"assetSelection": [{"path": ["warehouse", "parted"]}], "partitionNames": ["name 0", "name 2"]},
+    )["launchPartitionBackfill"]
+    with open_instance(project.settings) as instance:
+        of_it = dg.RunsFilter(tags={"dagster/backfill": answer["backfillId"]})
+        # The daemon looks for backfills twice a minute.
+        wait_for(
+            lambda: bool(runs := instance.get_runs(of_it)) and all(run.is_finished for run in runs),
+            seconds=180,
+            what="end of the backfill",
+        )
+        assert {run.status for run in instance.get_runs(of_it)} == {dg.DagsterRunStatus.SUCCESS}
+    # The one in the middle was not asked for.
+    assert sorted(project.rows("parted")) == [(0, "name 0"), (2, "name 2"), (91, "name 1")]
 
 
 NIGHTLY = """
