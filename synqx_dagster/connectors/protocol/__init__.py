@@ -13,6 +13,7 @@ transactions).
 | `privileges` | what a session's user may do |
 | `connector` | what opens them |
 | `watching` | what a connector can tell a sensor without reading rows |
+| `replication` | what is needed to follow a source's changes |
 | `threads` | how a thread that uses a session is waited for |
 """
 
@@ -49,6 +50,13 @@ from synqx_dagster.connectors.protocol.reading import (
     ReadSession,
     SnapshotReadSession,
 )
+from synqx_dagster.connectors.protocol.replication import (
+    CreatedSlot,
+    NativeType,
+    ReplicationConnector,
+    ReplicationSession,
+    WalMessage,
+)
 from synqx_dagster.connectors.protocol.reports import (
     ConnectionReport,
     TableDescription,
@@ -80,6 +88,7 @@ __all__ = [
     "Connector",
     "CopyReadSession",
     "CopyWriteSession",
+    "CreatedSlot",
     "DirectReadSession",
     "Encoded",
     "FileListing",
@@ -88,11 +97,14 @@ __all__ = [
     "LockingConnector",
     "MergeSpec",
     "MissingPrivilege",
+    "NativeType",
     "PartitionWriteSession",
     "PrivilegedSession",
     "PublishedWriteSession",
     "ReadLimits",
     "ReadSession",
+    "ReplicationConnector",
+    "ReplicationSession",
     "RoomKeepingWriteSession",
     "RowChanges",
     "SharedWriteSession",
@@ -103,6 +115,7 @@ __all__ = [
     "TableDescription",
     "TableNeed",
     "TlsConfig",
+    "WalMessage",
     "WriteSession",
     "carrier_type",
     "direct_type",
