@@ -20,6 +20,7 @@ from synqx_dagster.model import (
     Pipeline,
     PipelineNode,
     Record,
+    Replication,
     Schedule,
     Schema,
     SealedSecret,
@@ -84,6 +85,19 @@ class PipelineView(Pipeline, Facts):
     schedule_enabled: bool | None = None
     schedule_timezone: str | None = None
     schedule: str | None = Field(default=None, description="The name of the schedule.")
+
+
+class ReplicationView(Replication, Facts):
+    """A replication, and how its runs do."""
+
+    source_connection_id: int
+    target_connection_id: int
+    last_run_at: datetime | None = None
+    last_run_id: str | None = None
+    last_run_status: str | None = None
+    last_tick_at: datetime | None = None
+    last_tick_status: str | None = None
+    last_tick_reason: str | None = Field(default=None, description="What the last look at the slot said.")
 
 
 class ScheduleView(Schedule, Facts):

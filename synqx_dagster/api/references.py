@@ -44,6 +44,7 @@ REFERENCES: Mapping[RecordKind, tuple[Reference, ...]] = {
         Reference("target_schema", "schema"),
     ),
     "pipeline": (),
+    "replication": (Reference("source_connection", "connection"), Reference("target_connection", "connection")),
     "schedule": (Reference("mapping", "mapping", many=True), Reference("pipeline", "pipeline", many=True)),
     "sensor": (
         Reference("mapping", "mapping", many=True),

@@ -45,6 +45,7 @@ from synqx_dagster.model import (
     Pipeline,
     Record,
     RecordKind,
+    Replication,
     Schedule,
     SealedSecret,
     Sensor,
@@ -201,9 +202,10 @@ class Catalog:
         pipelines: Iterable[str] = (),
         schedules: Iterable[str] = (),
         sensors: Iterable[str] = (),
+        replications: Iterable[str] = (),
         connections: Iterable[str] = (),
     ) -> CatalogSnapshot:
-        """The named records of a revision and what they refer to, by at most seven indexed queries.
+        """The named records of a revision and what they refer to, by at most eight indexed queries.
 
         Raises:
             NotFoundError: There is no such revision, or no record of a name; the hint gives the nearest name.
@@ -213,6 +215,7 @@ class Catalog:
             reader = _PartialReader(connection, number)
             found_schedules = reader.read(Schedule, schedules)
             found_sensors = reader.read(Sensor, sensors)
+            found_replications = reader.read(Replication, replications)
             found_pipelines = reader.read(
                 Pipeline, [*pipelines, *(name for item in found_schedules for name in item.pipeline_names)]
             )
@@ -227,7 +230,7 @@ class Catalog:
             )
             nodes = [node for pipeline in found_pipelines for node in pipeline.nodes]
             found_assets = reader.read(Dataset, [name for item in found_pipelines for name in item.asset_names])
-            ends = [(item.source_connection, item.target_connection) for item in found_mappings]
+            ends = [(item.source_connection, item.target_connection) for item in (*found_mappings, *found_replications)]
             reader.read(
                 Connection,
                 [

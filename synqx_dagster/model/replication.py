@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from synqx_dagster.model.base import Name, Record, RecordKind, Value
 from synqx_dagster.model.mapping import RESERVED_PREFIX, ColumnMapping
 from synqx_dagster.model.schema import ColumnName, Evolution
 from synqx_dagster.model.table import TableName
+from synqx_dagster.model.table_pattern import is_pattern
 
 #: ``mirror`` deletes what the source deletes, ``soft_delete`` marks it, ``history`` appends every change.
 ReplicationMode = Literal["mirror", "soft_delete", "history"]
@@ -17,6 +20,13 @@ ReplicationMode = Literal["mirror", "soft_delete", "history"]
 SnapshotMode = Literal["initial", "never", "again"]
 #: What is done about a slot that keeps too much write-ahead log.
 GuardAction = Literal["warn", "pause", "drop_slot"]
+
+#: Kinds of connections whose changes can be followed, and into which they can be written.
+SOURCE_TYPES = frozenset({"postgresql"})
+TARGET_TYPES = frozenset({"postgresql", "mysql", "duckdb"})
+
+#: Where a source table lies of which no schema is given.
+DEFAULT_SCHEMA = "public"
 
 #: PostgreSQL's rule for slots; publications are named alike.
 _SLOT_NAME = r"^[a-z0-9_]{1,63}$"
@@ -33,6 +43,8 @@ class ReplicatedTable(Value):
         target: The target table; left out: as `Replication.target_naming` says. For one table, not for a pattern.
         key: What rows are matched by; left out: the columns of the table's replica identity.
         column_mappings: Which source columns become which target fields; left out: each becomes one of its name.
+
+    A table of which there is nothing else to say may be written as its name alone.
     """
 
     name: str = Field(min_length=1, max_length=512)
@@ -41,6 +53,20 @@ class ReplicatedTable(Value):
     target: str | None = Field(default=None, min_length=1, max_length=512)
     key: tuple[ColumnName, ...] = ()
     column_mappings: tuple[ColumnMapping, ...] | None = Field(default=None, min_length=1, max_length=1600)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_name(cls, value: object) -> object:
+        # What has been in Python's hands is no JSON any more, and strictly a list is no tuple there.
+        return {"name": value} if isinstance(value, str) else _as_tuples(value)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Say how users write it: a name alone, or keys."""
+        written = handler(schema)
+        if handler.mode != "validation":
+            return written
+        return {"anyOf": [{"type": "string", "minLength": 1, "maxLength": 512}, handler.resolve_ref_schema(written)]}
 
     @field_validator("name", "target")
     @classmethod
@@ -72,7 +98,19 @@ class ReplicatedTable(Value):
     @property
     def is_pattern(self) -> bool:
         """Whether the name stands for any number of tables."""
-        return "*" in self.name or "?" in self.name
+        return is_pattern(self.name)
+
+    @property
+    def source(self) -> TableName:
+        """The table, or the pattern, at the source; its schema is never left out."""
+        table = TableName.parse(self.name)
+        return TableName(table.name, table.schema or DEFAULT_SCHEMA)
+
+
+def _as_tuples(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _as_tuples(item) for key, item in value.items()}
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 class TargetNaming(Value):
@@ -93,7 +131,7 @@ class TargetNaming(Value):
 
     def apply(self, table: TableName) -> TableName:
         """The target of a source table."""
-        values = {"{schema}": table.schema or "public", "{table}": table.name}
+        values = {"{schema}": table.schema or DEFAULT_SCHEMA, "{table}": table.name}
         schema, name = self.target_schema, self.table
         for mark, value in values.items():
             schema = None if schema is None else schema.replace(mark, value)
@@ -177,11 +215,28 @@ class Replication(Record):
 
     @model_validator(mode="after")
     def _check_tables(self) -> Replication:
-        names = [table.name for table in self.tables]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"tables names {name!r} twice")
+        seen: set[TableName] = set()
+        for table in self.tables:
+            if table.source in seen:
+                raise ValueError(f"tables names {table.name!r} twice")
+            seen.add(table.source)
         return self
+
+    def target_of(self, table: ReplicatedTable) -> TableName:
+        """Where a table's rows go; of a pattern, a pattern of names."""
+        return TableName.parse(table.target) if table.target is not None else self.target_naming.apply(table.source)
+
+    @property
+    def kept_columns(self) -> tuple[str, ...]:
+        """The target's columns that the mode keeps beside those of the source."""
+        match self.mode:
+            case "mirror":
+                return ()
+            case "soft_delete":
+                return (self.soft_delete.is_deleted, self.soft_delete.deleted_at)
+            case "history":
+                columns = self.change_columns
+                return (columns.operation, columns.commit_lsn, columns.ordinal, columns.committed_at)
 
     @property
     def slot_name(self) -> str:
