@@ -10,7 +10,7 @@ from synqx_dagster.catalog.check_records import role_problem
 from synqx_dagster.catalog.table_keys import TableKey, TableKeys
 from synqx_dagster.catalog.union import RecordUnion
 from synqx_dagster.catalog.yaml_tree import FieldPath, parse_path
-from synqx_dagster.errors import Problem
+from synqx_dagster.errors import Problem, QueryRefusedError
 from synqx_dagster.model import Connection, ReplicatedTable, Replication, TableName
 from synqx_dagster.model import Mapping as MappingRecord
 from synqx_dagster.model.replication import SOURCE_TYPES, TARGET_TYPES
@@ -45,6 +45,7 @@ def check_replication(union: RecordUnion, replication: Replication) -> Iterator[
     yield from _check_pools(union, replication, source, target)
     for index, table in enumerate(replication.tables):
         yield from _check_column_mappings(union, replication, table, ("tables", index))
+        yield from _check_filter(union, replication, table, ("tables", index))
         yield from _check_kept_columns(union, replication, table, ("tables", index))
     yield from _check_own_targets(union, replication)
     if _server_of(source, with_database=True) == _server_of(target, with_database=True):
@@ -166,14 +167,34 @@ def _check_column_mappings(
     for problem in check_mapping(mapping, None, source_dialect="postgres"):
         field = problem.location.field if problem.location else None
         yield union.problem(replication, (*place, *parse_path(field or "")), problem.message, problem.hint)
-    filled = {name for column_mapping in table.column_mappings for name in column_mapping.target_fields}
+    kept = {
+        column_mapping.source_columns[0] for column_mapping in table.column_mappings if column_mapping.type == "direct"
+    }
     for index, name in enumerate(table.key):
-        if name not in filled:
+        if name not in kept:
             yield union.problem(
                 replication,
                 (*place, "key", index),
-                f"nothing fills the key's field {name!r}",
-                "add a column mapping for it, or leave the key out",
+                f"no column mapping takes the key's column {name!r} as it is",
+                "add a direct one for it: rows of the target are found by it",
+            )
+
+
+def _check_filter(
+    union: RecordUnion, replication: Replication, table: ReplicatedTable, place: FieldPath
+) -> Iterator[Problem]:
+    """Whether a row filter is one expression, and a key is among the columns."""
+    from synqx_dagster.mapping.expressions import parse_expression
+
+    if table.where is not None:
+        try:
+            parse_expression(table.where, "postgres")
+        except QueryRefusedError as exc:
+            yield union.problem(replication, (*place, "where"), exc.message, exc.hint)
+    for index, name in enumerate(table.key if table.columns is not None else ()):
+        if name not in (table.columns or ()):
+            yield union.problem(
+                replication, (*place, "key", index), f"columns leave out {name!r}", "rows are matched by it"
             )
 
 

@@ -27,6 +27,9 @@ from synqx_dagster.defs.lineage_cache import LineageCache, TraceLineage, trace_u
 from synqx_dagster.defs.ordering import order_steps
 from synqx_dagster.defs.purging import build_purge_sensor
 from synqx_dagster.defs.record_sensors import build_sensor, plan_sensor
+from synqx_dagster.defs.replication_assets import table_specs
+from synqx_dagster.defs.replication_jobs import build_replication_job, replications_by_job
+from synqx_dagster.defs.replication_sensors import build_replication_sensor
 from synqx_dagster.defs.schedules import build_schedule
 from synqx_dagster.defs.sensors import build_catalog_sensor
 from synqx_dagster.defs.translator import Translator
@@ -84,7 +87,7 @@ class CatalogRepositoryData(dg.RepositoryData):
         has_assets = self._snapshot.mappings or any(
             not item.runs_mappings_only for item in self._snapshot.pipelines.values()
         )
-        return [*self._plans, *([ASSET_JOB] if has_assets else [])]
+        return [*self._plans, *self._replications, *([ASSET_JOB] if has_assets else [])]
 
     def has_job(self, job_name: str) -> bool:
         """Whether there is a job of this name; builds none."""
@@ -97,6 +100,10 @@ class CatalogRepositoryData(dg.RepositoryData):
                 return self._get_from(self._everything.jobs, job_name)
             if job_name not in self._jobs:
                 snapshot = self._snapshot_for_job(job_name)
+                replication = replications_by_job(snapshot).get(job_name)
+                if replication is not None:
+                    self._jobs[job_name] = self._replication_job(Translator(snapshot), replication)
+                    return self._jobs[job_name]
                 plan = self._get_from(self._plans_of(snapshot), job_name)
                 self._jobs[job_name] = self._builder(snapshot).build(plan)
             return self._jobs[job_name]
@@ -161,7 +168,7 @@ class CatalogRepositoryData(dg.RepositoryData):
         if self.revision is None or "_snapshot" in self.__dict__:
             return self._snapshot
         catalog = self._get_catalog()
-        for kind in ("pipelines", "schedules", "sensors"):
+        for kind in ("pipelines", "replications", "schedules", "sensors"):
             try:
                 return catalog.snapshot_for(self.revision, **{kind: [job_name]})
             except NotFoundError:
@@ -196,6 +203,20 @@ class CatalogRepositoryData(dg.RepositoryData):
                 if made is not None and plans.setdefault(made.name, made) is not made:
                     raise dg.DagsterInvalidDefinitionError(f"another job has the name {made.name}")
         return plans
+
+    @cached_property
+    def _replications(self) -> dict[str, model.Replication]:
+        """Replications by their jobs, without those whose job would have another one's name."""
+        found = {}
+        for name, replication in replications_by_job(self._snapshot).items():
+            with self._kept_apart(f"replication {replication.name}"):
+                if name in self._plans:
+                    raise dg.DagsterInvalidDefinitionError(f"another job has the name {name}")
+                found[name] = replication
+        return found
+
+    def _replication_job(self, translator: Translator, replication: model.Replication) -> dg.JobDefinition:
+        return build_replication_job(translator, replication, self._get_catalog)
 
     def _mappings_by_key(self, builder: JobBuilder) -> dict[dg.AssetKey, str]:
         names: dict[dg.AssetKey, str] = {}
@@ -251,20 +272,26 @@ class CatalogRepositoryData(dg.RepositoryData):
             with self._kept_apart(f"pipeline {pipeline.name}"):
                 for step in builder.steps(pipeline):
                     built.assets[step.key] = step
-        specs = [spec for asset in built.assets.values() for spec in asset.specs]
+        followed = self._followed_specs(translator, built.assets)
+        specs = [*(spec for asset in built.assets.values() for spec in asset.specs), *followed]
         if specs:
             definitions = dg.Definitions(
-                assets=[*built.assets.values(), *translator.external_specs(specs)],
+                assets=[*built.assets.values(), *followed, *translator.external_specs(specs)],
                 resources=built.resources,
                 executor=builder.executor,
             )
             repository = definitions.get_repository_def()
-            built.jobs[ASSET_JOB] = repository.get_job(ASSET_JOB)
-            built.graph = built.jobs[ASSET_JOB].asset_layer.asset_graph.source_asset_graph
+            if built.assets:
+                built.jobs[ASSET_JOB] = repository.get_job(ASSET_JOB)
+                built.graph = built.jobs[ASSET_JOB].asset_layer.asset_graph.source_asset_graph
             built.assets = dict(repository.assets_defs_by_key)
         for plan in self._plans.values():
             with self._kept_apart(f"job {plan.name}"):
                 built.jobs[plan.name] = self._jobs.get(plan.name) or builder.build(plan)
+        for name, replication in self._replications.items():
+            with self._kept_apart(f"replication {replication.name}"):
+                built.jobs[name] = self._jobs.get(name) or self._replication_job(translator, replication)
+                built.sensors.append(build_replication_sensor(replication, self._snapshot, self._get_catalog))
         for schedule in self._snapshot.schedules.values():
             with self._kept_apart(f"schedule {schedule.name}"):
                 plan = plan_schedule(schedule, self._snapshot)
@@ -278,6 +305,18 @@ class CatalogRepositoryData(dg.RepositoryData):
         if self._snapshot.alerts:
             built.sensors.append(build_alert_sensor(self._snapshot, self._get_catalog))
         return built
+
+    def _followed_specs(
+        self, translator: Translator, loaded: Mapping[dg.AssetKey, dg.AssetsDefinition]
+    ) -> list[dg.AssetSpec]:
+        """The tables that replications name, without those that something else loads."""
+        found: dict[dg.AssetKey, dg.AssetSpec] = {}
+        for replication in self._snapshot.replications.values():
+            with self._kept_apart(f"replication {replication.name}"):
+                for spec in table_specs(translator, replication):
+                    if spec.key not in loaded:
+                        found.setdefault(spec.key, spec)
+        return list(found.values())
 
     def _usable_mappings(self, translator: Translator) -> list[model.Mapping]:
         """Mappings without those that would take the others down: second ones of a table, and cycles."""

@@ -95,13 +95,16 @@ def test_the_documented_form_is_read(tmp_path: Path) -> None:
                         "name": "a",
                         "key": ["id"],
                         "column_mappings": [
-                            {"type": "direct", "source_columns": ["id"], "target_fields": ["number"]},
+                            {"type": "direct", "source_columns": ["number"], "target_fields": ["id"]},
                         ],
                     }
                 ]
             },
-            "tables[0].key[0]: nothing fills the key's field 'id'",
+            "tables[0].key[0]: no column mapping takes the key's column 'id' as it is",
         ),
+        ({"tables": [{"name": "a", "columns": ["b"], "key": ["id"]}]}, "tables[0].key[0]: columns leave out 'id'"),
+        ({"tables": [{"name": "a", "where": "true) or (true"}]}, "tables[0].where"),
+        ({"tables": [{"name": "a", "where": "id in (select 1)"}]}, "tables[0].where"),
         (
             {"mode": "soft_delete", "tables": [{"name": "a", "columns": ["id", "Deleted_At"]}]},
             "tables[0].columns[1]: mode soft_delete keeps a column 'Deleted_At' of its own",
