@@ -55,7 +55,6 @@ from synqx_dagster.connectors.protocol.replication import (
     NativeType,
     ReplicationConnector,
     ReplicationSession,
-    WalMessage,
 )
 from synqx_dagster.connectors.protocol.reports import (
     ConnectionReport,
@@ -115,7 +114,6 @@ __all__ = [
     "TableDescription",
     "TableNeed",
     "TlsConfig",
-    "WalMessage",
     "WriteSession",
     "carrier_type",
     "direct_type",
