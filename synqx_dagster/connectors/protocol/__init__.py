@@ -14,6 +14,7 @@ transactions).
 | `connector` | what opens them |
 | `watching` | what a connector can tell a sensor without reading rows |
 | `replication` | what is needed to follow a source's changes |
+| `changing` | write sessions that bring changes of single rows into a table |
 | `threads` | how a thread that uses a session is waited for |
 """
 
@@ -25,6 +26,15 @@ from synqx_dagster.connectors.protocol.carriers import (
     carrier_type,
     direct_type,
     untrusted_text,
+)
+from synqx_dagster.connectors.protocol.changing import (
+    DELETED_PART,
+    OLD_KEY_PREFIX,
+    PART_COLUMN,
+    WHOLE_PART,
+    ChangedTable,
+    ChangingWriteSession,
+    StagedParts,
 )
 from synqx_dagster.connectors.protocol.config import (
     Capabilities,
@@ -79,9 +89,15 @@ from synqx_dagster.connectors.protocol.writing import (
 __all__ = [
     "CARRIER_TYPES",
     "DELETED_FLAG",
+    "DELETED_PART",
     "ENDLESS_DAYS",
+    "OLD_KEY_PREFIX",
+    "PART_COLUMN",
+    "WHOLE_PART",
     "Capabilities",
     "ChangeCounter",
+    "ChangedTable",
+    "ChangingWriteSession",
     "ConnectionConfig",
     "ConnectionReport",
     "Connector",
@@ -111,6 +127,7 @@ __all__ = [
     "SnapshotReadSession",
     "SourceFile",
     "SshTunnelConfig",
+    "StagedParts",
     "TableDescription",
     "TableNeed",
     "TlsConfig",
