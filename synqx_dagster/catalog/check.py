@@ -53,6 +53,7 @@ _RESERVED_JOB_NAMES = {
     "synqx_alerts",
     "synqx_purge_runs",
     "synqx_run",
+    "synqx_wal_guard",
 }
 
 

@@ -1,27 +1,176 @@
-"""What the guard of a source's disk does to other work: it disables schedules and sensors until the danger is over.
+"""The sensor that guards sources' disks from slots, and what it does to other work.
 
+It looks at the slots of all replications, the paused ones above all: nobody reads these, and they keep every byte.
 Only what it has disabled itself is enabled again, and only where nobody has changed it since.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
 
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
+from synqx_dagster.defs.access import find_seal_reason, needs_vault
+from synqx_dagster.defs.failures import describe_error
 from synqx_dagster.defs.jobs import connections_of
+from synqx_dagster.defs.replication_sensors import find_run
+from synqx_dagster.defs.resources import ConnectionResource
 from synqx_dagster.defs.switches import set_enabled
-from synqx_dagster.errors import ConflictError, NotFoundError
+from synqx_dagster.errors import ConflictError, NotFoundError, RetryableError, SealedError, SynqxError
 from synqx_dagster.model import Replication, Schedule, Sensor
+from synqx_dagster.replication.guard import Verdict, judge
+from synqx_dagster.replication.status import drop_endangered, read_slot_wal
 
 if TYPE_CHECKING:
     from synqx_dagster.catalog.store import Catalog
 
 logger = logging.getLogger(__name__)
 
+GUARD_SENSOR_NAME = "synqx_wal_guard"
+INTERVAL_SECONDS = 60
+#: Sources that are asked at the same time, and how long one may take to answer. Dagster ends an evaluation after 60 s.
+_SOURCES = 8
+_SECONDS = 40.0
+
 #: Who writes the revisions.
 AUTHOR = "the WAL guard"
+
+
+@dataclass
+class GuardState:
+    """What the guard has done for one replication: schedules and sensors that it disabled, as ``kind:name``."""
+
+    paused: list[str] = field(default_factory=list)
+
+
+def read_cursor(text: str | None) -> dict[str, GuardState]:
+    """States by replication; what another version wrote is forgotten."""
+    try:
+        values: dict[str, Any] = json.loads(text or "{}")
+        return {name: GuardState([str(item) for item in state["paused"]]) for name, state in values.items()}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
+def write_cursor(states: dict[str, GuardState]) -> str:
+    """As Dagster keeps it."""
+    return json.dumps({name: asdict(state) for name, state in sorted(states.items()) if state.paused})
+
+
+def build_guard_sensor(snapshot: CatalogSnapshot, get_catalog: Callable[[], Catalog]) -> dg.SensorDefinition:
+    """The sensor over the slots of all replications of a snapshot."""
+
+    def evaluate(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        states = read_cursor(context.cursor)
+        lines = guard_slots(context.instance, get_catalog(), snapshot, states)
+        for line in lines:
+            context.log.warning(line)
+        said = "\n".join(lines) or "every slot is within its limits"
+        return dg.SensorResult(skip_reason=said, cursor=write_cursor(states))
+
+    return dg.SensorDefinition(
+        name=GUARD_SENSOR_NAME,
+        evaluation_fn=evaluate,
+        minimum_interval_seconds=INTERVAL_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Looks after slots that keep too much write-ahead log, also those of paused replications.",
+    )
+
+
+def guard_slots(
+    instance: dg.DagsterInstance, catalog: Catalog, snapshot: CatalogSnapshot, states: dict[str, GuardState]
+) -> list[str]:
+    """Look at every slot once, and do what the policies say; moves `states`. Gives what is to be said."""
+    replications = list(snapshot.replications.values())
+    deadline = time.monotonic() + _SECONDS
+    lines: list[str] = []
+    with ThreadPoolExecutor(_SOURCES, thread_name_prefix="wal-guard") as pool:
+        looks = [(item, pool.submit(_judge, item, snapshot, catalog, deadline)) for item in replications]
+        for replication, look in looks:
+            state = states.setdefault(replication.name, GuardState())
+            try:
+                verdict = look.result()
+            except SynqxError as exc:
+                # Of a source that cannot be asked nothing is known; what was paused stays so.
+                lines.append(f"{replication.name}: could not look: {describe_error(exc)}")
+                continue
+            if verdict is None or verdict.level == "ok":
+                lines += _resume(catalog, replication, state)
+                continue
+            lines.append(f"{replication.name}: the slot {replication.slot_name}: {verdict.text}")
+            if verdict.level == "act":
+                lines += _act(instance, catalog, snapshot, replication, state, verdict)
+    for name in [name for name in states if name not in snapshot.replications]:
+        # A replication that is gone keeps nothing disabled.
+        left = states.pop(name)
+        if left.paused:
+            left.paused = resume_others(catalog, name, left.paused)
+            if left.paused:
+                states[name] = left
+    return lines
+
+
+def _judge(replication: Replication, snapshot: CatalogSnapshot, catalog: Catalog, deadline: float) -> Verdict | None:
+    """What the guard says of a slot; None where there is none."""
+    connection = snapshot.get_connection(replication.source_connection)
+    if time.monotonic() > deadline:
+        raise RetryableError("the other sources took too long to answer; it is its turn next time")
+    if (reason := find_seal_reason(catalog, secrets_needed=needs_vault(connection))) is not None:
+        raise SealedError(reason)
+    resource = ConnectionResource(connection, lambda: catalog)
+    try:
+        wal = read_slot_wal(replication, resource.connector)
+        return None if wal is None else judge(replication.wal_guard, wal)
+    finally:
+        resource.close()
+
+
+def _act(
+    instance: dg.DagsterInstance,
+    catalog: Catalog,
+    snapshot: CatalogSnapshot,
+    replication: Replication,
+    state: GuardState,
+    verdict: Verdict,
+) -> list[str]:
+    if verdict.action == "pause":
+        done = pause_others(catalog, replication, verdict.text)
+        state.paused = list(dict.fromkeys([*state.paused, *done]))
+        return [f"{replication.name}: paused until it is over: {', '.join(state.paused)}"] if state.paused else []
+    if find_run(instance, replication) is not None:
+        # A run that reads the slot looks after it itself.
+        return []
+    ends = (replication.source_connection, replication.target_connection)
+    resources = [ConnectionResource(snapshot.get_connection(name), lambda: catalog) for name in ends]
+    try:
+        drop_endangered(replication, resources[0].connector, resources[1].connector, verdict.text)
+    except SynqxError as exc:
+        return [f"{replication.name}: the slot could not be dropped: {describe_error(exc)}"]
+    finally:
+        for resource in resources:
+            resource.close()
+    return [
+        f"{replication.name}: the slot was dropped, and its tables must be copied anew:"
+        f" `synqx replications resync {replication.name}`"
+    ]
+
+
+def _resume(catalog: Catalog, replication: Replication, state: GuardState) -> list[str]:
+    if not state.paused:
+        return []
+    paused = state.paused
+    state.paused = resume_others(catalog, replication.name, paused)
+    return [] if state.paused else [f"{replication.name}: it is over; started again: {', '.join(paused)}"]
+
+
+# --- other work -------------------------------------------------------------------------------------------------------
 
 
 def pause_others(catalog: Catalog, replication: Replication, why: str) -> list[str]:
@@ -31,7 +180,7 @@ def pause_others(catalog: Catalog, replication: Replication, why: str) -> list[s
     return _switch(catalog, snapshot, found, enabled=False, reason=f"replication {replication.name}: {why}"[:1000])
 
 
-def resume_others(catalog: Catalog, replication: Replication, names: Iterable[str]) -> list[str]:
+def resume_others(catalog: Catalog, replication: str, names: Iterable[str]) -> list[str]:
     """Enable what was disabled before; gives what is not settled yet."""
     names = list(names)
     snapshot = catalog.latest_snapshot()
@@ -43,7 +192,7 @@ def resume_others(catalog: Catalog, replication: Replication, names: Iterable[st
             found.append(record)
     if not found:
         return []
-    reason = f"replication {replication.name}: its slot is within its limits again"
+    reason = f"replication {replication}: its slot is within its limits again"
     return [] if _switch(catalog, snapshot, found, enabled=True, reason=reason) else names
 
 

@@ -1,4 +1,4 @@
-"""The sensor of a replication: it starts a run when the slot has work and none goes on, and guards the source's disk.
+"""The sensor of a replication: it starts a run when the slot has work and none goes on.
 
 Guarantee: of one replication one run at a time is asked for. A look that fails, or that a sealed vault prevents, does
 nothing; the next one sees the same.
@@ -6,9 +6,8 @@ nothing; the next one sees the same.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -19,12 +18,10 @@ from synqx_dagster.defs.failures import describe_error
 from synqx_dagster.defs.names import revision_metadata, revision_tags
 from synqx_dagster.defs.record_sensors import ProbeError
 from synqx_dagster.defs.replication_assets import REPLICATION_TAG
-from synqx_dagster.defs.replication_guard import pause_others, resume_others
 from synqx_dagster.defs.resources import ConnectionResource
 from synqx_dagster.errors import RetryableError, SealedError, SynqxError
 from synqx_dagster.model import Replication, dagster_name
-from synqx_dagster.replication.guard import Verdict, judge
-from synqx_dagster.replication.status import ReplicationStatus, drop_endangered, read_status
+from synqx_dagster.replication.status import find_work
 
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -42,25 +39,6 @@ _COUNTED_FAILURES = 8
 _LAUNCH_SECONDS = 300
 
 
-@dataclass
-class GuardCursor:
-    """What the guard has done, over restarts: schedules and sensors that it disabled, as ``kind:name``."""
-
-    paused: list[str] = field(default_factory=list)
-
-    def to_json(self) -> str:
-        """As Dagster keeps it."""
-        return json.dumps({"paused": self.paused})
-
-    @classmethod
-    def from_json(cls, text: str | None) -> GuardCursor:
-        """Read what `to_json` wrote; what another version wrote is forgotten."""
-        try:
-            return cls([str(name) for name in json.loads(text or "{}").get("paused", [])])
-        except (ValueError, TypeError, AttributeError):
-            return cls()
-
-
 def build_replication_sensor(
     replication: Replication, snapshot: CatalogSnapshot, get_catalog: Callable[[], CatalogAccess]
 ) -> dg.SensorDefinition:
@@ -72,7 +50,7 @@ def build_replication_sensor(
     ends = [snapshot.get_connection(name) for name in (replication.source_connection, replication.target_connection)]
     secrets_needed = any(map(needs_vault, ends))
 
-    def evaluate(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    def evaluate(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         failure = ""
         try:
             catalog = get_catalog()
@@ -80,8 +58,7 @@ def build_replication_sensor(
                 raise SealedError(reason)
             resources = [ConnectionResource(connection, lambda: catalog) for connection in ends]
             try:
-                look = _Look(context, replication, snapshot, catalog)
-                return look.run(resources[0], resources[1])
+                return _Look(context, replication, snapshot).run(resources[0], resources[1])
             finally:
                 for resource in resources:
                     resource.close()
@@ -106,86 +83,30 @@ def build_replication_sensor(
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Look:
     """One evaluation."""
 
     context: dg.SensorEvaluationContext
     replication: Replication
     snapshot: CatalogSnapshot
-    catalog: CatalogAccess
 
-    def run(self, source: ConnectionResource, target: ConnectionResource) -> dg.SensorResult | dg.SkipReason:
-        """Guard the disk, then start a run if there is work and none goes on."""
-        run_id = find_run(self.context.instance, self.replication)
-        status = read_status(
-            self.replication,
-            source.connector,
-            # While a run writes, a target of one writer (DuckDB) is not to be opened beside it.
-            None if run_id is not None else target.connector,
-            looks_for_changes=run_id is None,
-        )
-        cursor = GuardCursor.from_json(self.context.cursor)
-        lines = self._guard(status, cursor, source, target, is_running=run_id is not None)
-        request = None
+    def run(self, source: ConnectionResource, target: ConnectionResource) -> dg.RunRequest | dg.SkipReason:
+        """Ask for a run if there is work and none goes on."""
+        replication, instance = self.replication, self.context.instance
+        run_id = find_run(instance, replication)
         if run_id is not None:
-            lines.append(f"run {run_id[:8]} follows")
-        elif status.lost is not None:
-            lines.append(f"{status.lost}\n`synqx replications resync {self.replication.name}` copies the tables anew")
-        elif status.work is None:
-            lines.append("nothing to do")
-        elif (wait := seconds_to_wait(self.context.instance, self.replication, datetime.now(UTC))) > 0:
-            lines.append(f"the last run failed: another one follows in {wait:,.0f} s; {status.work}")
-        else:
-            tags = {REPLICATION_TAG: self.replication.name, **revision_tags(self.snapshot.revision)}
-            request = dg.RunRequest(run_key=None, tags=tags)
-        text = cursor.to_json()
-        if request is not None:
-            for line in lines:
-                self.context.log.warning(line)
-            return dg.SensorResult([request], cursor=text)
-        return dg.SensorResult(skip_reason="\n".join(lines), cursor=text)
-
-    def _guard(
-        self,
-        status: ReplicationStatus,
-        cursor: GuardCursor,
-        source: ConnectionResource,
-        target: ConnectionResource,
-        *,
-        is_running: bool,
-    ) -> list[str]:
-        """Do what the policy says; gives what is to be said of it."""
-        if status.wal is None:
-            return self._resume(cursor)
-        verdict = judge(self.replication.wal_guard, status.wal)
-        if verdict.level == "ok":
-            return self._resume(cursor)
-        lines = [f"WAL guard: the slot {self.replication.slot_name}: {verdict.text}"]
-        if verdict.level == "act" and verdict.action == "pause":
-            lines += self._pause(cursor, verdict)
-        elif verdict.level == "act" and verdict.action == "drop_slot" and not is_running:
-            # A run that reads the slot looks after it itself.
-            drop_endangered(self.replication, source.connector, target.connector, verdict.text)
-            status.lost = f"the WAL guard dropped the slot: {verdict.text}"
-        return lines
-
-    def _pause(self, cursor: GuardCursor, verdict: Verdict) -> list[str]:
-        from synqx_dagster.catalog.store import Catalog
-
-        if isinstance(self.catalog, Catalog):
-            done = pause_others(self.catalog, self.replication, verdict.text)
-            cursor.paused = list(dict.fromkeys([*cursor.paused, *done]))
-        return [f"paused until it is over: {', '.join(cursor.paused)}"] if cursor.paused else []
-
-    def _resume(self, cursor: GuardCursor) -> list[str]:
-        from synqx_dagster.catalog.store import Catalog
-
-        if not cursor.paused or not isinstance(self.catalog, Catalog):
-            return []
-        paused = cursor.paused
-        cursor.paused = resume_others(self.catalog, self.replication, paused)
-        return [] if cursor.paused else [f"WAL guard: it is over; started again: {', '.join(paused)}"]
+            return dg.SkipReason(f"run {run_id[:8]} follows")
+        if (wait := seconds_to_wait(instance, replication, datetime.now(UTC))) > 0:
+            return dg.SkipReason(f"the last run failed; another one may follow in {wait:,.0f} s")
+        work = find_work(replication, source.connector, target.connector)
+        if work.lost is not None:
+            return dg.SkipReason(f"{work.lost}\n`synqx replications resync {replication.name}` copies the tables anew")
+        if work.reason is None:
+            return dg.SkipReason("nothing to do")
+        tags = {REPLICATION_TAG: replication.name, **revision_tags(self.snapshot.revision)}
+        self.context.log.info(f"{replication.name}: {work.reason}")
+        return dg.RunRequest(run_key=None, tags=tags)
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from synqx_dagster.defs.ordering import order_steps
 from synqx_dagster.defs.purging import build_purge_sensor
 from synqx_dagster.defs.record_sensors import build_sensor, plan_sensor
 from synqx_dagster.defs.replication_assets import table_specs
+from synqx_dagster.defs.replication_guard import build_guard_sensor
 from synqx_dagster.defs.replication_jobs import build_replication_job, replications_by_job
 from synqx_dagster.defs.replication_sensors import build_replication_sensor
 from synqx_dagster.defs.schedules import build_schedule
@@ -302,6 +303,8 @@ class CatalogRepositoryData(dg.RepositoryData):
                 job_name = dagster_name(sensor.pipeline or sensor.name)
                 if job_name in built.jobs:
                     built.sensors.append(build_sensor(sensor, job_name, self._snapshot, self._get_catalog))
+        if self._snapshot.replications:
+            built.sensors.append(build_guard_sensor(self._snapshot, self._get_catalog))
         if self._snapshot.alerts:
             built.sensors.append(build_alert_sensor(self._snapshot, self._get_catalog))
         return built
