@@ -129,7 +129,7 @@ class CopyBoth:
                     if not payloads:
                         raise self._ended
                 break
-            message = string_at(buffer.value, length)
+            message = string_at(buffer, length)
             free(buffer)
             if message[0] == _DATA and length > _DATA_HEADER_BYTES:
                 append(message[_DATA_HEADER_BYTES:])
