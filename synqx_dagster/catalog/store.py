@@ -230,7 +230,8 @@ class Catalog:
             )
             nodes = [node for pipeline in found_pipelines for node in pipeline.nodes]
             found_assets = reader.read(Dataset, [name for item in found_pipelines for name in item.asset_names])
-            ends = [(item.source_connection, item.target_connection) for item in (*found_mappings, *found_replications)]
+            ends = [(item.source_connection, item.target_connection) for item in found_mappings]
+            ends += [(one.source_connection, one.target_connection) for one in found_replications]
             reader.read(
                 Connection,
                 [

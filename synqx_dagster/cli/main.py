@@ -56,6 +56,7 @@ SECTIONS: dict[str, dict[str, LazyCommand]] = {
         "runs": LazyCommand("runs:runs", "List the latest runs, show one, or delete old ones."),
         "logs": LazyCommand("logs:logs", "Show the log of a run."),
         "metrics": LazyCommand("metrics:metrics", "Print metrics of runs, assets and schedules for Prometheus."),
+        "replications": LazyCommand("replications:replications", "Create, start, pause, watch and drop replications."),
         "schedules": LazyCommand("schedules:schedules", "List schedules; enable, disable and pause them."),
         "sensors": LazyCommand("sensors:sensors", "List sensors; enable and disable them."),
         "alerts": LazyCommand("alerts:alerts", "List alerts, and send a test message."),

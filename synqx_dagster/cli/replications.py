@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from synqx_dagster.cli.failure import EXIT_FAILED
-from synqx_dagster.cli.figures import format_age, format_bytes, format_count, format_seconds, plural
+from synqx_dagster.cli.figures import format_age, format_bytes, format_seconds, plural
 from synqx_dagster.cli.options import SynqxSubgroup, confirm, json_option, pass_output, revision_options
 from synqx_dagster.cli.output import Output, printable
 from synqx_dagster.cli.session import open_catalog
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from synqx_dagster.catalog.store import Catalog
     from synqx_dagster.connectors.protocol import Connector
-    from synqx_dagster.model import Replication
+    from synqx_dagster.model import Replication, TableName
     from synqx_dagster.replication.operations import SourceCheck
     from synqx_dagster.replication.status import ReplicationStatus
 
@@ -99,7 +99,7 @@ def create(output: Output, name: str) -> None:
 
     catalog = open_catalog()
     with _ends(catalog, name) as (replication, source, target):
-        made = create_objects(replication, source, target)
+        made = create_objects(replication, source, target, _find_loads(catalog, replication))
     document = made.to_dict()
 
     def draw() -> None:
@@ -132,7 +132,7 @@ def start(output: Output, names: tuple[str, ...], author: str, reason: str | Non
     catalog = open_catalog()
     for name in dict.fromkeys(names):
         with _ends(catalog, name) as (replication, source, target):
-            made = create_objects(replication, source, target)
+            made = create_objects(replication, source, target, _find_loads(catalog, replication))
         if made.source.problems:
             _draw_source(output, made.source)
             output.note(f"{printable(name)} cannot follow: nothing was started", style="bold red")
@@ -343,10 +343,12 @@ def drop(output: Output, name: str, *, yes: bool, author: str, reason: str | Non
         _disable(catalog, record, author=author, reason=reason or f"drop replication {name}")
     with _ends(catalog, name) as (replication, source, target):
         dropped = drop_objects(replication, source, target)
-    output.result(
-        {"name": name, **dropped.to_dict()},
-        lambda: [output.print(printable(line)) for line in dropped.lines] and None,
-    )
+
+    def draw() -> None:
+        for line in dropped.lines:
+            output.print(printable(line))
+
+    output.result({"name": name, **dropped.to_dict()}, draw)
 
 
 def _disable(catalog: Catalog, record: Replication, *, author: str, reason: str) -> None:
@@ -403,23 +405,27 @@ def _ends(catalog: Catalog, name: str) -> Iterator[tuple[Replication, Connector,
         yield ends
 
 
+def _find_loads(catalog: Catalog, replication: Replication) -> Callable[[TableName], str | None]:
+    from synqx_dagster.defs.replication_ends import find_loads
+
+    return find_loads(catalog.snapshot(), replication.target_connection)
+
+
 def _draw_source(output: Output, source: SourceCheck) -> None:
     if source.tables:
         output.table(
-            ["table", "target", "key", "replica identity", "rows", "note"],
+            ["table", "target", "key", "replica identity", "note"],
             [
                 [
                     printable(str(table.source)),
                     printable(str(table.target)),
                     printable(", ".join(table.key)) or "-",
                     table.replica_identity,
-                    format_count(table.estimated_rows),
                     printable(table.note or "ok"),
                 ]
                 for table in source.tables
             ],
-            right=["rows"],
             fold=["table", "target", "note"],
         )
     for problem in source.problems:
-        output.note_problem(problem.place, problem.message, problem.hint)
+        output.note_problem("", printable(problem.message), printable(problem.remedy))

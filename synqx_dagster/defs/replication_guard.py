@@ -198,7 +198,8 @@ def resume_others(catalog: Catalog, replication: str, names: Iterable[str]) -> l
 
 def iter_others(snapshot: CatalogSnapshot, connection: str) -> Iterator[Schedule | Sensor]:
     """Schedules and sensors whose runs use a connection."""
-    for record in (*snapshot.schedules.values(), *snapshot.sensors.values()):
+    records: list[Schedule | Sensor] = [*snapshot.schedules.values(), *snapshot.sensors.values()]
+    for record in records:
         pipelines = record.pipeline_names if isinstance(record, Schedule) else _pipelines_of(record)
         mappings = [*record.mapping_names]
         try:

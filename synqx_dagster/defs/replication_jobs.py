@@ -30,6 +30,8 @@ from synqx_dagster.replication.progress import FollowProgress, FollowReport, Fol
 follow_listener: ContextVar[Callable[[FollowProgress], None] | None] = ContextVar("follow_listener", default=None)
 #: Says in that process whether somebody pressed Ctrl-C.
 follow_interrupt: ContextVar[Callable[[], bool] | None] = ContextVar("follow_interrupt", default=None)
+#: Is given the report of a run that has ended by itself.
+follow_reports: ContextVar[Callable[[FollowReport], object] | None] = ContextVar("follow_reports", default=None)
 
 #: A run is tried again so often at once after a passing fault; later its sensor starts another one.
 MAX_RETRIES = 5
@@ -135,6 +137,8 @@ class _Follower:
         )
         report = follow(request)
         teller.tell(report, last=True)
+        if (take := follow_reports.get()) is not None:
+            take(report)
         context.log.info(describe_report(replication.name, report))
 
     @staticmethod

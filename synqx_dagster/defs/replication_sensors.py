@@ -133,7 +133,7 @@ def seconds_to_wait(instance: dg.DagsterInstance, replication: Replication, now:
     if not failures:
         return 0.0
     ended = failures[0].end_time or failures[0].update_timestamp.timestamp()
-    delay = min(replication.interval_seconds * 2 ** len(failures), _LONGEST_WAIT_SECONDS)
+    delay: int = min(replication.interval_seconds * 2 ** len(failures), _LONGEST_WAIT_SECONDS)
     return max(0.0, ended + delay - now.timestamp())
 
 

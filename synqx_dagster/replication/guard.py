@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from synqx_dagster.model.replication import GuardAction, WalGuard
+from synqx_dagster.replication.slot import SlotState
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -41,6 +42,11 @@ class Verdict:
     level: Literal["ok", "warn", "act"]
     action: GuardAction
     text: str = ""
+
+
+def wal_of(slot: SlotState) -> SlotWal:
+    """What the guard looks at of a slot."""
+    return SlotWal(slot.restart_lag_bytes, slot.safe_wal_bytes, slot.wal_status)
 
 
 def judge(guard: WalGuard, wal: SlotWal) -> Verdict:

@@ -38,8 +38,8 @@ def find_loss(state: ReplicationState, slot: SlotState | None, slot_name: str) -
         )
     if slot.wal_end < state.position:
         return (
-            f"the source's log ends at {format_lsn(slot.wal_end)}, before {format_lsn(state.position)}, which the target"
-            " has: the source was restored, or is another one"
+            f"the source's log ends at {format_lsn(slot.wal_end)}, and the target has it up to"
+            f" {format_lsn(state.position)}: the source was restored, or is another one"
         )
     return None
 

@@ -10,37 +10,27 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import threading
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from synqx_dagster.connectors.protocol import (
-    ConnectionReport,
     Connector,
-    CreatedSlot,
-    ReadLimits,
     ReadSession,
-    SnapshotConnector,
-    TableDescription,
     WriteSession,
 )
-from synqx_dagster.errors import FatalError, PlanError, RetryableError
+from synqx_dagster.errors import RetryableError, SourceChangedError
+from synqx_dagster.mapping.quoting import quote_text
 from synqx_dagster.model.mapping import (
-    ColumnMapping,
-    ConstantMapping,
     DirectMapping,
-    ExpressionMapping,
-    LoadMode,
 )
-from synqx_dagster.model.mapping import Mapping as MappingRecord
-from synqx_dagster.model.replication import Replication
-from synqx_dagster.model.table import Column, TableName, primary_key_of
-from synqx_dagster.model.types import DataType
-from synqx_dagster.replication.changes import format_lsn
+from synqx_dagster.model.replication import DEFAULT_SCHEMA, Replication
+from synqx_dagster.model.table import Column, TableName
+from synqx_dagster.replication.copy_plan import CopyMoment, CopyPlan, plan_copy
+from synqx_dagster.replication.slot import NewSlot
+from synqx_dagster.replication.snapshot_source import SnapshotSource
+from synqx_dagster.replication.source_columns import SourceColumn, read_source_columns
 from synqx_dagster.replication.tables import FollowedTable
 from synqx_dagster.transfer.failpoints import reach
 from synqx_dagster.transfer.ledger import MAX_RACES, Ledger
@@ -49,243 +39,8 @@ from synqx_dagster.transfer.result import LoadRequest, LoadResult, Progress, Rea
 
 logger = logging.getLogger(__name__)
 
-#: What mode ``history`` calls a row of the copy.
-COPY_OPERATION = "copy"
-
 #: How long an interrupted copy may take to notice before it is told once more.
 _NUDGE_SECONDS = 0.5
-
-
-class SnapshotSource:
-    """A source of which every read session sees the rows of one snapshot; see `Connector`."""
-
-    def __init__(self, connector: Connector, snapshot: str) -> None:
-        if not isinstance(connector, SnapshotConnector):
-            raise PlanError(f"sessions of {connector.db_type} cannot share a snapshot")
-        self._connector = connector
-        self._at: SnapshotConnector = connector
-        self._snapshot = snapshot
-        self._lock = threading.Lock()
-        self._open: set[ReadSession] = set()
-        self._cancelled = False
-        self.db_type = connector.db_type
-        self.dialect = connector.dialect
-        self.capabilities = connector.capabilities
-        self.config = connector.config
-
-    def cancel(self) -> None:
-        """End what every open session waits for, and what is opened from here on. Safe from any thread."""
-        with self._lock:
-            self._cancelled = True
-            for session in self._open:
-                session.cancel()
-
-    @contextmanager
-    def read(self, limits: ReadLimits | None = None) -> Iterator[ReadSession]:
-        """Open a read session on the snapshot."""
-        with self.read_at(self._snapshot) as session:
-            yield session
-
-    @contextmanager
-    def read_at(self, snapshot: str) -> Iterator[ReadSession]:
-        """Open a read session on a snapshot that another one has exported."""
-        with self._at.read_at(snapshot) as session:
-            with self._lock:
-                if self._cancelled:
-                    raise RetryableError("the copy was interrupted")
-                self._open.add(session)
-            try:
-                yield session
-            finally:
-                with self._lock:
-                    self._open.discard(session)
-
-    @classmethod
-    def check_config(cls, config: object) -> list[str]:
-        """Nothing to check."""
-        return []
-
-    def test(self, *, timeout_seconds: float = 5.0) -> ConnectionReport:
-        """As the connector."""
-        return self._connector.test(timeout_seconds=timeout_seconds)
-
-    def discover(self, schema: str | None = None) -> list[TableDescription]:
-        """As the connector; not of the snapshot."""
-        return self._connector.discover(schema)
-
-    def quote(self, identifier: str) -> str:
-        """As the connector."""
-        return self._connector.quote(identifier)
-
-    def qualify(self, table: TableName) -> str:
-        """As the connector."""
-        return self._connector.qualify(table)
-
-    def native_type(self, column: Column) -> str:
-        """As the connector."""
-        return self._connector.native_type(column)
-
-    def holds(self, data_type: DataType) -> str | None:
-        """As the connector."""
-        return self._connector.holds(data_type)
-
-    def write(self) -> AbstractContextManager[WriteSession]:
-        """Refused."""
-        raise FatalError("a snapshot cannot be written to")
-
-    def close(self) -> None:
-        """Somebody else closes the connector."""
-
-
-# --- what is copied, which is pure ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class CopyPlan:
-    """How one table is copied.
-
-    Attributes:
-        mapping: What the transfer engine loads.
-        condition: Only rows for which this holds.
-        sweeps: Rows of the target that the snapshot does not have are marked as deleted afterwards.
-        key: Source and target columns by which rows are found; empty without a key.
-    """
-
-    mapping: MappingRecord
-    condition: str | None
-    sweeps: bool = False
-    key: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class CopyMoment:
-    """What a copy shows: the transactions before an LSN, and when that was by this machine's clock."""
-
-    lsn: int
-    at: datetime
-
-
-def plan_copy(
-    replication: Replication,
-    table: FollowedTable,
-    columns: Sequence[Column],
-    key: Sequence[str],
-    moment: CopyMoment,
-    ends: tuple[Connector, Connector],
-    *,
-    exists: bool,
-) -> CopyPlan:
-    """Decide how a table is copied.
-
-    Args:
-        columns: The source table's, as the snapshot has them.
-        key: The source columns by which rows are matched; empty where there are none.
-        ends: The source and the target.
-        exists: The target table is there.
-    """
-    source, target = ends
-    definition = table.definition
-    # What the source computes does not come through its log.
-    written = tuple(column for column in columns if not column.generated)
-    wanted = [column.name for column in written if definition.columns is None or column.name in definition.columns]
-    mapped = definition.column_mappings or tuple(map(_direct, wanted))
-    if replication.mode == "history":
-        return CopyPlan(_copy_changes(replication, table, mapped, moment, source, target), None)
-    is_plain = len(wanted) == len(columns) and definition.column_mappings is None and replication.mode == "mirror"
-    fields = None if is_plain else (*mapped, *_marks(replication, target))
-    key_fields = tuple((name, _field_of(name, mapped)) for name in key)
-    mode, sweeps = _choose_mode(replication, columns, key, exists=exists)
-    mapping = MappingRecord(
-        name=replication.name,
-        source_connection=replication.source_connection,
-        source_table=str(table.source),
-        target_connection=replication.target_connection,
-        target_table=str(table.target),
-        mode=mode,
-        key=tuple(field for _, field in key_fields) if mode == "merge" else (),
-        column_mappings=fields,
-        evolution=replication.evolution,
-    )
-    return CopyPlan(mapping, definition.where, sweeps, key_fields)
-
-
-def _choose_mode(
-    replication: Replication, columns: Sequence[Column], key: Sequence[str], *, exists: bool
-) -> tuple[LoadMode, bool]:
-    """The load's mode, and whether rows are swept after it."""
-    if replication.mode == "soft_delete" and exists and key:
-        # Rows that were marked as deleted stay.
-        return "merge", True
-    if not exists and key and tuple(key) != primary_key_of(tuple(columns)):
-        # A target that is made gets the key that rows are matched by; a replacement would give it the source's.
-        return "merge", False
-    return "replace", False
-
-
-def _direct(name: str) -> DirectMapping:
-    return DirectMapping(type="direct", source_columns=(name,), target_fields=(name,))
-
-
-def _field_of(name: str, fields: Sequence[ColumnMapping]) -> str:
-    for field in fields:
-        if isinstance(field, DirectMapping) and field.source_columns == (name,):
-            return field.target_fields[0]
-    return name
-
-
-def _marks(replication: Replication, target: Connector) -> tuple[ColumnMapping, ...]:
-    """What says of a copied row that it is not deleted."""
-    if replication.mode != "soft_delete":
-        return ()
-    names = replication.soft_delete
-    absent = ExpressionMapping(
-        type="expression", expression=f"cast(null as {_moment_type(target)})", target_fields=(names.deleted_at,)
-    )
-    return ConstantMapping(type="constant", value=False, target_fields=(names.is_deleted,)), absent
-
-
-def _moment_type(target: Connector) -> str:
-    return "timestamp" if target.capabilities.moment_kind == "timestamp" else "timestamp with time zone"
-
-
-def _copy_changes(
-    replication: Replication,
-    table: FollowedTable,
-    mapped: Sequence[ColumnMapping],
-    moment: CopyMoment,
-    source: Connector,
-    target: Connector,
-) -> MappingRecord:
-    """The rows as changes of their own, added to what has been recorded: from here a new account begins.
-
-    A query, because a history has no key of the source's, and because each row gets a number.
-    """
-    columns = replication.change_columns
-    at = moment.at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
-    kind = _moment_type(target)
-    kept = {
-        columns.operation: f"cast('{COPY_OPERATION}' as text)",
-        columns.commit_lsn: f"cast('{format_lsn(moment.lsn)}' as text)",
-        columns.ordinal: "row_number() over ()",
-        columns.committed_at: f"cast('{at}{'' if kind == 'timestamp' else '+00'}' as {kind})",
-    }
-    items = [*(f"{sql} AS {source.quote(name)}" for name, sql in kept.items()), "source.*"]
-    where = f" WHERE ({table.definition.where})" if table.definition.where is not None else ""
-    return MappingRecord(
-        name=replication.name,
-        source_connection=replication.source_connection,
-        source_query=f"SELECT {', '.join(items)} FROM {source.qualify(table.source)} AS source{where}",
-        target_connection=replication.target_connection,
-        target_table=str(table.target),
-        mode="append",
-        column_mappings=(*map(_direct, kept), *mapped),
-        evolution=replication.evolution,
-    )
-
-
-def make_load_id(run_id: str) -> str:
-    """A name for one copy of one table: no other copy, under another snapshot, must be taken for it."""
-    return f"{run_id}/{uuid.uuid4().hex[:12]}"
 
 
 # --- copying ----------------------------------------------------------------------------------------------------------
@@ -293,20 +48,65 @@ def make_load_id(run_id: str) -> str:
 
 @dataclass(frozen=True)
 class CopyTask:
-    """A table that is copied, and under which name the ledger knows that."""
+    """A table that is copied.
+
+    Attributes:
+        load_id: Under which name the ledger knows the copy.
+        names: Columns that come through the log, too.
+        key: Source columns by which rows are matched; empty where there are none.
+    """
 
     table: FollowedTable
     load_id: str
+    names: tuple[str, ...]
     key: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class CopiedTable:
-    """A table that was copied. `result` is what the transfer engine says of it."""
+    """A table that was copied.
+
+    Attributes:
+        result: What the transfer engine says of it.
+        description: The source table as the snapshot has it.
+    """
 
     task: CopyTask
     result: LoadResult
+    description: DescribedTable
     swept_rows: int = 0
+
+
+@dataclass(frozen=True)
+class DescribedTable:
+    """A source table at one moment, as `Applier.follow` takes it: so that what changes afterwards is noticed."""
+
+    oid: int
+    columns: tuple[Column, ...]
+    found: Mapping[str, SourceColumn]
+
+
+def describe_table(source: Connector, read: ReadSession, table: TableName, names: Sequence[str]) -> DescribedTable:
+    """Ask the source for a table.
+
+    Raises:
+        SourceChangedError: It is gone, or one of the columns is.
+    """
+    columns = {column.name: column for column in read.find_columns(table) or ()}
+    schema, name = (quote_text(text, source.dialect) for text in (table.schema or DEFAULT_SCHEMA, table.name))
+    oid = read.fetch_value(
+        "SELECT c.oid::bigint FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+        f" WHERE n.nspname = {schema} AND c.relname = {name}"
+    )
+    missing = [one for one in names if one not in columns]
+    if oid is None or missing:
+        raise SourceChangedError(
+            f"{table} was changed while it was about to be copied: it lacks {', '.join(missing) or 'everything'}",
+            hint="the next run takes it as it is then",
+            table=str(table),
+        )
+    number = int(str(oid))
+    return DescribedTable(number, tuple(columns[one] for one in names), read_source_columns(read, number))
 
 
 def has_copied(target: Connector, table: TableName, load_id: str, run_id: str) -> bool:
@@ -328,6 +128,7 @@ class SnapshotCopy:
 
     Args:
         parallelism: How many at a time.
+        on_begin: Called, in the thread of `run`, before a table is copied.
         on_copied: Called, in the thread of `run`, for each table as it is done; what it raises ends the copy.
         guard: Called in a transaction of the target that changes rows beside a load's own; raises where a newer run
             has taken over.
@@ -341,6 +142,7 @@ class SnapshotCopy:
         target: Connector,
         run_id: str,
         *,
+        on_begin: Callable[[CopyTask], None],
         on_copied: Callable[[CopiedTable], None],
         guard: Callable[[WriteSession], None],
         progress: Callable[[TableName, Progress], None] | None = None,
@@ -349,13 +151,14 @@ class SnapshotCopy:
         self._source = source
         self._target = target
         self._run_id = run_id
+        self._on_begin = on_begin
         self._on_copied = on_copied
         self._guard = guard
         self._progress = progress
         serial = not target.capabilities.concurrent_writers
         self._parallelism = 1 if serial else replication.parallelism
 
-    def run(self, tasks: Sequence[CopyTask], slot: CreatedSlot, *, stopping: Callable[[], bool]) -> bool:
+    def run(self, tasks: Sequence[CopyTask], slot: NewSlot, *, stopping: Callable[[], bool]) -> bool:
         """Copy tables as `slot` shows them; False where `stopping` said so before all were begun.
 
         Tables that are under way are finished all the same. Whatever interrupts the waiting ends them.
@@ -372,7 +175,9 @@ class SnapshotCopy:
             try:
                 while running or (waiting and failure is None and not stopping()):
                     while waiting and failure is None and len(running) < self._parallelism and not stopping():
-                        running.add(pool.submit(self._copy, waiting.pop(0), source, moment))
+                        task = waiting.pop(0)
+                        self._on_begin(task)
+                        running.add(pool.submit(self._copy, task, source, moment))
                     done, running = wait(running, _NUDGE_SECONDS, FIRST_COMPLETED)
                     for future in done:
                         error = future.exception()
@@ -394,11 +199,12 @@ class SnapshotCopy:
     def _copy(self, task: CopyTask, source: SnapshotSource, moment: CopyMoment) -> CopiedTable:
         table, target = task.table, self._target
         with source.read() as read:
-            columns = read.find_columns(table.source)
+            described = describe_table(source, read, table.source, task.names)
+            columns = read.find_columns(table.source) or ()
         with target.write() as write:
             exists = write.find_columns(table.target) is not None
         ends = (self._source, target)
-        plan = plan_copy(self._replication, table, columns or (), task.key, moment, ends, exists=exists)
+        plan = plan_copy(self._replication, table, columns, task.names, task.key, moment, ends, exists=exists)
         logger.info("%s: copying %s into %s", self._replication.name, table.source, table.target)
         progress = self._progress
         request = LoadRequest(
@@ -414,7 +220,7 @@ class SnapshotCopy:
         result = run_load(request)
         swept = self._sweep(plan, request, moment) if plan.sweeps else 0
         reach("after_table_copy")
-        return CopiedTable(task, result, swept)
+        return CopiedTable(task, result, described, swept)
 
     def _sweep(self, plan: CopyPlan, request: LoadRequest, moment: CopyMoment) -> int:
         """Mark rows of the target that the snapshot does not have as deleted; returns how many."""
