@@ -39,6 +39,22 @@ class FollowDisplay:
             self._interrupted.set()
             self._output.note("finishing the batch; Ctrl-C once more breaks it off")
 
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take Ctrl-C within the block: the first one ends the run after its batch, the second one at once."""
+        previous = signal.getsignal(signal.SIGINT)
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            if self.is_interrupted() and callable(previous):
+                previous(number, frame)
+            self.interrupt()
+
+        signal.signal(signal.SIGINT, on_signal)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
     def is_interrupted(self) -> bool:
         """Whether it was."""
         return self._interrupted.is_set()
@@ -75,28 +91,13 @@ class FollowDisplay:
 
 @contextmanager
 def follow_display(output: Output) -> Iterator[FollowDisplay]:
-    """Show progress on standard error; the first Ctrl-C ends the run after its batch, the second one at once."""
+    """Show progress on standard error."""
     import sys
 
-    live = None
-    if sys.stderr.isatty() and not output.as_json:
-        from rich.live import Live
+    if not sys.stderr.isatty() or output.as_json:
+        yield FollowDisplay(output, None)
+        return
+    from rich.live import Live
 
-        live = Live("preparing ...", console=output.error_console(), auto_refresh=False, transient=True)
-    display = FollowDisplay(output, live)
-    previous = signal.getsignal(signal.SIGINT)
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        if display.is_interrupted() and callable(previous):
-            previous(number, frame)
-        display.interrupt()
-
-    signal.signal(signal.SIGINT, on_signal)
-    try:
-        if live is None:
-            yield display
-        else:
-            with live:
-                yield display
-    finally:
-        signal.signal(signal.SIGINT, previous)
+    with Live("preparing ...", console=output.error_console(), auto_refresh=False, transient=True) as live:
+        yield FollowDisplay(output, live)

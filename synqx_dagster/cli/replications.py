@@ -380,7 +380,7 @@ def run(output: Output, name: str) -> None:
 
     catalog = open_catalog()
     with follow_display(output) as display:
-        report = run_replication(catalog, name, progress=display.show, interrupted=display.is_interrupted)
+        report = run_replication(catalog, name, progress=display.show, interrupted=display)
     document = report.to_dict()
 
     def draw() -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import dagster as dg
 
@@ -26,10 +27,21 @@ from synqx_dagster.errors import NotFoundError, RetryableError, SynqxError
 from synqx_dagster.model import Replication, dagster_name
 from synqx_dagster.replication.progress import FollowProgress, FollowReport, FollowRequest
 
+
+class InterruptWatch(Protocol):
+    """Who notices Ctrl-C in place of Dagster, which would break a batch off."""
+
+    def listening(self) -> AbstractContextManager[None]:
+        """Takes the signal within the block."""
+
+    def is_interrupted(self) -> bool:
+        """Whether it came."""
+
+
 #: Hears of progress in the process that runs a job by itself (`synqx replications run`).
 follow_listener: ContextVar[Callable[[FollowProgress], None] | None] = ContextVar("follow_listener", default=None)
 #: Says in that process whether somebody pressed Ctrl-C.
-follow_interrupt: ContextVar[Callable[[], bool] | None] = ContextVar("follow_interrupt", default=None)
+follow_interrupt: ContextVar[InterruptWatch | None] = ContextVar("follow_interrupt", default=None)
 #: Is given the report of a run that has ended by itself.
 follow_reports: ContextVar[Callable[[FollowReport], object] | None] = ContextVar("follow_reports", default=None)
 
@@ -130,12 +142,13 @@ class _Follower:
             run_id=context.run.run_id,
             spill_directory=catalog.settings.home / "spill",
             is_paused=PauseWatch(catalog, replication, by_sensor=_SENSOR_TAG in context.run.tags),
-            is_interrupted=interrupted or _nobody,
+            is_interrupted=_nobody if interrupted is None else interrupted.is_interrupted,
             on_progress=_ProgressLog(context, listener),
             on_tables=teller.tell,
             report_seconds=FIRST_REPORT_SECONDS,
         )
-        report = follow(request)
+        with nullcontext() if interrupted is None else interrupted.listening():
+            report = follow(request)
         teller.tell(report, last=True)
         if (take := follow_reports.get()) is not None:
             take(report)

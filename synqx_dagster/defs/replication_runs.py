@@ -13,6 +13,7 @@ from synqx_dagster.defs.instance import end_dead_runs, open_instance, own_proces
 from synqx_dagster.defs.names import REVISION_TAG
 from synqx_dagster.defs.replication_assets import REPLICATION_TAG
 from synqx_dagster.defs.replication_jobs import (
+    InterruptWatch,
     build_replication_job,
     describe_report,
     follow_interrupt,
@@ -77,13 +78,13 @@ def run_replication(
     name: str,
     *,
     progress: Callable[[FollowProgress], None] | None = None,
-    interrupted: Callable[[], bool] | None = None,
+    interrupted: InterruptWatch | None = None,
 ) -> ReplicationRun:
     """Follow once as a Dagster run of the latest revision, here and now. A failure is in the report.
 
     Args:
         progress: Called about twice a second, from several threads.
-        interrupted: Asked several times a second; the run then finishes its batch and ends.
+        interrupted: Notices Ctrl-C; the run then finishes its batch and ends.
 
     Raises:
         NotFoundError: There is no such replication; the hint gives the nearest name.

@@ -97,13 +97,14 @@ class _Look:
         run_id = find_run(instance, replication)
         if run_id is not None:
             return dg.SkipReason(f"run {run_id[:8]} follows")
-        if (wait := seconds_to_wait(instance, replication, datetime.now(UTC))) > 0:
-            return dg.SkipReason(f"the last run failed; another one may follow in {wait:,.0f} s")
         work = find_work(replication, source.connector, target.connector)
         if work.lost is not None:
             return dg.SkipReason(f"{work.lost}\n`synqx replications resync {replication.name}` copies the tables anew")
         if work.reason is None:
             return dg.SkipReason("nothing to do")
+        wait = 0.0 if work.is_by_hand else seconds_to_wait(instance, replication, datetime.now(UTC))
+        if wait > 0:
+            return dg.SkipReason(f"the last run failed; another one follows in {wait:,.0f} s: {work.reason}")
         tags = {REPLICATION_TAG: replication.name, **revision_tags(self.snapshot.revision)}
         self.context.log.info(f"{replication.name}: {work.reason}")
         return dg.RunRequest(run_key=None, tags=tags)

@@ -169,7 +169,7 @@ class CatalogRepositoryData(dg.RepositoryData):
         if self.revision is None or "_snapshot" in self.__dict__:
             return self._snapshot
         catalog = self._get_catalog()
-        for kind in ("pipelines", "replications", "schedules", "sensors"):
+        for kind in ("pipelines", "schedules", "sensors", "replications"):
             try:
                 return catalog.snapshot_for(self.revision, **{kind: [job_name]})
             except NotFoundError:

@@ -23,11 +23,9 @@ from synqx_dagster.replication.publication import drop_publication, ensure_publi
 from synqx_dagster.replication.run_plan import find_loss, followed_of
 from synqx_dagster.replication.slot import SourceConnector, create_slot, drop_slot
 from synqx_dagster.replication.source import SourceReport, SourceTable, inspect_source
-from synqx_dagster.replication.status import read_book, read_slot
+from synqx_dagster.replication.status import BY_HAND, read_book, read_slot
 from synqx_dagster.replication.tables import FollowedTable, refuse_shared_targets, state_schema
 
-#: Who takes a replication over, where it is no run.
-_BY_HAND = "by hand"
 #: How publications that SynqX has made begin their comment.
 _OURS = "SynqX "
 
@@ -187,7 +185,7 @@ def create(replication: Replication, source: Connector, target: Connector, find_
 
 def _make_slot(replication: Replication, source: SourceConnector, target: Connector, report: SourceReport) -> None:
     with Applier(replication, target, followed_of(replication, report.tables), source=source) as applier:
-        if applier.begin(_BY_HAND) is not None:
+        if applier.begin(BY_HAND) is not None:
             return
         name = replication.slot_name
         is_ours = applier.state.slot == name
@@ -236,7 +234,7 @@ def resync(
         with require_source(source).write() as session:
             drop_slot(session, replication.slot_name)
     with target.write() as session:
-        state = _open(replication, target, session).begin_attempt(_BY_HAND)
+        state = _open(replication, target, session).begin_attempt(BY_HAND)
     with _book(replication, target) as (_, book):
         book.check_fence(state.epoch)
         book.advance(replace(state, position=None, slot=replication.slot_name, status="new"))
@@ -304,7 +302,7 @@ def drop(replication: Replication, source: Connector, target: Connector) -> Drop
     if state.epoch:
         # A run that still goes on is overtaken before what it stands on is gone.
         with target.write() as session:
-            _open(replication, target, session).begin_attempt(_BY_HAND)
+            _open(replication, target, session).begin_attempt(BY_HAND)
         with _book(replication, target) as (_, book):
             book.forget()
     lines.append("the target's tables stay as they are")

@@ -21,6 +21,9 @@ from synqx_dagster.replication.slot import SlotState, drop_slot, find_slot
 from synqx_dagster.replication.source import inspect_source
 from synqx_dagster.replication.tables import state_schema
 
+#: Who takes a replication over, where it is no run.
+BY_HAND = "by hand"
+
 #: An idle slot that is so far behind is worth a run that moves it on, though nothing in the log concerns us.
 IDLE_LAG_BYTES = 16 * 1024 * 1024
 #: How long the source may look for a change in its log; if it finds none in this time a run looks on.
@@ -249,10 +252,12 @@ class Work:
     Attributes:
         reason: Why a run is to start; None where there is nothing to do.
         lost: Why none may; None where it may.
+        is_by_hand: Somebody has put something right since the last run: there is no need to wait because it failed.
     """
 
     reason: str | None = None
     lost: str | None = None
+    is_by_hand: bool = False
 
 
 def find_work(replication: Replication, source: Connector, target: Connector) -> Work:
@@ -267,7 +272,7 @@ def find_work(replication: Replication, source: Connector, target: Connector) ->
     if loss is not None:
         return Work("it begins anew with a new slot") if replication.snapshot == "again" else Work(lost=loss)
     if state.position is None or slot is None:
-        return Work("it has not begun yet")
+        return Work("it has not begun yet", is_by_hand=state.run_id == BY_HAND)
     if replication.continuous:
         return Work("it follows continuously")
     waiting = [str(one.source) for one in tables.values() if waits_for_copy(one)]
