@@ -77,6 +77,10 @@ _COLUMN_TYPE = struct.Struct(">Ii")
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
+#: What a malformed message makes Python raise: UnicodeDecodeError and bytes.index()'s are ValueErrors; a moment may lie
+#: outside of the calendar.
+_MALFORMED = (IndexError, KeyError, ValueError, OverflowError, struct.error)
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:
@@ -89,42 +93,52 @@ class Ending:
 
 def read_begin(payload: bytes) -> tuple[int, int]:
     """Of a transaction that begins: where it will be committed, and its number."""
-    with _Reading(payload):
+    try:
         final_lsn, _, xid = _BEGIN.unpack_from(payload, PLAIN_START)
         _expect_end(payload, PLAIN_START + _BEGIN.size)
         return final_lsn, xid
+    except _MALFORMED:
+        raise _unreadable(payload) from None
 
 
 def read_commit(payload: bytes) -> Ending:
     """How the transaction that began last was committed."""
-    with _Reading(payload):
+    try:
         _, commit_lsn, end_lsn, committed_at = _COMMIT.unpack_from(payload, PLAIN_START)
         _expect_end(payload, PLAIN_START + _COMMIT.size)
         return Ending(commit_lsn, end_lsn, _moment(committed_at))
+    except _MALFORMED:
+        raise _unreadable(payload) from None
 
 
 def read_stream_start(payload: bytes) -> int:
     """The number of the open transaction of which a piece begins."""
-    with _Reading(payload):
+    try:
         xid: int = _STREAM_START.unpack_from(payload, 1)[0]
         _expect_end(payload, 1 + _STREAM_START.size)
         return xid
+    except _MALFORMED:
+        raise _unreadable(payload) from None
 
 
 def read_stream_commit(payload: bytes) -> tuple[int, Ending]:
     """Which transaction that came in pieces was committed, and how."""
-    with _Reading(payload):
+    try:
         xid, _, commit_lsn, end_lsn, committed_at = _STREAM_COMMIT.unpack_from(payload, 1)
         _expect_end(payload, 1 + _STREAM_COMMIT.size)
         return xid, Ending(commit_lsn, end_lsn, _moment(committed_at))
+    except _MALFORMED:
+        raise _unreadable(payload) from None
 
 
 def read_stream_abort(payload: bytes) -> tuple[int, int]:
     """Of which transaction that came in pieces which part was rolled back; the same number twice: all of it."""
-    with _Reading(payload):
+    try:
         xid, subxid = _STREAM_ABORT.unpack_from(payload, 1)
         _expect_end(payload, 1 + _STREAM_ABORT.size)
         return xid, subxid
+    except _MALFORMED:
+        raise _unreadable(payload) from None
 
 
 def read_relation(payload: bytes, at: int, name_types: NameTypes) -> Relation:
@@ -135,7 +149,7 @@ def read_relation(payload: bytes, at: int, name_types: NameTypes) -> Relation:
         at: Where it goes on after its kind and transaction.
         name_types: Says what types stand for.
     """
-    with _Reading(payload):
+    try:
         (oid,) = _INT32.unpack_from(payload, at)
         schema, at = _read_name(payload, at + 4)
         name, at = _read_name(payload, at)
@@ -152,6 +166,8 @@ def read_relation(payload: bytes, at: int, name_types: NameTypes) -> Relation:
             types.append(_COLUMN_TYPE.unpack_from(payload, at))
             at += _COLUMN_TYPE.size
         _expect_end(payload, at)
+    except _MALFORMED:
+        raise _unreadable(payload) from None
     positions = iter(range(1, count + 1))
     has_key = identity in ("default", "index")
     columns = tuple(
@@ -172,13 +188,15 @@ def read_relation(payload: bytes, at: int, name_types: NameTypes) -> Relation:
 
 def read_truncate(payload: bytes, at: int, relations: Mapping[int, Relation]) -> Truncate:
     """Tables that were emptied at once."""
-    with _Reading(payload):
+    try:
         (count,) = _INT32.unpack_from(payload, at)
         flags = payload[at + 4]
         _expect_end(payload, at + 5 + 4 * count)
         oids = struct.unpack_from(f">{count}I", payload, at + 5)
         found = tuple(relations[oid] for oid in oids)
         return Truncate(found, bool(flags & _CASCADES), bool(flags & _RESTARTS_IDENTITY))
+    except _MALFORMED:
+        raise _unreadable(payload) from None
 
 
 def check_skipped(payload: bytes) -> None:
@@ -247,7 +265,7 @@ def iter_changes(
                 raise _unreadable(payload)
             if at != len(payload):
                 raise _unreadable(payload)
-        except (IndexError, KeyError, struct.error, UnicodeDecodeError):
+        except _MALFORMED:
             raise _unreadable(payload) from None
         yield change
 
@@ -289,21 +307,6 @@ def _expect_end(payload: bytes, at: int) -> None:
 
 def _moment(microseconds: int) -> datetime:
     return _EPOCH + timedelta(microseconds=microseconds)
-
-
-class _Reading:
-    """Turns what a malformed message makes Python raise into our error."""
-
-    def __init__(self, payload: bytes) -> None:
-        self._payload = payload
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        # UnicodeDecodeError and bytes.index() are ValueErrors; a moment may lie outside of the calendar.
-        if isinstance(error, (IndexError, KeyError, ValueError, OverflowError, struct.error)):
-            raise _unreadable(self._payload) from None
 
 
 def _unreadable(payload: bytes) -> FatalError:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import struct
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import IO
 
@@ -25,6 +27,9 @@ _MESSAGE_BYTES = 48
 _FILE_BUFFER_BYTES = 1024 * 1024
 _LENGTH = struct.Struct("=I")
 
+#: The number of the subtransaction that a change belongs to, in a piece of an open transaction.
+_SUBTRANSACTION = itemgetter(slice(1, 5))
+
 #: Tells how many bytes of memory were taken, or freed.
 Account = Callable[[int], None]
 
@@ -38,13 +43,13 @@ class MessageBuffer:
         self._file: IO[bytes] | None = None
         self.held_bytes = 0
 
-    def append(self, payload: bytes) -> None:
-        """Add a message."""
+    def extend(self, payloads: list[bytes]) -> None:
+        """Add messages."""
         if self._file is None:
-            self._messages.append(payload)
-            self.held_bytes += len(payload) + _MESSAGE_BYTES
+            self._messages += payloads
+            self.held_bytes += sum(map(len, payloads)) + _MESSAGE_BYTES * len(payloads)
         else:
-            self._write(self._file, payload)
+            self._write(self._file, payloads)
 
     def spill(self) -> None:
         """Move what is held to disk, where all that follows goes too.
@@ -60,15 +65,15 @@ class MessageBuffer:
                 )
             except OSError as error:
                 raise _disk_error(error, self._directory) from None
-            for payload in self._messages:
-                self._write(self._file, payload)
-            self._messages.clear()
+            self._write(self._file, self._messages)
+            self._messages = []
             self.held_bytes = 0
 
-    def _write(self, file: IO[bytes], payload: bytes) -> None:
+    def _write(self, file: IO[bytes], payloads: list[bytes]) -> None:
+        pack = _LENGTH.pack
         try:
-            file.write(_LENGTH.pack(len(payload)))
-            file.write(payload)
+            for payload in payloads:
+                file.write(pack(len(payload)) + payload)
         except OSError as error:
             raise _disk_error(error, self._directory) from None
 
@@ -216,29 +221,40 @@ class Assembler:
             RetryableError: What is on disk cannot be written.
         """
         complete: list[AssembledTransaction] = []
-        current = self._piece or self._plain
+        changes = pgoutput.CHANGES
+        run: list[bytes] = []
         for payload in payloads:
             kind = payload[0] if payload else 0
-            if kind in pgoutput.CHANGES:
-                if current is None:
-                    raise _misplaced(kind)
-                current.buffer.append(payload)
-                current.change_count += 1
-                if current is self._piece:
-                    subtransaction = payload[1:5]
-                    current.counts[subtransaction] = current.counts.get(subtransaction, 0) + 1
-            elif kind == pgoutput.RELATION:
-                self._describe(current, payload)
-            else:
-                if (ended := self._control(kind, payload)) is not None:
-                    complete.append(ended)
-                current = self._piece or self._plain
+            if kind in changes:
+                run.append(payload)
+                continue
+            if run:
+                self._add(run)
+                run = []
+            if kind == pgoutput.RELATION:
+                self._describe(payload)
+            elif (ended := self._control(kind, payload)) is not None:
+                complete.append(ended)
+        if run:
+            self._add(run)
         return complete
 
-    def _describe(self, current: _OpenTransaction | None, payload: bytes) -> None:
+    def _add(self, run: list[bytes]) -> None:
+        """Take changes that follow each other."""
+        current = self._piece or self._plain
+        if current is None:
+            raise _misplaced(run[0][0])
+        current.buffer.extend(run)
+        current.change_count += len(run)
+        if current is self._piece:
+            for subtransaction, count in Counter(map(_SUBTRANSACTION, run)).items():
+                current.counts[subtransaction] = current.counts.get(subtransaction, 0) + count
+
+    def _describe(self, payload: bytes) -> None:
+        current = self._piece or self._plain
         if current is None:
             raise _misplaced(pgoutput.RELATION)
-        current.buffer.append(payload)
+        current.buffer.extend([payload])
         relation = self._relation_of(payload, current.start)
         current.described[relation.oid] = relation
 
