@@ -31,9 +31,11 @@ from synqx_dagster.connectors.protocol.changing import (
     DELETED_PART,
     OLD_KEY_PREFIX,
     PART_COLUMN,
+    UPDATED_PART,
     WHOLE_PART,
     ChangedTable,
     ChangingWriteSession,
+    LinesWriteSession,
     StagedParts,
 )
 from synqx_dagster.connectors.protocol.config import (
@@ -94,6 +96,7 @@ __all__ = [
     "ENDLESS_DAYS",
     "OLD_KEY_PREFIX",
     "PART_COLUMN",
+    "UPDATED_PART",
     "WHOLE_PART",
     "Capabilities",
     "ChangeCounter",
@@ -110,6 +113,7 @@ __all__ = [
     "FileListing",
     "HistorySpec",
     "InPlaceWriteSession",
+    "LinesWriteSession",
     "LockingConnector",
     "MergeSpec",
     "MissingPrivilege",

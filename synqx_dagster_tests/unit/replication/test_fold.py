@@ -54,7 +54,8 @@ def apply_folded(table: Table, folded: Folded, shape: FoldShape) -> None:
             completed.append(tuple(value if at in known else there[at] for at, value in enumerate(row)))
     for key in folded.deleted:
         table.pop(key, None)
-    for row in [*folded.whole, *completed]:
+    assert all(key_of(shape, row) in table for row in folded.updated)
+    for row in [*folded.updated, *folded.whole, *completed]:
         assert UNCHANGED not in row
         table[key_of(shape, row)] = row
     for known, rows in folded.partial.items():
@@ -194,7 +195,7 @@ def test_a_later_full_value_completes_what_was_not_sent() -> None:
     fold = Fold(FoldShape((0,), (0,), 3, (1, 2)), Budget())
     fold.update(("1", UNCHANGED, "a"), None, old_is_key=False)
     fold.update(("1", "big", UNCHANGED), None, old_is_key=False)
-    assert fold.take() == Folded(whole=[("1", "big", "a")])
+    assert fold.take() == Folded(updated=[("1", "big", "a")])
 
 
 def test_of_two_truncations_the_first_marks_what_was_there() -> None:
