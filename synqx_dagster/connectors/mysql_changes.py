@@ -56,10 +56,10 @@ class MysqlChanges(ChangesBySql):
     def _change_dialect(self, changed: ChangedTable) -> ChangeDialect:
         return ChangeDialect(
             quote=quote,
-            update="UPDATE {target} AS t JOIN {staging} AS s ON {match} SET {assignments} WHERE {where}",
+            update="UPDATE {target} AS t JOIN {staged} ON {match} SET {assignments} WHERE {where}",
             complete="UPDATE {staging} AS s JOIN {target} AS t ON {match} SET {assignments} WHERE {where}",
             # Older servers take an alias only in the form for several tables.
-            delete="DELETE t FROM {target} AS t JOIN {staging} AS s ON {match} WHERE {where}",
+            delete="DELETE t FROM {target} AS t JOIN {staged} ON {match} WHERE {where}",
             assignment="t.{name} = s.{name}",
             completion="s.{name} = t.{name}",
             lsn_parts=("SUBSTRING_INDEX({lsn}, '/', 1)", "SUBSTRING_INDEX({lsn}, '/', -1)"),

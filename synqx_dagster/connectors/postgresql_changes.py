@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import uuid
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from synqx_dagster.connectors.change_sql import ChangeDialect, ChangesBySql
 from synqx_dagster.connectors.postgresql_errors import wrap_errors
 from synqx_dagster.connectors.postgresql_names import qualify, quote, quote_names
 from synqx_dagster.connectors.protocol import OLD_KEY_PREFIX, PART_COLUMN, ChangedTable
-from synqx_dagster.errors import FatalError
+from synqx_dagster.errors import FatalError, SynqxError
 from synqx_dagster.model.table import TableName
 
 _TEMPORARY_SCHEMA = "pg_temp"
+
+#: How much is sent at a time.
+_COPY_BYTES = 1024 * 1024
 
 #: Staged rows are looked up one by one or hashed; the server's default of 4 MB sends hash tables to disk.
 _WORK_MEMORY = "32MB"
@@ -43,6 +46,22 @@ select
     )
 from pg_catalog.pg_class c where c.oid = %s::pg_catalog.regclass
 """
+
+
+class _Lines:
+    """What psycopg2 reads from: the next item whole, whatever its size."""
+
+    def __init__(self, lines: Iterable[bytes]) -> None:
+        self._lines = iter(lines)
+        self.failure: BaseException | None = None
+
+    def read(self, _size: int = -1) -> bytes:
+        """The next item; empty at the end."""
+        try:
+            return next(self._lines, b"")
+        except BaseException as error:
+            self.failure = error
+            raise
 
 
 class PostgresqlChanges(ChangesBySql):
@@ -80,6 +99,22 @@ class PostgresqlChanges(ChangesBySql):
         """Empty the table; quick in the transaction that has made it."""
         self.execute(f"TRUNCATE {qualify(staging)}")
 
+    def copy_lines(self, table: TableName, names: Sequence[str], lines: Iterable[bytes]) -> int:
+        """Load lines of COPY's text format."""
+        source = _Lines(lines)
+        try:
+            with wrap_errors(self._action, rows_at=str(table), columns=list(names)):
+                self._cursor.copy_expert(
+                    f"COPY {qualify(table)} ({quote_names(names)}) FROM STDIN", source, _COPY_BYTES
+                )
+        except SynqxError:
+            # The driver puts an error of its own in place of what stopped the lines.
+            if source.failure is not None:
+                raise source.failure from None
+            raise
+        rows: int = self._cursor.rowcount
+        return rows
+
     def _qualify(self, table: TableName) -> str:
         return qualify(table)
 
@@ -97,5 +132,7 @@ class PostgresqlChanges(ChangesBySql):
             ),
             fixed=frozenset(fixed),
             upserts=upserts,
+            orders=True,
+            counts_found=True,
             lsn_parts=("pg_catalog.split_part({lsn}, '/', 1)", "pg_catalog.split_part({lsn}, '/', 2)"),
         )

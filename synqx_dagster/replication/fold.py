@@ -39,7 +39,7 @@ class FoldShape:
         key: Positions of the columns by which rows are matched.
         identity: Positions of the columns that an old row holds where it holds only a key.
         width: How many values a row has.
-        long: Positions of columns whose values may be long.
+        long: Positions of columns whose values may be long; of no others the log leaves out values.
         marks_deleted: Rows end with two more values, whether and when the source deleted the row; none goes.
     """
 
@@ -75,7 +75,8 @@ class Folded:
             nothing of the kind. The empty text where rows are not marked.
         moved: By the positions of known values: rows to be completed from the target's row of a key, before it goes.
         deleted: Keys whose rows go.
-        whole: Rows to be put in place of those of their key.
+        updated: Rows to be put in place of those of their key, which should be there.
+        whole: Rows to be put in place of those of their key, which should not.
         partial: By the positions of known values: rows of which only these are set.
         marked: The same, of rows that need not be there.
     """
@@ -83,6 +84,7 @@ class Folded:
     truncated_at: str | None = None
     moved: dict[Positions, list[tuple[Row, Key]]] = field(default_factory=dict)
     deleted: list[Key] = field(default_factory=list)
+    updated: list[Row] = field(default_factory=list)
     whole: list[Row] = field(default_factory=list)
     partial: dict[Positions, list[Row]] = field(default_factory=dict)
     marked: dict[Positions, list[Row]] = field(default_factory=dict)
@@ -90,8 +92,12 @@ class Folded:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do."""
-        rest = self.moved or self.deleted or self.whole or self.partial or self.marked
-        return self.truncated_at is None and not rest
+        return self.truncated_at is None and not self.has_rows
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether there is anything to be staged."""
+        return bool(self.moved or self.deleted or self.updated or self.whole or self.partial or self.marked)
 
 
 _ALIVE: Row = ("f", None)
@@ -112,8 +118,12 @@ class Fold:
         self._budget = budget
         self._key_of: Callable[[Sequence[Value]], Key] = itemgetter(*shape.key)
         self._row_bytes = ROW_BYTES + VALUE_BYTES * shape.width
+        self._long = shape.long
+        self._marks_deleted = shape.marks_deleted
         #: By key: None for one that is to go, a row that is known as a whole, or one that is not.
         self._entries: dict[Key, Row | Known | None] = {}
+        #: Keys that came into being: the target has no row of them.
+        self._born: set[Key] = set()
         self._truncated_at: str | None = None
 
     def insert(self, new: Row) -> None:
@@ -122,27 +132,28 @@ class Fold:
         Raises:
             SourceChangedError: The log does not tell all of its values.
         """
-        if UNCHANGED in new:
+        if not self._measure(new):
             # PostgreSQL makes an insert of an update that brings a row into a row filter, and leaves out large values
             # that have not changed.
             raise SourceChangedError(
                 "the log tells of a row that has come into the table's row filter, without its large values",
                 hint="at the source: ALTER TABLE ... REPLICA IDENTITY FULL; then copy the table again",
             )
-        self._grow(new)
-        if self._shape.marks_deleted:
+        if self._marks_deleted:
             new = new + _ALIVE
-        self._entries[self._key_of(new)] = new
+        key = self._key_of(new)
+        if key not in self._entries:
+            self._born.add(key)
+        self._entries[key] = new
 
     def update(self, new: Row, old: Row | None, *, old_is_key: bool, at: str = "") -> None:
         """A changed row; `at` is when it was committed."""
-        self._grow(new)
-        is_known = UNCHANGED not in new
+        is_known = self._measure(new)
         if old is not None and not is_known:
             new = complete_row(new, old, self._shape.identity if old_is_key else None)
             is_known = UNCHANGED not in new
         key = self._key_of(new)
-        if self._shape.marks_deleted:
+        if self._marks_deleted:
             new = new + _ALIVE
         origin = key if old is None else self._key_of(old)
         if origin == key:
@@ -150,6 +161,8 @@ class Fold:
             return
         moved = new if is_known else self._known(new, origin, has_moved=True)
         self._remove(origin, at)
+        if key not in self._entries:
+            self._born.add(key)
         self._entries[key] = moved
 
     def delete(self, old: Row, *, at: str = "") -> None:
@@ -159,9 +172,10 @@ class Fold:
 
     def truncate(self, *, at: str = "") -> None:
         """All rows are gone."""
-        if not self._shape.marks_deleted:
+        if not self._marks_deleted:
             self._truncated_at = ""
             self._entries.clear()
+            self._born.clear()
             return
         if self._truncated_at is None:
             # Rows that no entry speaks of have been there since; a second truncation finds them marked.
@@ -172,14 +186,18 @@ class Fold:
     def take(self) -> Folded:
         """The net effect of all changes since the last time."""
         folded = Folded(self._truncated_at)
+        deleted, updated, whole, born = folded.deleted, folded.updated, folded.whole, self._born
+        if self._truncated_at is not None and not self._shape.marks_deleted:
+            # The table is empty; what was born before the truncation is not known any more.
+            updated = whole
         moved: dict[Positions, list[tuple[Row, Key]]] = defaultdict(list)
         partial: dict[Positions, list[Row]] = defaultdict(list)
         marked: dict[Positions, list[Row]] = defaultdict(list)
         for key, entry in self._entries.items():
             if entry is None:
-                folded.deleted.append(key)
+                deleted.append(key)
             elif not isinstance(entry, Known):
-                folded.whole.append(entry)
+                (whole if key in born else updated).append(entry)
             else:
                 positions = tuple(at for at, value in enumerate(entry.row) if value is not UNCHANGED)
                 if entry.has_moved:
@@ -189,17 +207,22 @@ class Fold:
                 else:
                     partial[positions].append(entry.row)
         folded.moved, folded.partial, folded.marked = dict(moved), dict(partial), dict(marked)
-        self._entries = {}
+        self._entries, self._born = {}, set()
         self._truncated_at = None
         return folded
 
-    def _grow(self, row: Row) -> None:
+    def _measure(self, row: Row) -> bool:
+        """Count a row into the budget; returns whether all of its values are known."""
         size = self._row_bytes
-        for at in self._shape.long:
+        is_known = True
+        for at in self._long:
             value = row[at]
-            if isinstance(value, str):
+            if value is UNCHANGED:
+                is_known = False
+            elif value is not None:
                 size += len(value)
         self._budget.bytes += size
+        return is_known
 
     def _known(self, row: Row, origin: Key, *, has_moved: bool) -> Row | Known:
         """A row with what is known of it from before."""
@@ -219,7 +242,7 @@ class Fold:
         return complete_row(row, before, None)
 
     def _remove(self, key: Key, at: str) -> None:
-        if not self._shape.marks_deleted:
+        if not self._marks_deleted:
             self._entries[key] = None
             return
         mark: Row = ("t", at)

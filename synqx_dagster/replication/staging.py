@@ -9,22 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from synqx_dagster.connectors.protocol import (
     DELETED_PART,
     OLD_KEY_PREFIX,
     PART_COLUMN,
+    UPDATED_PART,
     WHOLE_PART,
+    ChangingWriteSession,
+    LinesWriteSession,
     StagedParts,
     carrier_type,
 )
 from synqx_dagster.errors import BadRowsError, SourceChangedError
 from synqx_dagster.mapping.compile import CompiledMapping
-from synqx_dagster.model.table import Column
+from synqx_dagster.model.table import Column, TableName
 from synqx_dagster.model.types import DataType
 from synqx_dagster.replication.changes import UNCHANGED, Row, Value
+from synqx_dagster.replication.copy_lines import encode_lines
 from synqx_dagster.replication.fold import Folded, Key, Positions
 from synqx_dagster.replication.history import LOG_WIDTH
 from synqx_dagster.replication.target_plan import SOURCE_DIALECT, TargetPlan
@@ -37,7 +42,8 @@ if TYPE_CHECKING:
 #: Rows of one record batch.
 BATCH_ROWS = 16_384
 
-_TEXT = DataType("string")
+#: Rows whose lines are made at a time.
+LINE_ROWS = 4_096
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,16 @@ class _Part:
     rows: Sequence[Row]
     origins: Sequence[Key] | None
     known: Positions | None
+
+
+@dataclass(frozen=True)
+class Staged:
+    """What is to be staged: what the parts mean, those of them that must find a row, and their rows."""
+
+    meaning: StagedParts
+    must_find: StagedParts
+    parts: Sequence[_Part]
+    deleted: Sequence[Key]
 
 
 class Stager:
@@ -81,14 +97,10 @@ class Stager:
         columns = [*changed.columns]
         columns.append(Column(PART_COLUMN, DataType("smallint"), False))
         columns += [_renamed(by_name[name], f"{OLD_KEY_PREFIX}{position}") for position, name in enumerate(changed.key)]
-        if not self._as_text:
-            return tuple(columns)
-        return tuple(
-            column if column.name == PART_COLUMN else Column(column.name, _TEXT, column.nullable) for column in columns
-        )
+        return tuple(columns)
 
-    def stage(self, folded: Folded) -> tuple[StagedParts, StagedParts, Iterator[pa.RecordBatch]]:
-        """What the parts mean, which of them must find a row, and their rows.
+    def plan_parts(self, folded: Folded) -> Staged:
+        """What is to be staged.
 
         Raises:
             SourceChangedError: A field is made of several columns, of which the log leaves out some.
@@ -97,6 +109,8 @@ class Stager:
         moved: dict[int, tuple[str, ...]] = {}
         partial: dict[int, tuple[str, ...]] = {}
         must_find: dict[int, tuple[str, ...]] = {}
+        if folded.updated:
+            parts.append(_Part(UPDATED_PART, folded.updated, None, None))
         if folded.whole:
             parts.append(_Part(WHOLE_PART, folded.whole, None, None))
         for known, found in folded.moved.items():
@@ -113,8 +127,16 @@ class Stager:
                 partial[number] = self._known_targets(known)
                 if is_needed:
                     must_find[number] = partial[number]
-        meaning = StagedParts(bool(folded.deleted), bool(folded.whole), moved, partial)
-        return meaning, StagedParts(moved=moved, partial=must_find), self._iter_batches(parts, folded.deleted)
+        meaning = StagedParts(len(folded.deleted), len(folded.updated), len(folded.whole), moved, partial)
+        return Staged(meaning, StagedParts(moved=moved, partial=must_find), parts, folded.deleted)
+
+    def write(self, session: ChangingWriteSession, staging: TableName, staged: Staged) -> None:
+        """Write the rows into the staging table."""
+        if self._as_text and isinstance(session, LinesWriteSession):
+            for names, lines in self._iter_lines(staged):
+                session.copy_lines(staging, names, lines)
+        else:
+            session.write_batches(staging, self.columns, self._iter_batches(staged.parts, staged.deleted))
 
     def _widens_reals(self) -> bool:
         """Whether a real becomes a double: of the number that is stored, not of its text, which is shorter."""
@@ -153,6 +175,36 @@ class Stager:
         # Marks are always known.
         found += [column.name for column in columns[len(columns) - plan.mark_columns :]]
         return tuple(found)
+
+    # --- lines ------------------------------------------------------------------------------------------------
+
+    def _iter_lines(self, staged: Staged) -> Iterator[tuple[list[str], Iterator[bytes]]]:
+        """The columns and lines of each part; what is not known of its rows is left out."""
+        plan = self._plan
+        columns = [column.name for column in plan.changed.columns]
+        positions = self._row_positions()
+        olds = [f"{OLD_KEY_PREFIX}{at}" for at in range(len(plan.changed.key))]
+        for part in staged.parts:
+            known = None if part.known is None else frozenset(part.known)
+            kept = [at for at, position in enumerate(positions) if known is None or position in known]
+            names = [columns[at] for at in kept]
+            rows = _picked(part.rows, [positions[at] for at in kept], len(part.rows[0]))
+            if part.origins is not None:
+                names += olds
+                keys = part.origins if len(olds) > 1 else [(key,) for key in part.origins]
+                rows = [(*row, *key) for row, key in zip(rows, keys, strict=True)]
+            yield [*names, PART_COLUMN], _lines_of(rows, part.number)
+        if staged.deleted:
+            keys = staged.deleted if len(olds) > 1 else [(key,) for key in staged.deleted]
+            yield [*plan.changed.key, PART_COLUMN], _lines_of(keys, DELETED_PART)
+
+    def _row_positions(self) -> list[int]:
+        """Where in a folded row the value of each target column is."""
+        plan = self._plan
+        log, width = plan.log_columns, len(plan.relation.columns)
+        used = dict(zip(plan.compiled.used_columns, plan.used_positions, strict=True))
+        fields = [log + used[one.source_columns[0]] for one in plan.compiled.fields]
+        return [*range(log), *fields, *range(log + width, log + width + plan.mark_columns)]
 
     # --- batches ----------------------------------------------------------------------------------------------
 
@@ -270,25 +322,36 @@ class Stager:
 
     def _array(self, values: Sequence[Value], column: Column, data_type: DataType | None = None) -> pa.Array:
         """Values of one column; `data_type` is what the source says of them, where it differs from the target's."""
-        import pyarrow as pa
 
-        if self._as_text:
-            return pa.array(values, pa.string())
         return to_carrier(values, data_type or column.data_type)
 
     def _nulls(self, column: Column, count: int) -> pa.Array:
         import pyarrow as pa
 
-        return pa.nulls(count, pa.string() if self._as_text else carrier_type(column.data_type))
+        return pa.nulls(count, carrier_type(column.data_type))
 
     def _record_batch(self, arrays: Sequence[pa.Array]) -> pa.RecordBatch:
         import pyarrow as pa
 
-        if not self._as_text:
-            # One type for each column in all batches of a statement, whichever part they are of.
-            wanted = [carrier_type(column.data_type) for column in self.columns]
-            arrays = [array.cast(kind) for array, kind in zip(arrays, wanted, strict=True)]
+        # One type for each column in all batches of a statement, whichever part they are of.
+        wanted = [carrier_type(column.data_type) for column in self.columns]
+        arrays = [array.cast(kind) for array, kind in zip(arrays, wanted, strict=True)]
         return pa.RecordBatch.from_arrays(list(arrays), names=[f"c{at}" for at in range(len(arrays))])
+
+
+def _picked(rows: Sequence[Row], positions: Sequence[int], width: int) -> Sequence[Sequence[Value]]:
+    """The values at these positions of each row."""
+    if list(positions) == list(range(width)):
+        return rows
+    if len(positions) == 1:
+        return [(row[positions[0]],) for row in rows]
+    pick = itemgetter(*positions)
+    return [pick(row) for row in rows]
+
+
+def _lines_of(rows: Sequence[Sequence[Value]], part: int) -> Iterator[bytes]:
+    for start in range(0, len(rows), LINE_ROWS):
+        yield encode_lines(rows[start : start + LINE_ROWS], f"\t{part}")
 
 
 def to_carrier(values: Sequence[Value], data_type: DataType) -> pa.Array:
@@ -329,6 +392,4 @@ _CONVERSIONS: dict[str, Callable[[Sequence[Value]], pa.Array]] = {"boolean": _bo
 
 
 def _renamed(column: Column, name: str) -> Column:
-    import dataclasses
-
-    return dataclasses.replace(column, name=name)
+    return replace(column, name=name)

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from synqx_dagster.connectors.protocol import ChangingWriteSession, Connector
+from synqx_dagster.connectors.protocol import ChangingWriteSession, Connector, StagedParts
 from synqx_dagster.errors import FatalError, TargetMismatchError
 from synqx_dagster.model.replication import Replication
 from synqx_dagster.model.table import Column, TableName
@@ -25,11 +25,13 @@ class Commit:
 
     lsn: str
     at: str
+    at_without_zone: str
 
     @classmethod
     def of(cls, lsn: int, at: datetime) -> Commit:
         """From numbers."""
-        return cls(format_lsn(lsn), f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}+00")
+        moment = f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"
+        return cls(format_lsn(lsn), f"{moment}+00", moment)
 
 
 class TableChanges:
@@ -45,7 +47,7 @@ class TableChanges:
         self._fold = Fold(plan.shape, budget) if replication.mode != "history" else None
         self._history = History(plan.shape, budget) if replication.mode == "history" else None
         self._staging: TableName | None = None
-        self._own_kind = _moment_kind(plan)
+        self._has_zone = _moment_kind(plan) == "timestamptz"
         self.counts = TableCounts()
         self.is_pending = False
 
@@ -95,7 +97,7 @@ class TableChanges:
                 history.truncate(("truncate", *place))
 
     def _moment(self, commit: Commit) -> str:
-        return commit.at if self._own_kind == "timestamptz" else commit.at.removesuffix("+00")
+        return commit.at if self._has_zone else commit.at_without_zone
 
     # --- bringing into the target -----------------------------------------------------------------------------
 
@@ -115,16 +117,16 @@ class TableChanges:
         changed = self.plan.changed
         if folded.truncated_at is not None:
             self._truncate(session, folded.truncated_at)
-        parts, must_find, batches = self._stager.stage(folded)
-        if not (folded.whole or folded.deleted or parts.moved or parts.partial):
+        if not folded.has_rows:
             return
+        staged = self._stager.plan_parts(folded)
         if self._staging is None:
             self._staging = session.create_change_staging(changed)
         else:
             session.clear_change_staging(self._staging)
-        session.write_batches(self._staging, self._stager.columns, batches)
+        self._stager.write(session, self._staging, staged)
         reach("replication_staged")
-        missing = session.count_missing(self._staging, changed, must_find)
+        missing = session.count_missing(self._staging, changed, staged.must_find)
         if missing:
             raise TargetMismatchError(
                 f"{changed.table} has lost {missing:,} rows that {self.plan.table.source} has changed without the log"
@@ -134,13 +136,12 @@ class TableChanges:
                 rows=missing,
             )
         if self._history is None:
-            session.apply_changes(self._staging, changed, parts)
+            session.apply_changes(self._staging, changed, staged.meaning)
         else:
-            self._append(session, folded, self._staging)
+            self._append(session, folded, staged.meaning, self._staging)
         reach("replication_changed")
 
-    def _append(self, session: ChangingWriteSession, folded: Folded, staging: TableName) -> None:
-        parts, _, _ = self._stager.stage(Folded(moved=folded.moved))
+    def _append(self, session: ChangingWriteSession, folded: Folded, parts: StagedParts, staging: TableName) -> None:
         log = self._replication.change_columns
         expected = len(folded.whole) + sum(map(len, folded.moved.values()))
         found = session.append_changes(staging, self.plan.changed, parts, (log.commit_lsn, log.ordinal))

@@ -31,9 +31,11 @@ from synqx_dagster.connectors.protocol.changing import (
     DELETED_PART,
     OLD_KEY_PREFIX,
     PART_COLUMN,
+    UPDATED_PART,
     WHOLE_PART,
     ChangedTable,
     ChangingWriteSession,
+    LinesWriteSession,
     StagedParts,
 )
 from synqx_dagster.connectors.protocol.config import (
@@ -93,6 +95,7 @@ __all__ = [
     "ENDLESS_DAYS",
     "OLD_KEY_PREFIX",
     "PART_COLUMN",
+    "UPDATED_PART",
     "WHOLE_PART",
     "Capabilities",
     "ChangeCounter",
@@ -109,6 +112,7 @@ __all__ = [
     "FileListing",
     "HistorySpec",
     "InPlaceWriteSession",
+    "LinesWriteSession",
     "LockingConnector",
     "MergeSpec",
     "MissingPrivilege",

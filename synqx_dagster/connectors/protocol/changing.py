@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -15,8 +15,9 @@ PART_COLUMN = "_synqx_part"
 #: What the staging table's columns of a row's earlier key begin with; a number follows, from 0, in key order.
 OLD_KEY_PREFIX = "_synqx_old_key_"
 
-#: Parts: rows whose key is to go, and rows that are to be in the table as a whole.
+#: Parts: rows whose key is to go, and whole rows, of which those of `UPDATED_PART` replace a row that should be there.
 DELETED_PART = -1
+UPDATED_PART = -2
 WHOLE_PART = 0
 
 
@@ -39,14 +40,15 @@ class StagedParts:
     """What the parts of a staging table mean; no two rows share a key within one part.
 
     Attributes:
-        has_deleted, has_whole: There are rows of `DELETED_PART` and of `WHOLE_PART`.
+        deleted, updated, whole: How many rows there are of `DELETED_PART`, `UPDATED_PART` and `WHOLE_PART`.
         moved: By part, the columns that a row takes from the table's row of its earlier key before anything changes; it
             is then a whole one.
         partial: By part, the columns of the table's row of this key that are set; a row that is not there stays so.
     """
 
-    has_deleted: bool = False
-    has_whole: bool = False
+    deleted: int = 0
+    updated: int = 0
+    whole: int = 0
     moved: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     partial: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
@@ -99,5 +101,18 @@ class ChangingWriteSession(WriteSession, Protocol):
         Args:
             changed: Its key finds the changes of one row of the source.
             log: The columns that say where in the log a change stood: an LSN as text, and a number within it.
+        """
+        ...
+
+
+@runtime_checkable
+class LinesWriteSession(Protocol):
+    """A write session that takes rows in PostgreSQL's text format of COPY."""
+
+    def copy_lines(self, table: TableName, names: Sequence[str], lines: Iterable[bytes]) -> int:
+        """Load lines into these columns; each item holds whole lines. Returns the rows.
+
+        Raises:
+            BadRowsError: The database refused a value.
         """
         ...
