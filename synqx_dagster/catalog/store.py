@@ -271,6 +271,11 @@ class Catalog:
         with self.read() as connection:
             return revisions.read_versions(connection, kind, name)
 
+    def removed_names(self, kind: RecordKind) -> list[str]:
+        """Names of records of a kind that the catalog once had, and has no more."""
+        with self.read() as connection:
+            return revisions.read_removed_names(connection, kind)
+
     def find_version(self, kind: RecordKind, name: str, revision: int) -> int:
         """Which version of a record a revision has: 1 for the first; 0 where the record is not there.
 

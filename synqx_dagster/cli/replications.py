@@ -98,6 +98,7 @@ def create(output: Output, name: str) -> None:
     from synqx_dagster.replication.operations import create as create_objects
 
     catalog = open_catalog()
+    _enter(catalog, "replication.create", name)
     with _ends(catalog, name) as (replication, source, target):
         made = create_objects(replication, source, target, _find_loads(catalog, replication))
     document = made.to_dict()
@@ -131,6 +132,7 @@ def start(output: Output, names: tuple[str, ...], author: str, reason: str | Non
 
     catalog = open_catalog()
     for name in dict.fromkeys(names):
+        _enter(catalog, "replication.create", name)
         with _ends(catalog, name) as (replication, source, target):
             made = create_objects(replication, source, target, _find_loads(catalog, replication))
         if made.source.problems:
@@ -313,6 +315,7 @@ def resync(output: Output, name: str, *, tables: tuple[str, ...], yes: bool) -> 
     what = ", ".join(tables) if tables else "all its tables"
     if not yes and not output.as_json:
         confirm(output, f"Copy {printable(what)} of {printable(name)} anew?")
+    _enter(catalog, "replication.resync", name, what)
     with _ends(catalog, name) as (replication, source, target):
         marked = mark_for_resync(replication, source, target, tables)
     document = {"name": name, "tables": [str(table) for table in marked]}
@@ -341,6 +344,7 @@ def drop(output: Output, name: str, *, yes: bool, author: str, reason: str | Non
     record = catalog.snapshot().get_replication(name)
     if record.enabled:
         _disable(catalog, record, author=author, reason=reason or f"drop replication {name}")
+    _enter(catalog, "replication.drop", name)
     with _ends(catalog, name) as (replication, source, target):
         dropped = drop_objects(replication, source, target)
 
@@ -394,6 +398,14 @@ def run(output: Output, name: str) -> None:
 
 
 # --- shared -----------------------------------------------------------------------------------------------------------
+
+
+def _enter(catalog: Catalog, action: str, name: str, detail: str | None = None) -> None:
+    """Enter into the audit trail what is about to be done with a replication that is there."""
+    from synqx_dagster.audit.recording import record_act
+
+    catalog.snapshot_for(replications=[name])
+    record_act(catalog, action, kind="replication", name=name, detail=detail)
 
 
 @contextmanager

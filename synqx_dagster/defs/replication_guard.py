@@ -24,9 +24,10 @@ from synqx_dagster.defs.replication_sensors import find_run
 from synqx_dagster.defs.resources import ConnectionResource
 from synqx_dagster.defs.switches import set_enabled
 from synqx_dagster.errors import ConflictError, NotFoundError, RetryableError, SealedError, SynqxError
-from synqx_dagster.model import Replication, Schedule, Sensor
+from synqx_dagster.model import Connection, Replication, Schedule, Sensor
 from synqx_dagster.replication.guard import Verdict, judge
-from synqx_dagster.replication.status import drop_endangered, read_slot_wal
+from synqx_dagster.replication.operations import drop
+from synqx_dagster.replication.status import drop_endangered, read_book, read_slot_wal
 
 if TYPE_CHECKING:
     from synqx_dagster.catalog.store import Catalog
@@ -45,23 +46,33 @@ AUTHOR = "the WAL guard"
 
 @dataclass
 class GuardState:
-    """What the guard has done for one replication: schedules and sensors that it disabled, as ``kind:name``."""
+    """What the guard has done for one replication.
+
+    Attributes:
+        paused: Schedules and sensors that it disabled, as ``kind:name``.
+        settled_at: The revision that ended a replication which was removed, once nothing of it is left at its source.
+    """
 
     paused: list[str] = field(default_factory=list)
+    settled_at: int = 0
 
 
 def read_cursor(text: str | None) -> dict[str, GuardState]:
     """States by replication; what another version wrote is forgotten."""
     try:
         values: dict[str, Any] = json.loads(text or "{}")
-        return {name: GuardState([str(item) for item in state["paused"]]) for name, state in values.items()}
+        return {
+            name: GuardState([str(item) for item in state["paused"]], int(state.get("settled_at", 0)))
+            for name, state in values.items()
+        }
     except (ValueError, TypeError, KeyError, AttributeError):
         return {}
 
 
 def write_cursor(states: dict[str, GuardState]) -> str:
     """As Dagster keeps it."""
-    return json.dumps({name: asdict(state) for name, state in sorted(states.items()) if state.paused})
+    kept = {name: asdict(state) for name, state in sorted(states.items()) if state.paused or state.settled_at}
+    return json.dumps(kept)
 
 
 def build_guard_sensor(snapshot: CatalogSnapshot, get_catalog: Callable[[], Catalog]) -> dg.SensorDefinition:
@@ -107,14 +118,61 @@ def guard_slots(
             lines.append(f"{replication.name}: the slot {replication.slot_name}: {verdict.text}")
             if verdict.level == "act":
                 lines += _act(instance, catalog, snapshot, replication, state, verdict)
-    for name in [name for name in states if name not in snapshot.replications]:
-        # A replication that is gone keeps nothing disabled.
-        left = states.pop(name)
-        if left.paused:
-            left.paused = resume_others(catalog, name, left.paused)
-            if left.paused:
-                states[name] = left
+    for name in catalog.removed_names("replication"):
+        state = states.setdefault(name, GuardState())
+        # A replication that is gone keeps nothing disabled, and no slot.
+        state.paused = resume_others(catalog, name, state.paused) if state.paused else []
+        try:
+            lines += _settle_removed(instance, catalog, snapshot, name, state)
+        except SynqxError as exc:
+            lines.append(f"{name} was removed, and may have left a slot: {describe_error(exc)}")
     return lines
+
+
+def _settle_removed(
+    instance: dg.DagsterInstance, catalog: Catalog, snapshot: CatalogSnapshot, name: str, state: GuardState
+) -> list[str]:
+    """Drop what a replication that was removed has left at its source, if its target says that it was made there."""
+    last = catalog.versions("replication", name)[-1]
+    if state.settled_at == last.valid_to:
+        return []
+    replication = last.decode()
+    assert isinstance(replication, Replication)
+    if find_run(instance, replication) is not None:
+        return []
+    lines = []
+    if not any(_shares_slot(replication, other) for other in snapshot.replications.values()):
+        ends = [
+            _last_connection(catalog, snapshot, end)
+            for end in (replication.source_connection, replication.target_connection)
+        ]
+        reason = find_seal_reason(catalog, secrets_needed=any(map(needs_vault, ends)))
+        if reason is not None:
+            raise SealedError(reason)
+        resources = [ConnectionResource(connection, lambda: catalog) for connection in ends]
+        try:
+            book, _ = read_book(replication, resources[1].connector)
+            if book.slot == replication.slot_name and book.position is not None:
+                dropped = drop(replication, resources[0].connector, resources[1].connector)
+                lines = [f"{name} was removed from the catalog: {line}" for line in dropped.lines[:2]]
+        finally:
+            for resource in resources:
+                resource.close()
+    state.settled_at = last.valid_to or 0
+    return lines
+
+
+def _shares_slot(one: Replication, other: Replication) -> bool:
+    return (one.source_connection, one.slot_name) == (other.source_connection, other.slot_name)
+
+
+def _last_connection(catalog: Catalog, snapshot: CatalogSnapshot, name: str) -> Connection:
+    """A connection as it is, or as it was when it was removed."""
+    if name in snapshot.connections:
+        return snapshot.get_connection(name)
+    found = catalog.versions("connection", name)[-1].decode()
+    assert isinstance(found, Connection)
+    return found
 
 
 def _judge(replication: Replication, snapshot: CatalogSnapshot, catalog: Catalog, deadline: float) -> Verdict | None:

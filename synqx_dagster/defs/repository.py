@@ -303,11 +303,15 @@ class CatalogRepositoryData(dg.RepositoryData):
                 job_name = dagster_name(sensor.pipeline or sensor.name)
                 if job_name in built.jobs:
                     built.sensors.append(build_sensor(sensor, job_name, self._snapshot, self._get_catalog))
-        if self._snapshot.replications:
+        if self._snapshot.replications or self._has_had_replications():
             built.sensors.append(build_guard_sensor(self._snapshot, self._get_catalog))
         if self._snapshot.alerts:
             built.sensors.append(build_alert_sensor(self._snapshot, self._get_catalog))
         return built
+
+    def _has_had_replications(self) -> bool:
+        """Whether a slot may be left of a replication that was removed."""
+        return self.revision is not None and bool(self._get_catalog().removed_names("replication"))
 
     def _followed_specs(
         self, translator: Translator, loaded: Mapping[dg.AssetKey, dg.AssetsDefinition]

@@ -364,6 +364,21 @@ def test_the_guard_pauses_other_work_until_it_is_over(shop: Shop, catalog: Catal
     assert (snapshot.get_schedule("nightly").enabled, snapshot.get_schedule("off").enabled) == (True, False)
 
 
+def test_a_replication_that_was_removed_leaves_no_slot(shop: Shop, catalog: Catalog) -> None:
+    assert shop.run("replications", "run", "shop-mirror").exit_code == 0
+    text = (shop.run.directory / "synqx.yaml").read_text()
+    shop.run.write("synqx.yaml", text[: text.rindex("---")])
+    assert shop.run("apply", "synqx.yaml", "--yes", "--prune").exit_code == 0
+    assert len(shop.left_behind()[0]) == 1
+    states: dict[str, GuardState] = {}
+    lines = look_at_all(catalog, states)
+    assert f"shop-mirror was removed from the catalog: slot {shop.slot}: dropped" in lines
+    assert shop.left_behind() == ([], [])
+    assert look_at_all(catalog, states) == []
+    assert states["shop-mirror"].settled_at == 2
+    assert len(shop.rows()) == 100
+
+
 def test_dagster_lists_its_job_and_sensors(shop: Shop) -> None:
     shutil.copy(Path(PACKAGE_ROOT) / "workspace.yaml", shop.run.directory)
     jobs = shop.dagster("job", "list", "-m", "synqx_dagster.definitions")

@@ -27,8 +27,8 @@ class Pair:
 
     source: PostgresqlDatabase
     target: Any
-    source_connector: PostgresqlConnector
-    target_connector: Connector
+    source_connector: Any
+    target_connector: Any
     spill: Path
     replication: Replication
     options: dict[str, Any] = field(default_factory=dict)
@@ -80,9 +80,19 @@ class Pair:
 
 @contextmanager
 def open_pair(
-    source: PostgresqlDatabase, target: PostgresqlDatabase, spill: Path, name: str = "mirror", **values: Any
+    source: PostgresqlDatabase,
+    target: Any,
+    spill: Path,
+    name: str = "mirror",
+    *,
+    connector: Connector | None = None,
+    **values: Any,
 ) -> Iterator[Pair]:
-    """A replication between two databases of one server; its objects are dropped at the end."""
+    """A replication between two databases; its objects at the source are dropped at the end.
+
+    Args:
+        connector: The target's, where that is no PostgreSQL.
+    """
     record = build_record(
         "replication",
         {
@@ -98,8 +108,10 @@ def open_pair(
         },
     )
     assert isinstance(record, Replication)
-    connectors = PostgresqlConnector(source.config("origin")), PostgresqlConnector(target.config("warehouse"))
-    pair = Pair(source, target, connectors[0], connectors[1], spill, record)
+    into: Any = connector or PostgresqlConnector(target.config("warehouse"))
+    origin = PostgresqlConnector(source.config("origin"))
+    connectors = (origin, into)
+    pair = Pair(source, target, origin, into, spill, record)
     try:
         yield pair
     finally:

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from synqx_dagster.errors import FencedError, PlanError, TargetMismatchError
 from synqx_dagster.replication.apply import Applier
-from synqx_dagster.replication.changes import UNCHANGED, Truncate
+from synqx_dagster.replication.changes import UNCHANGED
 from synqx_dagster_tests.integration.replication.applying import (
     MadeTransaction,
     Target,

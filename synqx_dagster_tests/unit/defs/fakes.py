@@ -134,6 +134,10 @@ class FakeCatalog:
         found = [*records, *mappings, *pipelines, *replications, *schedules, *sensors]
         return CatalogSnapshot.from_records(revision, found)
 
+    def removed_names(self, kind: str) -> list[str]:
+        """Nothing was ever removed."""
+        return []
+
     def snapshot_for_loads(self, revision: int, *_: object) -> CatalogSnapshot:
         """Everything, in which what loads a table is, too."""
         self.reads.append("snapshot_for_loads")
