@@ -232,6 +232,8 @@ def iter_changes(
     # A description that was sent in a subtransaction that was rolled back still counts: the source does not send it
     # again, unless the rollback has changed the table back.
     unpack_oid = _INT32.unpack_from
+    described: Relation | None = None
+    hosts: tuple[int, ...] = ()
     for payload in messages:
         try:
             kind = payload[0]
@@ -246,10 +248,14 @@ def iter_changes(
                 continue
             (oid,) = unpack_oid(payload, start)
             relation = relations[oid]
+            if relation is not described:
+                described, hosts = relation, _host_columns(relation)
             width = len(relation.columns)
             row_kind = payload[start + 4]
             row, at = _read_row(payload, start + 5, width)
             change: Change
+            if hosts:
+                row = _with_masks(row, hosts)
             if kind == INSERT and row_kind == _NEW_ROW:
                 change = Insert(relation, row)
             elif kind == UPDATE and row_kind == _NEW_ROW:
@@ -258,6 +264,8 @@ def iter_changes(
                 if payload[at] != _NEW_ROW:
                     raise _unreadable(payload)
                 new, at = _read_row(payload, at + 1, width)
+                if hosts:
+                    new = _with_masks(new, hosts)
                 change = Update(relation, row, row_kind == _KEY_ROW, new)
             elif kind == DELETE and row_kind in (_KEY_ROW, _OLD_ROW):
                 change = Delete(relation, row, row_kind == _KEY_ROW)
@@ -293,6 +301,23 @@ def _read_row(payload: bytes, at: int, width: int) -> tuple[Row, int]:
         else:
             raise _unreadable(payload)
     return tuple(values), at
+
+
+def _host_columns(relation: Relation) -> tuple[int, ...]:
+    return tuple(number for number, column in enumerate(relation.columns) if column.native_type == "inet")
+
+
+def _with_masks(row: Row, hosts: Sequence[int]) -> Row:
+    """A row whose addresses have a mask, as in a cast to text, by which they are copied; the log leaves out a host's.
+
+    It is the only type of PostgreSQL's own that is a text and has two.
+    """
+    values = list(row)
+    for number in hosts:
+        value = values[number]
+        if isinstance(value, str) and "/" not in value:
+            values[number] = f"{value}/{128 if ':' in value else 32}"
+    return tuple(values)
 
 
 def _read_name(payload: bytes, at: int) -> tuple[str, int]:

@@ -1,137 +1,118 @@
-"""A source and a target for tests of whole runs, and content compared as the servers print it."""
+"""A source that is followed, and what is read of it."""
 
 from __future__ import annotations
 
-import itertools
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from synqx_dagster.catalog.validation import build_record
 from synqx_dagster.connectors.postgresql import PostgresqlConnector
-from synqx_dagster.connectors.protocol import Connector
-from synqx_dagster.model import Replication
-from synqx_dagster.replication.follow import follow
-from synqx_dagster.replication.progress import FollowReport, FollowRequest
-from synqx_dagster.replication.status import ReplicationStatus, read_status
+from synqx_dagster.model.replication import Replication
+from synqx_dagster.replication.changes import Change
+from synqx_dagster.replication.publication import ensure_publication
+from synqx_dagster.replication.slot import create_slot, drop_slot, find_slot
+from synqx_dagster.replication.source import SourceReport, inspect_source
+from synqx_dagster.replication.stream import ChangeStream, open_stream
+from synqx_dagster.replication.transactions import AssembledTransaction
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
 
-_numbers = itertools.count(1)
+WAIT_SECONDS = 30.0
+
+
+def make_replication(*tables: str | dict[str, Any], **fields: Any) -> Replication:
+    """A replication of tables; its name, and so its slot's, is new each time: slots are the whole server's."""
+    _numbers.append(len(_numbers))
+    return Replication.model_validate(
+        {
+            "name": f"r{time.time_ns()}_{len(_numbers)}",
+            "source_connection": "source",
+            "target_connection": "target",
+            "tables": [{"name": table} if isinstance(table, str) else table for table in tables or ("*",)],
+            **fields,
+        }
+    )
+
+
+_numbers: list[int] = []
 
 
 @dataclass
-class Pair:
-    """Two databases, one of which follows the other."""
+class Followed:
+    """A database with a publication and a slot."""
 
-    source: PostgresqlDatabase
-    target: Any
-    source_connector: Any
-    target_connector: Any
-    spill: Path
+    database: PostgresqlDatabase
+    connector: PostgresqlConnector
     replication: Replication
-    options: dict[str, Any] = field(default_factory=dict)
+    position: int
 
-    def follow(self, **options: Any) -> FollowReport:
-        """One run, to its end."""
-        return follow(self.request(**options))
+    @contextmanager
+    def stream(self, **options: Any) -> Iterator[ChangeStream]:
+        """Its changes after what was stored; `store` stores."""
+        name, publication = self.replication.slot_name, self.replication.publication_name
+        with open_stream(self.connector, name, publication, after_lsn=self.position, **options) as stream:
+            yield stream
 
-    def request(self, **options: Any) -> FollowRequest:
-        """What a run is asked for."""
-        return FollowRequest(
-            replication=self.replication,
-            source=self.source_connector,
-            target=self.target_connector,
-            run_id=f"run-{next(_numbers)}",
-            spill_directory=self.spill,
-            **{**self.options, **options},
-        )
+    def store(self, stream: ChangeStream, transaction: AssembledTransaction) -> None:
+        """Say that all up to a transaction is stored."""
+        self.position = transaction.end_lsn
+        stream.confirm(self.position)
 
-    def status(self) -> ReplicationStatus:
-        return read_status(self.replication, self.source_connector, self.target_connector)
+    def changes(self, stream: ChangeStream) -> list[Change]:
+        """The changes of the next transaction, which is stored."""
+        transaction = take(stream)
+        changes = list(transaction.iter_changes())
+        assert len(changes) == transaction.change_count
+        self.store(stream, transaction)
+        return changes
 
-    def change(self, **values: Any) -> None:
-        """Declare the replication otherwise."""
-        plain = {**self.replication.model_dump(mode="json"), **values}
-        record = build_record("replication", plain)
-        assert isinstance(record, Replication)
-        self.replication = record
+    def slot(self) -> Any:
+        """The slot as the server shows it."""
+        with self.connector.write() as session:
+            return find_slot(session, self.replication.slot_name)
 
-    def slots(self) -> list[str]:
-        rows = self.source.execute(
-            "select slot_name from pg_replication_slots where database = current_database() order by 1"
-        )
-        return [row[0] for row in rows]
 
-    def publications(self) -> list[str]:
-        return [row[0] for row in self.source.execute("select pubname from pg_publication order by 1")]
+def take(stream: ChangeStream) -> AssembledTransaction:
+    """The next transaction, which is expected to come."""
+    transaction = stream.next_transaction(WAIT_SECONDS)
+    assert transaction is not None, "no transaction came"
+    return transaction
 
-    def content(self, table: str, *, where: PostgresqlDatabase | None = None, columns: str = "*") -> list[str]:
-        """Rows as text, as a server prints them."""
-        database = where or self.target
-        rows = database.execute(f"select r::text from (select {columns} from {table}) as r order by 1")
-        return [row[0] for row in rows]
 
-    def assert_equal(self, table: str, target: str | None = None) -> None:
-        """The target has exactly the source's rows."""
-        assert self.content(target or table) == self.content(table, where=self.source)
+def wait_until(holds: Callable[[], object], what: str, seconds: float = WAIT_SECONDS) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"in {seconds:g} s it has not come about that {what}"
+        time.sleep(0.02)
+
+
+def inspect(connector: PostgresqlConnector, replication: Replication) -> SourceReport:
+    """What is said of the source."""
+    with connector.write() as session:
+        return inspect_source(session, replication)
+
+
+def publish(connector: PostgresqlConnector, replication: Replication) -> bool:
+    """Make the publication what the replication wants."""
+    with connector.write() as session:
+        report = inspect_source(session, replication)
+        assert report.problems == ()
+        return ensure_publication(session, replication.publication_name, report.published, report.server.version)
 
 
 @contextmanager
-def open_pair(
-    source: PostgresqlDatabase,
-    target: Any,
-    spill: Path,
-    name: str = "mirror",
-    *,
-    connector: Connector | None = None,
-    **values: Any,
-) -> Iterator[Pair]:
-    """A replication between two databases; its objects at the source are dropped at the end.
-
-    Args:
-        connector: The target's, where that is no PostgreSQL.
-    """
-    record = build_record(
-        "replication",
-        {
-            "name": name,
-            "source_connection": "origin",
-            "target_connection": "warehouse",
-            "tables": ["public.*"],
-            "slot": f"s_{source.name}",
-            "idle_seconds": 1,
-            "batch_seconds": 0.2,
-            "heartbeat_seconds": 1,
-            **values,
-        },
-    )
-    assert isinstance(record, Replication)
-    into: Any = connector or PostgresqlConnector(target.config("warehouse"))
-    origin = PostgresqlConnector(source.config("origin"))
-    connectors = (origin, into)
-    pair = Pair(source, target, origin, into, spill, record)
+def follow(database: PostgresqlDatabase, *tables: str | dict[str, Any], **fields: Any) -> Iterator[Followed]:
+    """Publish tables and make a slot; both go at the end."""
+    connector = PostgresqlConnector(database.config("source"))
+    replication = make_replication(*tables, **fields)
     try:
-        yield pair
+        publish(connector, replication)
+        with create_slot(connector, replication.slot_name) as slot:
+            slot.keep()
+        yield Followed(database, connector, replication, slot.consistent_lsn)
     finally:
-        for connector in connectors:
-            connector.close()
-        source.server.execute(
-            "select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = %s and not active",
-            (source.name,),
-        )
-
-
-def once(action: Callable[[], None]) -> Callable[[], bool]:
-    """A callback that acts when it is first called, and says no."""
-    acted = False
-
-    def call() -> bool:
-        nonlocal acted
-        if not acted:
-            acted = True
-            action()
-        return False
-
-    return call
+        with connector.write() as session:
+            drop_slot(session, replication.slot_name, ends_consumer=True)
+        connector.close()

@@ -11,7 +11,7 @@ from synqx_dagster.errors import PlanError, SlotInUseError, SlotLostError
 from synqx_dagster.replication import operations
 from synqx_dagster.replication.status import find_work
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
-from synqx_dagster_tests.integration.replication.following import Pair, once, open_pair
+from synqx_dagster_tests.integration.replication.replicating import Pair, once, open_pair
 
 SCHEMA = """
 create table orders (id int primary key, customer text not null, total numeric(12,2), note text);

@@ -21,7 +21,7 @@ from synqx_dagster.connectors.protocol import ConnectionConfig
 from synqx_dagster.replication import operations
 from synqx_dagster_tests.fix_mysql import MysqlDatabase
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
-from synqx_dagster_tests.integration.replication.following import Pair, open_pair
+from synqx_dagster_tests.integration.replication.replicating import Pair, open_pair
 
 SCHEMA = """
 create table orders (id int primary key, customer text not null, total numeric(12,2), at timestamptz);
