@@ -78,6 +78,25 @@ class Pair:
         assert self.content(target or table) == self.content(table, where=self.source)
 
 
+def make_replication(name: str, **values: Any) -> Replication:
+    """A replication of all tables that ends as soon as nothing comes."""
+    record = build_record(
+        "replication",
+        {
+            "name": name,
+            "source_connection": "origin",
+            "target_connection": "warehouse",
+            "tables": ["public.*"],
+            "idle_seconds": 1,
+            "batch_seconds": 0.2,
+            "heartbeat_seconds": 1,
+            **values,
+        },
+    )
+    assert isinstance(record, Replication)
+    return record
+
+
 @contextmanager
 def open_pair(
     source: PostgresqlDatabase,
@@ -93,21 +112,7 @@ def open_pair(
     Args:
         connector: The target's, where that is no PostgreSQL.
     """
-    record = build_record(
-        "replication",
-        {
-            "name": name,
-            "source_connection": "origin",
-            "target_connection": "warehouse",
-            "tables": ["public.*"],
-            "slot": f"s_{source.name}",
-            "idle_seconds": 1,
-            "batch_seconds": 0.2,
-            "heartbeat_seconds": 1,
-            **values,
-        },
-    )
-    assert isinstance(record, Replication)
+    record = make_replication(name, **{"slot": f"s_{source.name}", **values})
     into: Any = connector or PostgresqlConnector(target.config("warehouse"))
     origin = PostgresqlConnector(source.config("origin"))
     connectors = (origin, into)
