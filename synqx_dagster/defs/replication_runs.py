@@ -54,6 +54,7 @@ class ReplicationRun:
             "changes": None if found is None else found.changes,
             "lag_seconds": None if found is None else found.lag_seconds,
             "lag_bytes": None if found is None else found.lag_bytes,
+            "seconds": None if found is None else found.seconds,
             "warnings": [] if found is None else list(found.warnings),
             "tables": []
             if found is None
