@@ -67,7 +67,6 @@ from synqx_dagster.connectors.protocol.replication import (
     NativeType,
     ReplicationConnector,
     ReplicationSession,
-    WalMessage,
 )
 from synqx_dagster.connectors.protocol.reports import (
     ConnectionReport,
@@ -136,7 +135,6 @@ __all__ = [
     "TableDescription",
     "TableNeed",
     "TlsConfig",
-    "WalMessage",
     "WriteSession",
     "carrier_type",
     "direct_type",
