@@ -70,18 +70,17 @@ def test_a_consumer_may_take_longer_than_the_server_waits(source: PostgresqlData
 def test_nothing_is_confirmed_but_what_was_stored(source: PostgresqlDatabase) -> None:
     """A transaction that began early and commits late, tables that are described: psycopg2's reader confirms then."""
     source.execute(f"alter database \"{source.name}\" set wal_sender_timeout = '1s'")
-    source.execute(f"alter database \"{source.name}\" set logical_decoding_work_mem = '64kB'")
     source.execute("create table t (id int primary key, x text); create table u (id int primary key, x text)")
     with follow(source) as followed:
         with closing(source.connect()) as connection, connection.cursor() as early:
-            early.execute("begin; insert into u values (0)")
+            early.execute("begin; insert into u select g, repeat('x', 5000) from generate_series(1, 2000) g")
             source.execute("insert into t values (1)")
-            with followed.stream(memory_bytes=200_000) as stream:
+            with followed.stream(memory_bytes=200_000, streams_open_transactions=False) as stream:
                 first = take(stream)
                 assert list(first.iter_changes())
                 followed.store(stream, first)
                 source.execute("insert into t values (2)")
-                early.execute("insert into u select g, repeat('x', 5000) from generate_series(1, 2000) g; commit")
+                early.execute("commit")
                 second = take(stream)
                 deadline = time.monotonic() + 4
                 while time.monotonic() < deadline:
