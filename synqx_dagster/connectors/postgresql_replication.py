@@ -26,7 +26,7 @@ from synqx_dagster.connectors.postgresql_errors import wrap_errors
 from synqx_dagster.connectors.postgresql_replication_errors import explain_refusal, explain_stream_end
 from synqx_dagster.connectors.postgresql_types import logical_type
 from synqx_dagster.connectors.protocol import ConnectionConfig, CreatedSlot, NativeType
-from synqx_dagster.errors import FatalError, RetryableError
+from synqx_dagster.errors import FatalError, RetryableError, SlotLostError
 from synqx_dagster.model.types import DataType
 
 if TYPE_CHECKING:
@@ -92,8 +92,7 @@ class PostgresqlReplicationSession:
             cursor.execute(f"SELECT pg_catalog.set_config('lock_timeout', '{SLOT_WAIT_SECONDS}s', false)")
             cursor.execute(f'CREATE_REPLICATION_SLOT "{_checked(name)}" {kind} pgoutput EXPORT_SNAPSHOT')
             slot, consistent_point, snapshot, _ = cursor.fetchone()
-        high, low = consistent_point.split("/")
-        return CreatedSlot(slot, (int(high, 16) << 32) | int(low, 16), snapshot)
+        return CreatedSlot(slot, _read_lsn(consistent_point), snapshot)
 
     # --- the stream -----------------------------------------------------------------------------------------
 
@@ -110,6 +109,7 @@ class PostgresqlReplicationSession:
             cursor.execute("SELECT pg_catalog.set_config('lock_timeout', '0', false)")
             cursor.execute("SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'")
             timeout_milliseconds = cursor.fetchone()[0]
+            self._check_position(cursor, after_lsn)
             place = f"{after_lsn >> 32:X}/{after_lsn & 0xFFFFFFFF:X}"
             cursor.start_replication_expert(
                 f'START_REPLICATION SLOT "{_checked(slot)}" LOGICAL {place} ({rendered})', decode=False
@@ -120,6 +120,18 @@ class PostgresqlReplicationSession:
             self._report_seconds = max(_SHORTEST_REPORT_SECONDS, min(_REPORT_SECONDS, third))
         self._confirmed_lsn = max(self._confirmed_lsn, after_lsn)
         self._received_at = time.monotonic()
+
+    def _check_position(self, cursor: Any, after_lsn: int) -> None:
+        """Refuse a server whose log has not come as far as what was stored: nothing of it would be taken for new."""
+        cursor.execute("IDENTIFY_SYSTEM")
+        end_lsn = _read_lsn(cursor.fetchone()[2])
+        if after_lsn > end_lsn:
+            raise SlotLostError(
+                f"{self._action}: the source's log ends before what was stored already: it is another server than"
+                " before, or one that was restored from a backup",
+                stored_bytes=after_lsn,
+                source_bytes=end_lsn,
+            )
 
     def read(self, timeout_seconds: float) -> list[bytes]:
         """The messages that have come, in order; empty when none came in time."""
@@ -286,6 +298,11 @@ def name_types(connection: Any, types: Sequence[tuple[int, int]], action: str) -
         NativeType("text", DataType("string")) if name is None else NativeType(name, logical_type(oid, modifier))
         for (oid, modifier), name in zip(types, spelt, strict=True)
     ]
+
+
+def _read_lsn(text: str) -> int:
+    high, low = text.split("/")
+    return (int(high, 16) << 32) | int(low, 16)
 
 
 def _checked(name: str) -> str:

@@ -195,9 +195,10 @@ class Adapter:
             )
         column = next(one for one in plan.changed.columns if one.name == field.column.name)
         given: object = value
-        if self._target.dialect != SOURCE_DIALECT and column.data_type.kind == "boolean":
+        kind = field.column.data_type.kind
+        if self._target.dialect != SOURCE_DIALECT and kind == "boolean":
             given = value in ("t", "true")
-        elif self._target.dialect != SOURCE_DIALECT and column.data_type.kind == "binary":
+        elif self._target.dialect != SOURCE_DIALECT and kind == "binary":
             given = bytes.fromhex(value.removeprefix("\\x"))
         # A parameter is a text, which only MySQL reads as whatever the column is.
         mark = "?" if self._target.dialect == "mysql" else f"CAST(? AS {self._target.native_type(column)})"

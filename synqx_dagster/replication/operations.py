@@ -20,7 +20,7 @@ from synqx_dagster.replication.identity import SourceProblem
 from synqx_dagster.replication.position import PositionBook, TableState
 from synqx_dagster.replication.preparation import require_source
 from synqx_dagster.replication.publication import drop_publication, ensure_publication, find_publication
-from synqx_dagster.replication.run_plan import find_loss, followed_of
+from synqx_dagster.replication.run_plan import find_loss, followed_of, judge_mappings
 from synqx_dagster.replication.slot import SourceConnector, create_slot, drop_slot
 from synqx_dagster.replication.source import SourceReport, SourceTable, inspect_source
 from synqx_dagster.replication.status import BY_HAND, read_book, read_slot
@@ -117,7 +117,11 @@ def check_source(
     with require_source(source).write() as session:
         report = inspect_source(session, replication)
     followed = followed_of(replication, report.tables)
-    problems = [*report.problems, *_judge_targets(followed, target, find_load)]
+    problems = [
+        *report.problems,
+        *judge_mappings(replication, report.tables),
+        *_judge_targets(followed, target, find_load),
+    ]
     noted = {problem.table: problem.message for problem in reversed(problems) if problem.table is not None}
     tables = tuple(
         CheckedTable(

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from synqx_dagster.errors import PlanError
+from synqx_dagster.errors import PlanError, SourceChangedError
 from synqx_dagster.model.replication import Replication
 from synqx_dagster.model.table import TableName, primary_key_of
-from synqx_dagster.replication.changes import format_lsn
+from synqx_dagster.replication.changes import Relation, format_lsn
 from synqx_dagster.replication.identity import SourceProblem
 from synqx_dagster.replication.position import ReplicationState, TableState
 from synqx_dagster.replication.slot import SlotState
 from synqx_dagster.replication.source import SourceReport, SourceTable
 from synqx_dagster.replication.tables import FollowedTable, follow_table
+from synqx_dagster.replication.target_plan import compile_table
 
 
 def find_loss(state: ReplicationState, slot: SlotState | None, slot_name: str) -> str | None:
@@ -74,6 +75,7 @@ def select_tables(replication: Replication, report: SourceReport, *, is_new: boo
         PlanError: Something is in the way of all of it; says what to grant or change.
     """
     problems = [problem for problem in report.problems if not _is_of_slot(problem, report)]
+    problems += judge_mappings(replication, report.tables)
     names = {entry.name for entry in replication.tables}
     of_all, gone = [], []
     refused: dict[TableName, str] = {}
@@ -114,6 +116,20 @@ def refuse_source(replication: Replication, problems: Sequence[SourceProblem]) -
         f"replication {replication.name!r} cannot follow its source:\n{listing}",
         hint=f"`synqx replications create {replication.name}` shows the same as a table",
     )
+
+
+def judge_mappings(replication: Replication, tables: Iterable[SourceTable]) -> Iterator[SourceProblem]:
+    """Tables whose rows cannot be made of what the log brings; found before a row is copied."""
+    for table in tables:
+        if table.entry.column_mappings is None:
+            continue
+        key = table.key if table.identity is None else table.identity
+        relation = Relation(0, table.table, table.replica_identity, table.columns, key)
+        [followed] = followed_of(replication, [table])
+        try:
+            compile_table(replication, followed, relation, table.entry.column_mappings)
+        except (PlanError, SourceChangedError) as error:
+            yield SourceProblem(error.message, error.hint or "correct column_mappings", table.table)
 
 
 def followed_of(replication: Replication, tables: Iterable[SourceTable]) -> list[FollowedTable]:

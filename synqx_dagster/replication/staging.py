@@ -229,7 +229,11 @@ class Stager:
         arrays: list[pa.Array] = []
         arrays += [self._array(values[at], columns[at]) for at in range(log)]
         arrays += self._field_arrays(values[log : log + width], log, known, count)
-        arrays += [self._array(values[log + width + at], columns[len(columns) - marks + at]) for at in range(marks)]
+        # Whether it is deleted, which MySQL keeps as a number, and when.
+        kinds = [DataType("boolean"), None]
+        arrays += [
+            self._array(values[log + width + at], columns[len(columns) - marks + at], kinds[at]) for at in range(marks)
+        ]
         arrays.append(pa.repeat(pa.scalar(part.number, pa.int16()), count))
         arrays += self._old_keys(origins, count)
         return self._record_batch(arrays)

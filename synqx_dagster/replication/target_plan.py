@@ -80,15 +80,17 @@ def compile_table(
         mode="append",
         column_mappings=column_mappings,
     )
-    compiled = compile_mapping(mapping, None, _wanted_columns(table, relation), source_dialect=SOURCE_DIALECT)
-    if compiled.source_expressions:
+
+    def refuse(items: str) -> Sequence[Column]:
         raise PlanError(
-            f"{table.source}: only the source could compute {compiled.source_expressions[0].text!r}, and the log brings"
-            " columns alone",
-            hint="use an expression that SynqX computes itself (see docs/mappings.md), or a generated column",
+            f"{table.source}: only the source could compute an expression of column_mappings ({items}), and its log"
+            " brings columns alone",
+            hint="use an expression that SynqX computes itself (docs/mappings.md), or a generated column",
             table=str(table.source),
         )
-    return compiled
+
+    columns = _wanted_columns(table, relation)
+    return compile_mapping(mapping, None, columns, source_dialect=SOURCE_DIALECT, describe=refuse)
 
 
 def _wanted_columns(table: FollowedTable, relation: Relation) -> tuple[Column, ...]:

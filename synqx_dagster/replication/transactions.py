@@ -24,7 +24,10 @@ from synqx_dagster.replication.pgoutput import Ending, NameTypes
 #: What a message takes in memory beyond its bytes: the object's head and its place in a list.
 _MESSAGE_BYTES = 48
 
-_FILE_BUFFER_BYTES = 1024 * 1024
+#: What a committed transaction takes beyond its messages. Measured: 1,000 to 1,100.
+_TRANSACTION_BYTES = 1100
+
+_FILE_BUFFER_BYTES = 128 * 1024
 _LENGTH = struct.Struct("=I")
 
 #: The number of the subtransaction that a change belongs to, in a piece of an open transaction.
@@ -36,6 +39,8 @@ Account = Callable[[int], None]
 
 class MessageBuffer:
     """Messages in their order, in memory or on disk; written first, then read once."""
+
+    __slots__ = ("_directory", "_file", "_messages", "held_bytes")
 
     def __init__(self, directory: Path | None) -> None:
         self._directory = directory
@@ -113,6 +118,20 @@ def _disk_error(error: Exception, directory: Path | None) -> RetryableError:
 class AssembledTransaction:
     """A committed transaction; see `synqx_dagster.replication.changes.Transaction`."""
 
+    __slots__ = (
+        "_aborted",
+        "_buffer",
+        "_is_closed",
+        "_relation_of",
+        "_relations",
+        "_start",
+        "change_count",
+        "commit_lsn",
+        "committed_at",
+        "end_lsn",
+        "on_freed",
+    )
+
     def __init__(
         self,
         ending: Ending,
@@ -131,13 +150,14 @@ class AssembledTransaction:
         self._relation_of = relation_of
         self._start = start
         self._aborted = aborted
+        self._is_closed = False
         #: Called with what is freed.
         self.on_freed: Account | None = None
 
     @property
     def held_bytes(self) -> int:
         """How much memory its messages take."""
-        return self._buffer.held_bytes
+        return 0 if self._is_closed else self._buffer.held_bytes + _TRANSACTION_BYTES
 
     def iter_changes(self) -> Iterator[Change]:
         """Its changes in order; at their end what it held is freed."""
@@ -148,7 +168,8 @@ class AssembledTransaction:
 
     def close(self) -> None:
         """Free what it holds."""
-        freed = self._buffer.held_bytes
+        freed = self.held_bytes
+        self._is_closed = True
         self._buffer.close()
         if self.on_freed is not None and freed:
             self.on_freed(freed)

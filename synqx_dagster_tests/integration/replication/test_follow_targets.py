@@ -18,6 +18,7 @@ import pytest
 from synqx_dagster.connectors.duckdb import DuckdbConnector
 from synqx_dagster.connectors.mysql import MysqlConnector
 from synqx_dagster.connectors.protocol import ConnectionConfig
+from synqx_dagster.errors import PlanError
 from synqx_dagster.replication import operations
 from synqx_dagster_tests.fix_mysql import MysqlDatabase
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
@@ -106,7 +107,7 @@ def test_columns_filters_and_column_mappings_hold_for_copy_and_stream(
             "target": "mapped",
             "column_mappings": [
                 {"type": "direct", "source_columns": ["id"], "target_fields": ["number"]},
-                {"type": "expression", "expression": "upper(customer)", "target_fields": ["name"]},
+                {"type": "expression", "expression": "id + 1", "target_fields": ["next"]},
                 {"type": "constant", "value": "shop", "target_fields": ["origin"]},
             ],
         }
@@ -116,8 +117,26 @@ def test_columns_filters_and_column_mappings_hold_for_copy_and_stream(
         pair.follow()
         postgresql.execute(CHANGES)
         pair.follow()
-        wanted = "(select id as number, upper(customer) as name, 'shop' as origin from orders) o"
+        wanted = "(select id as number, id + 1 as next, 'shop' as origin from orders) o"
         pair.assert_equal(wanted, "mapped")
+
+
+def test_an_expression_that_only_the_source_computes_is_refused_before_a_row_is_copied(
+    postgresql: PostgresqlDatabase, tmp_path: Path
+) -> None:
+    postgresql.execute(SCHEMA)
+    mappings = [
+        {"type": "direct", "source_columns": ["id"], "target_fields": ["id"]},
+        {"type": "expression", "expression": "upper(customer)", "target_fields": ["name"]},
+    ]
+    target = postgresql.create_database()
+    with open_pair(postgresql, target, tmp_path, tables=[{"name": "orders", "column_mappings": mappings}]) as pair:
+        with pytest.raises(PlanError, match="only the source could compute"):
+            pair.follow()
+        made = operations.create(pair.replication, pair.source_connector, pair.target_connector)
+        assert [str(problem.table) for problem in made.source.problems] == ["public.orders"]
+        assert (pair.slots(), pair.publications()) == ([], [])
+        assert target.execute("select count(*) from pg_tables where tablename = 'orders'") == [(0,)]
 
 
 # --- killed ---------------------------------------------------------------------------------------------------------
