@@ -246,7 +246,7 @@ class Catalog:
             return CatalogSnapshot.from_records(number, reader.records)
 
     def snapshot_to_run(self, names: Collection[str]) -> CatalogSnapshot:
-        """The mappings, pipelines and schedules of the latest revision that have one of these names, and what they need.
+        """Mappings, pipelines and schedules of the latest revision that have one of these names, and what they need.
 
         A name that nothing has is passed over.
 
