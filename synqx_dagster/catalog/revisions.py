@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -233,8 +233,10 @@ def count_versions(connection: Connection, kind: RecordKind, name: str, revision
     return int(row.begun) if row.is_there else 0
 
 
-def read_names(connection: Connection, revision: int, kind: RecordKind) -> list[str]:
-    """Names of one kind at a revision."""
+def read_names(
+    connection: Connection, revision: int, kind: RecordKind, among: Collection[str] | None = None
+) -> list[str]:
+    """Names of one kind at a revision: all of them, or those among some."""
     record, version = tables.record, tables.record_version
     query = (
         sa.select(record.c.name)
@@ -245,6 +247,8 @@ def read_names(connection: Connection, revision: int, kind: RecordKind) -> list[
             sa.or_(version.c.valid_to.is_(None), version.c.valid_to > revision),
         )
     )
+    if among is not None:
+        query = query.where(record.c.name.in_(among))
     return list(connection.execute(query).scalars())
 
 
