@@ -11,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from synqx_dagster.api.context import ApiContext
+from synqx_dagster.api.docs_page import add_docs_page
 from synqx_dagster.api.problems import MEDIA_TYPE, install_handlers, problems_of
 from synqx_dagster.api.record_schemas import input_schemas
 from synqx_dagster.api.routes import (
@@ -92,7 +93,7 @@ def create_app(context: ApiContext) -> FastAPI:
         title="SynqX",
         version=product_version(),
         description=_DESCRIPTION,
-        docs_url="/docs",
+        docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json",
         # A redirect is one more answer to a request that was understood; `WithoutTrailingSlash` saves it.
@@ -104,6 +105,7 @@ def create_app(context: ApiContext) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router, prefix=PREFIX, responses=_EVERYWHERE)
     app.openapi = lambda: _document_of(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
+    add_docs_page(app, "/openapi.json")
     app.add_middleware(StrictBodyMiddleware)
     app.add_middleware(WithoutTrailingSlash)
     origins = context.settings.server.cors_origins

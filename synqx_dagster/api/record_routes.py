@@ -40,6 +40,9 @@ _ETAG = {
     }
 }
 
+#: Made once: FastAPI validates what it holds by the kind's own model.
+_Page = Page[Any]
+
 Fields = dict[str, tuple[FilterValue, ...]]
 
 
@@ -143,7 +146,7 @@ def add_record_routes(router: APIRouter, routes: RecordRoutes) -> None:
         )
         page = context.records.page(query)
         items = routes.show(context, page.items)
-        return Page[Any](items=items, total=page.total, skip=paging.skip, limit=paging.limit)
+        return _Page(items=items, total=page.total, skip=paging.skip, limit=paging.limit)
 
     @router.get(
         f"{path}/{{ref}}",

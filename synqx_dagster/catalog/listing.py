@@ -86,8 +86,14 @@ def list_records(catalog: Catalog, query: ListQuery) -> RecordPage:
     """
     with catalog.read() as connection:
         found = _selected(connection, query)
-        total = connection.execute(found.with_only_columns(sa.func.count())).scalar_one()
         page = found.order_by(*_order(query)).offset(query.skip).limit(query.limit)
+        if query.fields:
+            # Every body is looked into for this: counted in the same pass.
+            rows = connection.execute(page.add_columns(sa.func.count().over().label("total"))).all()
+            if rows:
+                is_one = tables.record.c.record_id.in_([row.record_id for row in rows])
+                return RecordPage(tuple(_read(connection, _current(query.kind).where(is_one), query)), rows[0].total)
+        total = connection.execute(found.with_only_columns(sa.func.count())).scalar_one()
         return RecordPage(tuple(_read(connection, page, query)), int(total))
 
 
@@ -120,14 +126,13 @@ def find_name(catalog: Catalog, kind: RecordKind, number: int) -> str | None:
 
 
 def _current(kind: RecordKind) -> sa.Select[Any]:
+    """The records of a kind, without what is in them: they are sorted before it is read."""
     record, version = tables.record, tables.record_version
     return (
         sa.select(
             record.c.record_id,
             record.c.number,
             record.c.name,
-            version.c.body,
-            version.c.digest,
             version.c.valid_from,
         )
         .join_from(record, version, record.c.record_id == version.c.record_id)
@@ -179,6 +184,7 @@ def _read(connection: Connection, page: sa.Select[Any], query: ListQuery) -> Ite
     """The rows of a page with their authors: looked up for them, and not for all that were sorted."""
     version, revision = tables.record_version, tables.revision
     rows = page.subquery("page")
+    body = version.alias("body")
     own = sa.select(version).where(version.c.record_id == rows.c.record_id).correlate(rows)
     first = own.with_only_columns(sa.func.min(version.c.valid_from)).scalar_subquery()
     count = own.with_only_columns(sa.func.count()).scalar_subquery()
@@ -186,13 +192,16 @@ def _read(connection: Connection, page: sa.Select[Any], query: ListQuery) -> Ite
     statement = (
         sa.select(
             rows,
+            body.c.body,
+            body.c.digest,
             count.label("version"),
             created.c.created_at.label("created_at"),
             created.c.author.label("created_by"),
             updated.c.created_at.label("updated_at"),
             updated.c.author.label("updated_by"),
         )
-        .join_from(rows, updated, updated.c.number == rows.c.valid_from)
+        .join_from(rows, body, sa.and_(body.c.record_id == rows.c.record_id, body.c.valid_from == rows.c.valid_from))
+        .join(updated, updated.c.number == rows.c.valid_from)
         .join(created, created.c.number == first)
     )
     # The order of a subquery is not that of the whole.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -241,8 +241,10 @@ def read_removed_names(connection: Connection, kind: RecordKind) -> list[str]:
     return sorted(connection.execute(query).scalars())
 
 
-def read_names(connection: Connection, revision: int, kind: RecordKind) -> list[str]:
-    """Names of one kind at a revision."""
+def read_names(
+    connection: Connection, revision: int, kind: RecordKind, among: Collection[str] | None = None
+) -> list[str]:
+    """Names of one kind at a revision: all of them, or those among some."""
     record, version = tables.record, tables.record_version
     query = (
         sa.select(record.c.name)
@@ -253,6 +255,8 @@ def read_names(connection: Connection, revision: int, kind: RecordKind) -> list[
             sa.or_(version.c.valid_to.is_(None), version.c.valid_to > revision),
         )
     )
+    if among is not None:
+        query = query.where(record.c.name.in_(among))
     return list(connection.execute(query).scalars())
 
 

@@ -249,6 +249,21 @@ class Catalog:
             reader.read_names("schema", [name for name in schemas if name])
             return CatalogSnapshot.from_records(number, reader.records)
 
+    def snapshot_to_run(self, names: Collection[str]) -> CatalogSnapshot:
+        """Mappings, pipelines and schedules of the latest revision that have one of these names, and what they need.
+
+        A name that nothing has is passed over.
+
+        Raises:
+            NotFoundError: There is no revision yet.
+        """
+        with self.read() as connection:
+            number = revisions.resolve_revision(connection, None)
+            mappings, pipelines, schedules = (
+                revisions.read_names(connection, number, kind, names) for kind in ("mapping", "pipeline", "schedule")
+            )
+        return self.snapshot_for(number, mappings=mappings, pipelines=pipelines, schedules=schedules)
+
     def snapshot_for_loads(
         self, revision: int, tables: Collection[LoadedTable], pipelines: Collection[str] = ()
     ) -> CatalogSnapshot:

@@ -71,8 +71,7 @@ def run_targets(
             cannot be used; no run was started.
         SealedError: A secret is needed, and the vault is sealed; no run was started.
     """
-    snapshot = catalog.snapshot()
-    plan = plan_targets(snapshot, names)
+    snapshot, plan = _plan(catalog, names)
     mappings = [snapshot.get_mapping(name) for name in plan.mappings]
     window = window or ReadWindow()
     if partitions_of(plan, snapshot) is not None and window.partition is None:
@@ -97,7 +96,7 @@ def run_targets(
     steps = sum(len(builder.step_keys(pipeline)) for pipeline in pipelines)
     with open_instance(catalog.settings, executes=True) as instance:
         end_dead_runs(instance)
-        sync_pool_limits(instance, snapshot)
+        sync_pool_limits(instance, snapshot, is_whole=False)
         if on_planned is not None:
             on_planned(len(mappings) + steps)
         run_id = str(uuid.uuid4())
@@ -159,14 +158,26 @@ def _check_bounds(catalog: Catalog, snapshot: CatalogSnapshot, mapping: Mapping,
         resource.close()
 
 
+def _plan(catalog: Catalog, names: Sequence[str]) -> tuple[CatalogSnapshot, JobPlan]:
+    """What the names run, and the records that this needs: few of a large catalog."""
+    if not names:
+        raise ConfigurationError("nothing to run", hint="name mappings, pipelines or schedules")
+    # A name may itself hold a colon.
+    snapshot = catalog.snapshot_to_run({*names, *(text.partition(":")[2] for text in names)})
+    try:
+        return snapshot, plan_targets(snapshot, names)
+    except NotFoundError:
+        # The nearest name is among all of them.
+        snapshot = catalog.snapshot()
+        return snapshot, plan_targets(snapshot, names)
+
+
 def plan_targets(snapshot: CatalogSnapshot, names: Sequence[str]) -> JobPlan:
     """What these names run together. One pipeline or schedule keeps its job's name.
 
     Raises:
         NotFoundError, ConfigurationError: As `run_targets`.
     """
-    if not names:
-        raise ConfigurationError("nothing to run", hint="name mappings, pipelines or schedules")
     plans = [_plan_target(snapshot, name) for name in dict.fromkeys(names)]
     if len(plans) == 1:
         return plans[0]

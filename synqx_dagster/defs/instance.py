@@ -142,11 +142,14 @@ def _announcing_in_batches() -> Iterator[None]:
             del os.environ[_BATCH_SIZE]
 
 
-def sync_pool_limits(instance: dg.DagsterInstance, snapshot: CatalogSnapshot) -> None:
+def sync_pool_limits(instance: dg.DagsterInstance, snapshot: CatalogSnapshot, *, is_whole: bool = True) -> None:
     """Give each connection's pool the limit that the catalog names, and the pools of partitioned tables theirs.
 
     Idempotent. A limit that was taken out of the catalog becomes the instance's default again; one that somebody set by
     hand for a connection without a limit of its own stays.
+
+    Args:
+        is_whole: The snapshot has all of the catalog; else the limits of what it lacks stay as they are.
     """
     storage = instance.event_log_storage
     if not storage.supports_global_concurrency_limits:
@@ -161,6 +164,9 @@ def sync_pool_limits(instance: dg.DagsterInstance, snapshot: CatalogSnapshot) ->
     with _locked(Path(instance.root_directory) / ".pools.lock"):
         cursors = instance.daemon_cursor_storage
         ours: dict[str, int] = json.loads(cursors.get_cursor_values({_LIMITS_KEY}).get(_LIMITS_KEY, "{}"))
+        if not is_whole:
+            unlimited = {resource_key(name) for name in snapshot.connections} - wanted.keys()
+            wanted = {pool: limit for pool, limit in ours.items() if pool not in unlimited} | wanted
         for pool in ours.keys() - wanted.keys():
             storage.delete_concurrency_limit(pool)
         present = {limit.name: limit for limit in storage.get_pool_limits()}

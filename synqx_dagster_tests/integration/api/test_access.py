@@ -28,7 +28,7 @@ def api(sqlite_api: Api) -> Api:
 
 
 #: What FastAPI adds by itself.
-_NOT_OURS = {"/docs", "/openapi.json", "/docs/oauth2-redirect"}
+_NOT_OURS = {"/docs", "/docs/assets", "/openapi.json"}
 
 #: What anybody may call: a route that joins them is one more thing that strangers reach.
 PUBLIC = {

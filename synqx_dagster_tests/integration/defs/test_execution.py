@@ -117,6 +117,13 @@ def test_several_targets_are_one_run(catalog):
     assert sorted(asset.name for asset in report.assets) == ["customers", "orders"]
 
 
+def test_a_run_reads_the_records_that_it_needs_and_no_others(project, catalog, monkeypatch):
+    monkeypatch.setattr(Catalog, "snapshot", lambda *_: pytest.fail("the whole catalog was read"))
+    assert run_targets(catalog, ["orders", "mapping:customers"]).succeeded
+    assert run_targets(catalog, ["both"]).succeeded
+    assert run_targets(catalog, ["schedule:customers"]).succeeded
+
+
 @pytest.mark.parametrize(
     ("names", "error", "says"),
     [

@@ -210,3 +210,14 @@ def test_another_sites_page_does_nothing_in_ones_name(window: Any, gateway_serve
     # It was the cookie that came along, and it is still good for our own page.
     window.get(f"{gateway_server.base}/account")
     wait_for_words(window, ("admin@example.com",))
+
+
+def test_the_page_of_the_api_needs_nothing_from_elsewhere(window, gateway_server, screenshots):
+    window.get(gateway_server.base + "/docs")
+    wait_for(window, "return document.querySelectorAll('.opblock-tag').length > 5", "group of routes")
+    wait_for_words(window, ("SynqX", "connections", "pipelines"))
+    window.save_screenshot(str(screenshots / "docs.png"))
+    fetched = window.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert any("swagger-ui" in name for name in fetched)
+    assert [name for name in fetched if not name.startswith((gateway_server.base, "data:"))] == []
+    assert [entry for entry in window.get_log("browser") if entry["level"] == "SEVERE"] == []

@@ -97,6 +97,19 @@ def test_pool_limits_follow_the_catalog_and_leave_others_alone(settings):
         assert limits(instance) == {"conn_warehouse": 7}
 
 
+def test_a_part_of_the_catalog_leaves_the_limits_of_the_rest(settings):
+    shop, crm = connection("shop", max_concurrent_loads=2), connection("crm", max_concurrent_loads=4)
+    free = connection("crm", max_concurrent_loads=None)
+    with open_instance(settings) as instance:
+        sync_pool_limits(instance, CatalogSnapshot.from_records(1, [shop, crm]))
+        sync_pool_limits(instance, CatalogSnapshot.from_records(1, [shop]), is_whole=False)
+        assert limits(instance) == {"conn_shop": 2, "conn_crm": 4}
+        sync_pool_limits(instance, CatalogSnapshot.from_records(2, [free]), is_whole=False)
+        assert limits(instance) == {"conn_shop": 2}
+        sync_pool_limits(instance, CatalogSnapshot.from_records(3, [free]))
+        assert limits(instance) == {}
+
+
 def test_processes_that_set_limits_at_the_same_time_set_them_once(settings):
     names = [f"c{number}" for number in range(15)]
     snapshot = CatalogSnapshot.from_records(1, [connection(name, max_concurrent_loads=2) for name in names])
