@@ -58,6 +58,8 @@ SECTIONS: dict[str, dict[str, LazyCommand]] = {
         "metrics": LazyCommand("metrics:metrics", "Print metrics of runs, assets and schedules for Prometheus."),
         "schedules": LazyCommand("schedules:schedules", "List schedules; enable, disable and pause them."),
         "sensors": LazyCommand("sensors:sensors", "List sensors; enable and disable them."),
+        "wal": LazyCommand("wal:wal", "Show a PostgreSQL server's write-ahead log, its slots and its readers."),
+        "health": LazyCommand("health:health", "Show which connections can be used, and what this machine does."),
         "alerts": LazyCommand("alerts:alerts", "List alerts, and send a test message."),
         "status": LazyCommand("status:status", "Show where everything is and how it does."),
     },

@@ -1,4 +1,4 @@
-"""What a server is asked, one query to a file, ``<name>_<version>.sql``: the version is the first that understands it."""
+"""What a server is asked: one query to a file, ``<name>_<version>.sql``, with the first version that understands it."""
 
 from __future__ import annotations
 
