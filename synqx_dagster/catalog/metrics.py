@@ -195,7 +195,8 @@ class MetricsHistory:
         total = 0
         with self._catalog.read() as connection:
             stream = connection.execution_options(yield_per=1000).execute(query)
-            for span in _spans(stream.mappings(), names, resolution_seconds):
+            rows = (dict(row) for row in stream.mappings())
+            for span in _spans(rows, names, resolution_seconds):
                 if skip <= total < skip + limit:
                     point = combine(span, rules)
                     # What is put together covers the span that was asked for, or what was put together before.

@@ -147,11 +147,10 @@ def build_wal_checks(connection: Connection, get_catalog: Callable[[], CatalogAc
             look = watch_wal(connector, timeout_seconds=settings.timeout_seconds)
         finally:
             resource.close()
-        judged = {name: rest for name, *rest in _judge(look, find_breaches(look, settings.thresholds))}
+        judged = {item[0]: item for item in _judge(look, find_breaches(look, settings.thresholds))}
         for spec in specs:
-            passed, severity, description = judged.get(
-                spec.name, (False, dg.AssetCheckSeverity.WARN, _why_unseen(look))
-            )
+            unseen = (spec.name, False, dg.AssetCheckSeverity.WARN, _why_unseen(look))
+            _, passed, severity, description = judged.get(spec.name, unseen)
             yield dg.AssetCheckResult(
                 check_name=spec.name,
                 asset_key=spec.asset_key,

@@ -296,7 +296,9 @@ def build_monitor_sensors(snapshot: CatalogSnapshot, get_catalog: Callable[[], C
         def evaluate_logs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
             outcomes, text = monitor_of(get_catalog()).watch_logs(snapshot)
             shown = [outcome for outcome in outcomes if outcome.observed]
-            events = [event for outcome in shown for event in (observation_of(outcome), *evaluations_of(outcome))]
+            events: list[dg.AssetObservation | dg.AssetCheckEvaluation] = []
+            for outcome in shown:
+                events += [observation_of(outcome), *evaluations_of(outcome)]
             return dg.SensorResult(skip_reason=text, asset_events=events)
 
         sensors.append(

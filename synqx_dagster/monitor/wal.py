@@ -188,11 +188,10 @@ class WalLook:
         return asdict(self)
 
 
-#: Figures of the server's own views, by who may see them.
+#: What lets a user see a figure, and no more. The role pg_monitor has all that is not granted to everybody.
 _GRANTS: Mapping[str, str] = {
-    "position": "GRANT pg_monitor TO {user}",
     "identity": "GRANT EXECUTE ON FUNCTION pg_catalog.pg_control_system() TO {user}",
-    "directory": "GRANT pg_monitor TO {user}, or alone: GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_waldir() TO {user}",
+    "directory": "GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_waldir() TO {user}",
     "clients": "GRANT pg_read_all_stats TO {user}",
     "settings": "GRANT pg_read_all_settings TO {user}",
     "slots": "GRANT SELECT ON pg_catalog.pg_replication_slots TO {user}",
@@ -228,7 +227,9 @@ def look_at_wal(session: MonitorSession) -> WalLook:
     archiver = figures.row("archiver", Archiver)
     spills = figures.rows("spills") or ()
     slots = figures.rows("slots")
-    clients = figures.rows("clients") if position["reads_all_stats"] else figures.refuse("clients", "pg_read_all_stats")
+    clients = figures.rows("clients") if position["reads_all_stats"] else None
+    if not position["reads_all_stats"]:
+        figures.refuse("clients", "pg_read_all_stats")
     # The last one: where the directory has very many files, or its disk is slow, the others have been read.
     directory = figures.row("directory", may_time_out=True)
     return WalLook(
