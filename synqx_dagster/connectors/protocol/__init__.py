@@ -57,7 +57,6 @@ from synqx_dagster.connectors.protocol.replication import (
     NativeType,
     ReplicationConnector,
     ReplicationSession,
-    WalMessage,
 )
 from synqx_dagster.connectors.protocol.reports import (
     ConnectionReport,
@@ -119,7 +118,6 @@ __all__ = [
     "TableDescription",
     "TableNeed",
     "TlsConfig",
-    "WalMessage",
     "WriteSession",
     "carrier_type",
     "direct_type",

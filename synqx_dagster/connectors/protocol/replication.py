@@ -10,16 +10,6 @@ from typing import Protocol, runtime_checkable
 from synqx_dagster.model.types import DataType
 
 
-@dataclass(frozen=True, slots=True)
-class WalMessage:
-    """One message of the stream. LSNs are bytes from the log's beginning; ``sent_at`` is the server's, in seconds."""
-
-    lsn: int
-    wal_end: int
-    sent_at: float
-    payload: bytes
-
-
 @dataclass(frozen=True)
 class CreatedSlot:
     """A slot that was made: changes of transactions that committed at or after ``consistent_lsn`` come through it.
@@ -41,28 +31,52 @@ class NativeType:
 
 
 class ReplicationSession(Protocol):
-    """One replication connection; not thread-safe, but for `confirm` and `close`."""
+    """One replication connection; not thread-safe, but for `confirm` and `close`.
+
+    Guarantee: the server is never told that more is stored than `confirm` was.
+    """
 
     def create_slot(self, name: str, *, temporary: bool = False) -> CreatedSlot:
-        """Make a logical slot for pgoutput and export its snapshot."""
+        """Make a logical slot for pgoutput and export its snapshot.
+
+        Raises:
+            RetryableError: Transactions that were open for too long, or no free slot.
+            ConfigurationError: There is a slot of this name, or the server's ``wal_level`` is not ``logical``.
+        """
         ...
 
     def start(self, slot: str, publication: str, *, after_lsn: int, streams_open_transactions: bool) -> None:
         """Begin to read a slot.
 
         Raises:
-            RetryableError: Somebody else reads it.
-            FatalError: The slot is lost or not there.
+            SlotInUseError: Somebody else reads it.
+            SlotLostError: The server has given it up, or it is not there.
         """
         ...
 
-    def read(self, timeout_seconds: float) -> WalMessage | None:
-        """The next message; None when none came in time. Answers the server's keepalives, with what is confirmed."""
+    def read(self, timeout_seconds: float) -> list[bytes]:
+        """The messages that have come, in order; empty when none came in time.
+
+        Answers the server's keepalives with what is confirmed, and with nothing else.
+
+        Raises:
+            RetryableError: The connection was lost, or the server ended it.
+            SlotLostError: The server has given up the slot.
+        """
+        ...
+
+    def keep_alive(self) -> None:
+        """Let the server know that we live while nothing is read; at least every second, by the thread that reads."""
         ...
 
     @property
     def wal_end(self) -> int:
-        """How far the server's log had got when it last said so; what it had sent before that has been read."""
+        """How far the server has read its log, as it last said; what was committed before came through `read`."""
+        ...
+
+    @property
+    def server_time(self) -> float:
+        """What time it is at the server, in seconds since 1970, as far as its messages tell."""
         ...
 
     def confirm(self, lsn: int) -> None:
