@@ -137,8 +137,8 @@ def build_wal_checks(connection: Connection, get_catalog: Callable[[], CatalogAc
     assert settings is not None
     specs = check_specs(connection.name)
 
-    @dg.multi_asset_check(specs=specs, name=f"{op_name([MONITORING, connection.name])}_checks")
-    def check_wal() -> Iterator[dg.AssetCheckResult]:
+    @dg.multi_asset_check(specs=specs, name=f"{op_name([MONITORING, connection.name])}_checks", can_subset=True)
+    def check_wal(context):  # type: ignore[no-untyped-def]  # Dagster would resolve the annotations
         resource = ConnectionResource(connection, get_catalog)
         try:
             connector = resource.connector
@@ -149,6 +149,8 @@ def build_wal_checks(connection: Connection, get_catalog: Callable[[], CatalogAc
             resource.close()
         judged = {item[0]: item for item in _judge(look, find_breaches(look, settings.thresholds))}
         for spec in specs:
+            if spec.key not in context.selected_asset_check_keys:
+                continue
             unseen = (spec.name, False, dg.AssetCheckSeverity.WARN, _why_unseen(look))
             _, passed, severity, description = judged.get(spec.name, unseen)
             yield dg.AssetCheckResult(
