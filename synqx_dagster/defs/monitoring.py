@@ -25,7 +25,7 @@ from synqx_dagster.catalog.metrics import (
     system_subject,
     wal_subject,
 )
-from synqx_dagster.catalog.snapshot import CatalogSnapshot
+from synqx_dagster.catalog.snapshot import CatalogSnapshot, secrets_of
 from synqx_dagster.catalog.thinning import Thinner
 from synqx_dagster.connectors.protocol import Connector, MonitorConnector
 from synqx_dagster.defs.access import find_seal_reason, needs_vault
@@ -39,7 +39,7 @@ from synqx_dagster.defs.monitor_looks import (
     read_health,
 )
 from synqx_dagster.errors import ConfigurationError, SealedError
-from synqx_dagster.model import Connection
+from synqx_dagster.model import Connection, SealedSecret
 from synqx_dagster.model.connection import MonitorSettings
 from synqx_dagster.monitor.health import HealthLook, check_health
 from synqx_dagster.monitor.rounds import Outcome, Rounds
@@ -73,6 +73,7 @@ class Monitor:
         self.history = MetricsHistory(catalog)
         self._wal: Rounds[WalLook] = Rounds("wal")
         self._health: Rounds[HealthLook] = Rounds("health")
+        self._connectors: dict[str, tuple[Connection, Connector]] = {}
         self._meter = SystemMeter(catalog.settings.home)
         self._locks = {name: threading.Lock() for name in (WAL_SENSOR_NAME, HEALTH_SENSOR_NAME)}
 
@@ -194,9 +195,23 @@ class Monitor:
     # --- both -------------------------------------------------------------------------------------------------
 
     def _connect(self, connection: Connection) -> Connector:
+        """A connector; nothing is opened yet.
+
+        Of 100 connections that are tested once a minute, taking their passwords out of the vault took as much
+        processor time as testing them. What a sealed secret is never changes, and `_split` has asked whether the vault
+        is open; what a variable or a file holds may change.
+        """
         from synqx_dagster.connectors.registry import make_connector
 
-        return make_connector(connection, self._catalog.resolve_secret, host_policy=self._catalog.settings.host_policy)
+        kept = self._connectors.get(connection.name)
+        if kept is not None and kept[0] == connection:
+            return kept[1]
+        policy = self._catalog.settings.host_policy
+        made = make_connector(connection, self._catalog.resolve_secret, host_policy=policy)
+        secrets = secrets_of(connection).values()
+        if all(isinstance(secret, SealedSecret) for secret in secrets):
+            self._connectors[connection.name] = (connection, made)
+        return made
 
     def _split(self, connections: Iterable[Connection]) -> tuple[list[Connection], str | None]:
         """Those that can be looked at now, and why others cannot."""
