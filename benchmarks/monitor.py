@@ -27,7 +27,7 @@ SLOTS = 20
 LOOKS = 50
 CONNECTIONS = 100
 EVALUATIONS = 20
-#: Each connection is looked at once a minute, as it is where nothing else is said.
+#: Each connection is looked at once a minute, as it is with `monitor`; without, it is tested half as often.
 EVALUATIONS_PER_HOUR = 60
 PASSWORD = SecretStr("a benchmark's master password")
 

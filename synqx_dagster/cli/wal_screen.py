@@ -181,7 +181,9 @@ class WalScreen:
         broken = {breach.key.split(":")[1] for breach in self._breaches if breach.key.startswith("slot:")}
         # Those that want a look first, then what keeps most.
         ordered = sorted(slots, key=lambda slot: (slot.name not in broken, -(slot.lag_bytes or 0), slot.name))
-        table = _table(["slot", "kind", "database", "reader", "keeps", "unconfirmed", "status", "safe", "spilled"])
+        spills = any(slot.spilled_bytes for slot in slots)
+        columns = ["slot", "kind", "database", "reader", "keeps", "unconfirmed", "status", "safe"]
+        table = _table([*columns, *(["spilled"] if spills else [])])
         for slot in ordered[:room]:
             style = "bold" if slot.name in broken else ""
             table.add_row(
@@ -192,8 +194,8 @@ class WalScreen:
                 format_bytes(slot.restart_lag_bytes),
                 format_bytes(slot.confirmed_lag_bytes),
                 Text(slot.wal_status or "-", style=_STATUS_STYLES.get(slot.wal_status or "", "")),
-                format_bytes(slot.safe_wal_bytes),
-                format_bytes(slot.spilled_bytes),
+                format_bytes(None if slot.safe_wal_bytes is None else max(0, slot.safe_wal_bytes)),
+                *([format_bytes(slot.spilled_bytes)] if spills else []),
             )
         return _with_rest(table, len(ordered), room, "slot")
 
@@ -204,9 +206,9 @@ class WalScreen:
             return Text("active", style="green")
         since = self._inactive_since.get(slot.name)
         if slot.inactive_since is None or since is None:
-            return Text("nobody", style="yellow")
+            return Text("none", style="yellow")
         now = datetime.fromtimestamp(look.server_seconds, UTC)
-        return Text(f"nobody, {format_age(since, now).removesuffix(' ago')}", style="yellow")
+        return Text(f"none, {format_age(since, now).removesuffix(' ago')}", style="yellow")
 
     def _clients(self, look: WalLook, room: int | None) -> RenderableType:
         clients = look.clients or ()
@@ -235,6 +237,8 @@ def draw_bars(values: list[float]) -> str:
 
 
 _RIGHT = frozenset({"keeps", "unconfirmed", "safe", "spilled", "sent", "flushed", "replayed", "late"})
+#: What is cut first where the terminal is narrow.
+_NAMES = frozenset({"slot", "database", "client", "user", "address"})
 
 
 def _table(columns: list[str]) -> Table:
@@ -244,13 +248,18 @@ def _table(columns: list[str]) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
-        padding=(0, 1, 0, 2),
+        padding=(0, 1, 0, 0),
         header_style="bold",
         border_style="dim",
         show_edge=False,
     )
     for name in columns:
-        table.add_column(name, justify="right" if name in _RIGHT else "left", overflow="ellipsis", no_wrap=True)
+        table.add_column(
+            name,
+            justify="right" if name in _RIGHT else "left",
+            overflow="ellipsis",
+            no_wrap=name not in _NAMES,
+        )
     return table
 
 

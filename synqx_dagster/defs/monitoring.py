@@ -60,6 +60,9 @@ COLLECT_SECONDS = 20.0
 _HUNG_SECONDS = 30.0
 
 SYSTEM_INTERVAL_SECONDS = 60
+#: How connections are tested that say nothing of it. To log in takes some milliseconds of processor time, most of it
+#: for the password's proof, so it is not done more often than somebody asks for.
+_UNWATCHED = MonitorSettings(interval_seconds=120)
 _THINNING = "thinning"
 _THINNING_INTERVAL_SECONDS = 600
 _THINNING_SECONDS = 5.0
@@ -288,7 +291,7 @@ def _describe(
 
 def tested_connections(snapshot: CatalogSnapshot) -> dict[str, MonitorSettings]:
     """Connections that are tested, with how: all but those that say otherwise."""
-    found = {name: connection.monitor or MonitorSettings() for name, connection in snapshot.connections.items()}
+    found = {name: connection.monitor or _UNWATCHED for name, connection in snapshot.connections.items()}
     return {name: settings for name, settings in found.items() if settings.health}
 
 
