@@ -58,8 +58,11 @@ SECTIONS: dict[str, dict[str, LazyCommand]] = {
         "metrics": LazyCommand("metrics:metrics", "Print metrics of runs, assets and schedules for Prometheus."),
         "schedules": LazyCommand("schedules:schedules", "List schedules; enable, disable and pause them."),
         "sensors": LazyCommand("sensors:sensors", "List sensors; enable and disable them."),
-        "wal": LazyCommand("wal:wal", "Show a PostgreSQL server's write-ahead log, its slots and its readers."),
-        "health": LazyCommand("health:health", "Show which connections can be used, and what this machine does."),
+        "wal": LazyCommand("wal:wal", "Show the write-ahead log of the PostgreSQL server at a connection."),
+        "health": LazyCommand(
+            "health:health",
+            "Show how connections have been over the last day, and what machines and processes use now.",
+        ),
         "alerts": LazyCommand("alerts:alerts", "List alerts, and send a test message."),
         "status": LazyCommand("status:status", "Show where everything is and how it does."),
     },

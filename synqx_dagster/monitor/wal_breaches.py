@@ -66,7 +66,8 @@ def find_breaches(
     if look.archiver is not None and look.archiver.is_failing:
         name = look.archiver.last_failed_file or "a file"
         found.append(WalBreach("archiver", f"archiving fails: {name} could not be archived"))
-    return tuple(found)
+    # What is severe first: it is what a message's first line says.
+    return tuple(sorted(found, key=lambda breach: not breach.is_severe))
 
 
 def _breaches_of(
