@@ -115,11 +115,11 @@ class Postgresql:
 
 
 @contextmanager
-def running_postgresql(**more: str) -> Iterator[Postgresql]:
+def running_postgresql(**more_settings: str) -> Iterator[Postgresql]:
     """PostgreSQL from the wheel, on a free port of loopback and on no Unix socket.
 
     Args:
-        **more: Settings beside those of all benchmarks.
+        more_settings: In place of `POSTGRESQL_SETTINGS`, or beside them.
 
     Raises:
         RuntimeError: It does not start; the message ends with its log.
@@ -138,7 +138,7 @@ def running_postgresql(**more: str) -> Iterator[Postgresql]:
         server = Postgresql(endpoint, Path(wheel.bin_path), directory / "data")
         settings = {
             **POSTGRESQL_SETTINGS,
-            **more,
+            **more_settings,
             "listen_addresses": endpoint.host,
             "port": str(endpoint.port),
             "unix_socket_directories": "",

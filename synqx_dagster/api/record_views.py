@@ -132,6 +132,7 @@ class AlertView(Alert, Facts):
     pipeline_ids: list[int] = Field(default_factory=list)
     mapping_ids: list[int] = Field(default_factory=list)
     schedule_ids: list[int] = Field(default_factory=list)
+    connection_ids: list[int] = Field(default_factory=list)
 
 
 def show_records(

@@ -56,6 +56,7 @@ REFERENCES: Mapping[RecordKind, tuple[Reference, ...]] = {
         Reference("pipelines", "pipeline", many=True),
         Reference("mappings", "mapping", many=True),
         Reference("schedules", "schedule", many=True),
+        Reference("connections", "connection", many=True),
     ),
     "agent": (
         Reference("assets", "asset", many=True),

@@ -42,6 +42,7 @@ from synqx_dagster.model import (
     Sensor,
     dagster_name,
 )
+from synqx_dagster.model.connection import MONITORING
 from synqx_dagster.model.pipeline import PIPELINES
 
 #: Names that Dagster does not give to a job (dagster 1.13, `_core/definitions/utils.py`), and those that are taken.
@@ -52,6 +53,8 @@ _RESERVED_JOB_NAMES = {
     "synqx_follow_catalog",
     "synqx_alerts",
     "synqx_purge_runs",
+    "synqx_wal",
+    "synqx_health",
     "synqx_run",
     "synqx_wal_guard",
 }
@@ -218,6 +221,14 @@ def _check_names(union: RecordUnion) -> Iterator[Problem]:
             ("name",),
             f"{PIPELINES!r} is no name for a connection beside pipelines",
             "the assets of rows that pipelines store have keys that begin with it",
+        )
+    watched = any(item.monitor is not None and item.monitor.wal for item in union.records.connections.values())
+    if watched and MONITORING in union.records.connections:
+        yield union.problem(
+            union.records.connections[MONITORING],
+            ("name",),
+            f"{MONITORING!r} is no name for a connection beside watched ones",
+            "the assets that show what is watched have keys that begin with it",
         )
 
 

@@ -57,6 +57,8 @@ def references_of(record: Record) -> Iterator[tuple[RecordKind, str, FieldPath]]
                 yield "mapping", name, ("mappings", index)
             for index, name in enumerate(record.schedules):
                 yield "schedule", name, ("schedules", index)
+            for index, name in enumerate(record.connections):
+                yield "connection", name, ("connections", index)
         case Agent():
             for index, name in enumerate(record.assets):
                 yield "asset", name, ("assets", index)

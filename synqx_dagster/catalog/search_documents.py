@@ -127,7 +127,8 @@ def documents_of(record: Record) -> Iterator[SearchDocument]:
                 record, [*record.mapping_names, record.pipeline, record.after_pipeline, record.connection, record.table]
             )
         case Alert():
-            yield _document(record, [*record.events, *record.pipelines, *record.mappings, *record.schedules])
+            subjects = (*record.pipelines, *record.mappings, *record.schedules, *record.connections)
+            yield _document(record, [*record.events, *subjects])
         case Agent():
             yield _agent(record)
 

@@ -59,6 +59,11 @@ SECTIONS: dict[str, dict[str, LazyCommand]] = {
         "replications": LazyCommand("replications:replications", "Create, start, pause, watch and drop replications."),
         "schedules": LazyCommand("schedules:schedules", "List schedules; enable, disable and pause them."),
         "sensors": LazyCommand("sensors:sensors", "List sensors; enable and disable them."),
+        "wal": LazyCommand("wal:wal", "Show the write-ahead log of the PostgreSQL server at a connection."),
+        "health": LazyCommand(
+            "health:health",
+            "Show how connections have been over the last day, and what machines and processes use now.",
+        ),
         "alerts": LazyCommand("alerts:alerts", "List alerts, and send a test message."),
         "status": LazyCommand("status:status", "Show where everything is and how it does."),
     },

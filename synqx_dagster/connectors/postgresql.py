@@ -14,6 +14,7 @@ from synqx_dagster.connectors import postgresql_names, postgresql_types
 from synqx_dagster.connectors.postgresql_columns import DEFAULT_SCHEMA, fetch_tables
 from synqx_dagster.connectors.postgresql_connect import check_options, check_security, make_pool
 from synqx_dagster.connectors.postgresql_errors import wrap_errors
+from synqx_dagster.connectors.postgresql_monitor import PostgresqlMonitorSession, open_monitor
 from synqx_dagster.connectors.postgresql_probe import probe
 from synqx_dagster.connectors.postgresql_read import PostgresqlReadSession
 from synqx_dagster.connectors.postgresql_replication import PostgresqlReplicationSession, name_types
@@ -83,6 +84,12 @@ class PostgresqlConnector:
         """
         with self.read(ReadLimits(timeout_seconds=timeout_seconds)) as session:
             return session.read_change_counter(table)
+
+    @contextmanager
+    def monitor(self, *, timeout_seconds: float) -> Iterator[PostgresqlMonitorSession]:
+        """Open a session that watches the server."""
+        with open_monitor(self.config, timeout_seconds) as session:
+            yield session
 
     def quote(self, identifier: str) -> str:
         """An identifier in double quotes."""

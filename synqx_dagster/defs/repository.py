@@ -24,6 +24,8 @@ from synqx_dagster.defs.alert_sensor import build_alert_sensor
 from synqx_dagster.defs.executors import build_executor, refuse_unfit
 from synqx_dagster.defs.jobs import ASSET_JOB, JobBuilder, JobPlan, plan_pipeline, plan_schedule
 from synqx_dagster.defs.lineage_cache import LineageCache, TraceLineage, trace_unconnected
+from synqx_dagster.defs.monitor_assets import build_wal_checks, wal_specs, watched_connections
+from synqx_dagster.defs.monitoring import build_monitor_sensors
 from synqx_dagster.defs.ordering import order_steps
 from synqx_dagster.defs.purging import build_purge_sensor
 from synqx_dagster.defs.record_sensors import build_sensor, plan_sensor
@@ -36,6 +38,7 @@ from synqx_dagster.defs.sensors import build_catalog_sensor
 from synqx_dagster.defs.translator import Translator
 from synqx_dagster.errors import NotFoundError, SynqxError
 from synqx_dagster.model import dagster_name
+from synqx_dagster.model.connection import MONITORING
 from synqx_dagster.model.pipeline import PIPELINES, find_cycle
 
 if TYPE_CHECKING:
@@ -85,8 +88,10 @@ class CatalogRepositoryData(dg.RepositoryData):
         """Names of all jobs; builds none of them."""
         if self._built is not None:
             return list(self._built.jobs)
-        has_assets = self._snapshot.mappings or any(
-            not item.runs_mappings_only for item in self._snapshot.pipelines.values()
+        has_assets = (
+            self._snapshot.mappings
+            or any(not item.runs_mappings_only for item in self._snapshot.pipelines.values())
+            or watched_connections(self._snapshot)
         )
         return [*self._plans, *self._replications, *([ASSET_JOB] if has_assets else [])]
 
@@ -115,6 +120,8 @@ class CatalogRepositoryData(dg.RepositoryData):
             if self._built is not None:
                 return self.get_job(ASSET_JOB)
             wanted = {*keys, *(check.asset_key for check in checks)}
+            if any(key.path[0] == MONITORING for key in wanted):
+                return self.get_job(ASSET_JOB)
             builder = self._builder(self._snapshot_for_assets(wanted))
             mappings = self._mappings_by_key(builder)
             pipelines = self._pipelines_by_key(builder)
@@ -275,9 +282,14 @@ class CatalogRepositoryData(dg.RepositoryData):
                     built.assets[step.key] = step
         followed = self._followed_specs(translator, built.assets)
         specs = [*(spec for asset in built.assets.values() for spec in asset.specs), *followed]
-        if specs:
+        logs = wal_specs(self._snapshot)
+        if specs or logs:
             definitions = dg.Definitions(
-                assets=[*built.assets.values(), *followed, *translator.external_specs(specs)],
+                assets=[*built.assets.values(), *followed, *translator.external_specs(specs), *logs],
+                asset_checks=[
+                    build_wal_checks(self._snapshot.get_connection(name), self._get_catalog)
+                    for name in watched_connections(self._snapshot)
+                ],
                 resources=built.resources,
                 executor=builder.executor,
             )
@@ -305,6 +317,7 @@ class CatalogRepositoryData(dg.RepositoryData):
                     built.sensors.append(build_sensor(sensor, job_name, self._snapshot, self._get_catalog))
         if self._snapshot.replications or self._has_had_replications():
             built.sensors.append(build_guard_sensor(self._snapshot, self._get_catalog))
+        built.sensors += build_monitor_sensors(self._snapshot, self._get_catalog)
         if self._snapshot.alerts:
             built.sensors.append(build_alert_sensor(self._snapshot, self._get_catalog))
         return built

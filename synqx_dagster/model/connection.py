@@ -116,17 +116,23 @@ class WalThresholds(Value):
     min_safe_bytes: int | None = Field(default=None, ge=0)
 
 
+#: The first part of the asset keys of what is watched; no connection may have the name beside such a one.
+MONITORING = "monitoring"
+
+
 class MonitorSettings(Value):
     """What of a connection's server is watched.
 
     Attributes:
         wal: The write-ahead log of a PostgreSQL server, its slots and its archiver.
+        health: Whether the connection can be used. False for a server that costs something whenever it is asked.
         interval_seconds: How often.
         timeout_seconds: How long one look may take.
         retention_days: How long figures are kept; they are thinned as they age.
     """
 
     wal: bool = False
+    health: bool = True
     interval_seconds: int = Field(default=60, ge=5, le=86_400)
     timeout_seconds: float = Field(default=5.0, gt=0, le=60)
     retention_days: int = Field(default=30, ge=1, le=3650)

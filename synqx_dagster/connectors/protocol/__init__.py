@@ -13,6 +13,7 @@ transactions).
 | `privileges` | what a session's user may do |
 | `connector` | what opens them |
 | `watching` | what a connector can tell a sensor without reading rows |
+| `monitoring` | what is needed to watch a server |
 | `replication` | what is needed to follow a source's changes |
 | `changing` | write sessions that bring changes of single rows into a table |
 | `threads` | how a thread that uses a session is waited for |
@@ -49,6 +50,7 @@ from synqx_dagster.connectors.protocol.connector import (
     LockingConnector,
     SnapshotConnector,
 )
+from synqx_dagster.connectors.protocol.monitoring import MonitorConnector, MonitorSession
 from synqx_dagster.connectors.protocol.privileges import (
     MissingPrivilege,
     PrivilegedSession,
@@ -116,6 +118,8 @@ __all__ = [
     "LockingConnector",
     "MergeSpec",
     "MissingPrivilege",
+    "MonitorConnector",
+    "MonitorSession",
     "NativeType",
     "PartitionWriteSession",
     "PrivilegedSession",
