@@ -142,6 +142,8 @@ def start(output: Output, names: tuple[str, ...], author: str, reason: str | Non
         for line in made.lines:
             output.note(printable(line))
     _switch(output, catalog, names, enabled=True, author=author, reason=reason)
+    if not output.as_json:
+        output.note("Write `enabled: true` into the YAML as well: a file without it pauses with the next apply.")
 
 
 @replications.command()
@@ -275,7 +277,8 @@ def _describe_lag(found: ReplicationStatus) -> str:
         return "-"
     if not found.lag_bytes:
         return "nothing"
-    return f"{format_bytes(found.lag_bytes)} of log, {format_seconds(found.lag_seconds)}"
+    since = "" if found.lag_seconds is None else f", {format_seconds(found.lag_seconds)}"
+    return f"{format_bytes(found.lag_bytes)} of log{since}"
 
 
 def _describe_slot(found: ReplicationStatus) -> str:
@@ -440,4 +443,6 @@ def _draw_source(output: Output, source: SourceCheck) -> None:
             fold=["table", "target", "note"],
         )
     for problem in source.problems:
-        output.note_problem("", printable(problem.message), printable(problem.remedy))
+        output.note(f"  {printable(problem.message)}", style="red")
+        # On a line of its own, so that it can be taken as it is.
+        output.note(f"    {printable(problem.remedy)}")

@@ -296,10 +296,14 @@ _ENDINGS = {
 def describe_report(name: str, report: FollowReport) -> str:
     """A run in one line."""
     copied = sum(1 for table in report.tables if table.rows_copied is not None)
-    parts = [f"{copied} table{'' if copied == 1 else 's'} copied"] if copied else []
-    parts.append(f"{report.transactions:,} transactions, {report.changes:,} rows changed")
+    parts = [f"{_plural(copied, 'table')} copied"] if copied else []
+    parts.append(f"{_plural(report.transactions, 'transaction')}, {_plural(report.changes, 'row')} changed")
     lag = describe_lag(report.lag_seconds, report.lag_bytes)
     return f"{name}: {', '.join(parts)} in {report.seconds:,.1f} s; {_ENDINGS[report.ending]}{lag}"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def replications_by_job(snapshot: CatalogSnapshot) -> dict[str, Replication]:

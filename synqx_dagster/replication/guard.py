@@ -12,7 +12,7 @@ from typing import Literal
 from synqx_dagster.model.replication import GuardAction, WalGuard
 from synqx_dagster.replication.slot import SlotState
 
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+_UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def judge(guard: WalGuard, wal: SlotWal) -> Verdict:
 
 
 def format_bytes(count: int) -> str:
-    """A number of bytes for people."""
+    """A number of bytes for people, in powers of 1,000."""
     value, unit = float(count), 0
-    while abs(value) >= 1024 and unit < len(_UNITS) - 1:
-        value, unit = value / 1024, unit + 1
+    while abs(value) >= 999.95 and unit < len(_UNITS) - 1:
+        value, unit = value / 1000, unit + 1
     return f"{count} B" if unit == 0 else f"{value:.1f} {_UNITS[unit]}"

@@ -122,7 +122,11 @@ def check_source(
         *judge_mappings(replication, report.tables),
         *_judge_targets(followed, target, find_load),
     ]
-    noted = {problem.table: problem.message for problem in reversed(problems) if problem.table is not None}
+    noted = {
+        problem.table: problem.message.removeprefix(f"{problem.table}: ")
+        for problem in reversed(problems)
+        if problem.table is not None
+    }
     tables = tuple(
         CheckedTable(
             table.table, place.target, table.key, table.replica_identity, noted.get(table.table) or _note_of(table)
