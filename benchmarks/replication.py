@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.replication``, on a calm machine. Every run is `synqx replications run`, a process of its own:
 
-- *catch-up*: inserts, updates and deletes, committed a thousand rows at a time, that wait in the slot as the run starts.
+- *catch-up*: inserts, updates and deletes, committed a thousand rows at a time, that wait in the slot.
 - *one transaction*: as many rows in a single one.
 - *pgbench*: TPC-B at half of the rate that the source holds without anybody following, in continuous mode. The lag is
   the target's: the age of the latest row of its history when it is there, sampled all the time.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import pytest
@@ -100,7 +101,7 @@ def apply_one(table: Table, change: Change, shape: FoldShape, at: str) -> None:
 def cut(log: Sequence[Change], cuts: Sequence[int]) -> list[list[tuple[int, Change]]]:
     numbered = list(enumerate(log))
     bounds = [0, *sorted(at % (len(log) + 1) for at in cuts), len(log)]
-    return [numbered[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [numbered[start:end] for start, end in itertools.pairwise(bounds)]
 
 
 @pytest.mark.parametrize("marks_deleted", [False, True], ids=["mirror", "soft_delete"])
