@@ -110,7 +110,7 @@ class FollowRequest:
     target: Connector
     run_id: str
     spill_directory: Path
-    memory_bytes: int = 128 * 1024**2
+    memory_bytes: int = 48 * 1024**2
     is_paused: Callable[[], bool] = _never
     is_interrupted: Callable[[], bool] = _never
     on_progress: Callable[[FollowProgress], None] | None = None
