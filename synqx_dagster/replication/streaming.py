@@ -21,6 +21,8 @@ from synqx_dagster.transfer.failpoints import reach
 
 #: How often a stream that waits for changes looks whether it should end.
 _WAIT_SECONDS = 0.25
+#: A batch is applied when nothing more came for so long, although its first change is not old.
+_QUIET_SECONDS = 0.2
 #: How often the slot is looked at: its lag for the report, and the guard.
 _SLOT_SECONDS = 5.0
 #: How often the source is asked for new tables, and the target for tables that are to be copied anew.
@@ -113,16 +115,18 @@ class StreamLoop:
             self._account.tell_stream(now)
 
     def _collect(self, stream: ChangeStream) -> list[Transaction]:
-        """Transactions for one batch: enough changes, or as many as come before the first one is too old."""
+        """Transactions for one batch: enough changes, or those that come before the first is too old, or a pause."""
         first = stream.next_transaction(_WAIT_SECONDS)
         if first is None:
             return []
         batch: list[Transaction] = [first]
         changes = first.change_count
         deadline = time.monotonic() + self._replication.batch_seconds
+        # A source that pauses for so long has nothing more in hand: there is nothing to wait for.
+        quiet = min(_QUIET_SECONDS, self._replication.batch_seconds / 4)
         try:
             while changes < self._replication.batch_changes:
-                following = stream.next_transaction(max(0.0, deadline - time.monotonic()))
+                following = stream.next_transaction(min(quiet, max(0.0, deadline - time.monotonic())))
                 if following is None:
                     break
                 batch.append(following)
