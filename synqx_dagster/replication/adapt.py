@@ -59,7 +59,7 @@ class Adapter:
         """
         known = None if state.relation is None else KnownRelation.from_json(state.relation)
         now: Mapping[str, SourceColumn] | None = None
-        if self._source is not None and (known is None or _is_news(known, relation)):
+        if self._source is not None and (known is None or known.oid == relation.oid):
             now = ask_source(self._source, relation.oid)
         evolved = Evolved()
         if known is not None:
@@ -116,7 +116,7 @@ class Adapter:
         words: list[str],
     ) -> tuple[Column, ...]:
         names = {column.name for column in existing}
-        renamed = [(old, new) for old, new in evolved.renamed if old in names and new not in names]
+        renamed = [(old, new) for old, new in evolved.renamed if old in names]
         if not renamed:
             return existing
         if not self._target.capabilities.transactional_ddl:
@@ -127,7 +127,13 @@ class Adapter:
                 hint=f"rename it in {table.target} too, then copy the table again",
             )
         quote = self._target.quote
-        for old, new in renamed:
+        while renamed:
+            # One whose new name is free: it may be the earlier name of another.
+            old, new = next((pair for pair in renamed if pair[1] not in names), renamed[0])
+            if new in names:
+                raise TargetMismatchError(f"{table.target} has a column {new!r} already, as {old!r} is called now")
+            renamed.remove((old, new))
+            names = names - {old} | {new}
             session.execute(
                 f"ALTER TABLE {self._target.qualify(table.target)} RENAME COLUMN {quote(old)} TO {quote(new)}"
             )
@@ -213,10 +219,3 @@ def create_target(plan: TargetPlan, session: ChangingWriteSession) -> None:
     table = plan.changed.table
     session.ensure_schema(table)
     session.create_table(table, plan.changed.columns, plan.created_key or ())
-
-
-def _is_news(known: KnownRelation, relation: Relation) -> bool:
-    if known.oid != relation.oid:
-        return False
-    was = [(column.name, column.native_type) for column in known.columns]
-    return was != [(column.name, column.native_type) for column in relation.columns]

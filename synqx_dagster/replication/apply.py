@@ -28,6 +28,7 @@ from synqx_dagster.replication.report import BatchReport, TableCounts
 from synqx_dagster.replication.source_columns import KnownRelation, SourceColumn
 from synqx_dagster.replication.table_changes import Commit, TableChanges
 from synqx_dagster.replication.tables import FollowedTable, refuse_shared_targets, state_schema
+from synqx_dagster.replication.target_plan import TargetPlan
 from synqx_dagster.transfer.failpoints import reach
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,8 @@ class Applier:
         self._schema = state_schema(replication)
         self._state = ReplicationState()
         self._states: dict[TableName, TableState] = {}
+        #: How tables were fitted to their relations; for as long as nothing has gone wrong.
+        self._plans: dict[TableName, TargetPlan] = {}
         self._lock = threading.Lock()
         #: The session that is kept from batch to batch, where the connector pools them.
         self._kept = ExitStack()
@@ -102,6 +105,7 @@ class Applier:
             self._refuse_other_writers(book.find_other_writers())
         with self._lock:
             self._state = state
+            self._plans.clear()
             self._states = {
                 source: states.get(source, TableState(source, table.target)) for source, table in self._followed.items()
             }
@@ -196,6 +200,7 @@ class Applier:
                     session.rollback()
                     raise
             self._states[source] = state
+            self._plans.pop(source, None)
 
     # --- transactions ---------------------------------------------------------------------------------------
 
@@ -222,6 +227,7 @@ class Applier:
                     self._replication, self._target, self._followed, self.table_states, self._adapter, session, stack
                 )
                 batch.piece_bytes = self._piece_bytes
+                batch.plans = dict(self._plans)
                 position = state.position or 0
                 for transaction in transactions:
                     try:
@@ -238,6 +244,7 @@ class Applier:
                 self._commit(session, state)
                 reach("replication_after_commit")
         except BaseException:
+            self._plans.clear()
             self._end_session()
             raise
         if not self._target.capabilities.pools_sessions:
@@ -246,6 +253,7 @@ class Applier:
         with self._lock:
             self._state = state
             self._states.update(batch.changed_states)
+            self._plans = batch.plans
         return batch.report(position)
 
     def _commit(self, session: ChangingWriteSession, state: ReplicationState) -> None:
@@ -308,6 +316,7 @@ class _Batch:
         self._stack = stack
         self._budget = Budget()
         self.piece_bytes = PIECE_BYTES
+        self.plans: dict[TableName, TargetPlan] = {}
         #: By identity: comparing relations takes longer than bringing a change in. The relation is held with it.
         self._known: dict[int, tuple[Relation, TableChanges | None]] = {}
         self._tables: dict[TableName, TableChanges] = {}
@@ -420,6 +429,19 @@ class _Batch:
             earlier.close(self._session)
             self._count(earlier)
         self._known = {key: kept for key, kept in self._known.items() if kept[0].table != name}
+        plan = self.plans.get(name)
+        if plan is None or plan.relation != relation:
+            plan = self._fit(relation, state)
+        if plan is None:
+            self.plans.pop(name, None)
+            return None
+        self.plans[name] = plan
+        table = TableChanges(plan, self._replication, self._target, self._budget, self._stack)
+        self._tables[name] = table
+        return table
+
+    def _fit(self, relation: Relation, state: TableState) -> TargetPlan | None:
+        name = relation.table
         adapted = self._adapter.adapt(self._followed[name], relation, state, self._session)
         if adapted.state != state:
             self._states[name] = self.changed_states[name] = adapted.state
@@ -427,10 +449,7 @@ class _Batch:
         if adapted.plan is None:
             self._stopped[name] = adapted.state.reason or ""
             logger.error("%s: %s has stopped: %s", self._replication.name, name, adapted.state.reason)
-            return None
-        table = TableChanges(adapted.plan, self._replication, self._target, self._budget, self._stack)
-        self._tables[name] = table
-        return table
+        return adapted.plan
 
     def _leave_out(self, relation: Relation | None, count: int) -> None:
         assert relation is not None

@@ -49,26 +49,45 @@ def compare(
     if before.oid != relation.oid:
         return Evolved(stopped="the source table was dropped and made again; what the new one holds is not known")
     was = {column.name: column for column in before.columns}
-    names = [column.name for column in relation.columns]
-    vanished = [name for name in was if name not in names]
-    appeared = [name for name in names if name not in was]
-    retyped = [column.name for column in relation.columns if column.name in was and _differ(was[column.name], column)]
-    if not (vanished or appeared or retyped):
+    numbers = _numbers_of(relation, now)
+    before_numbers = before.numbers if numbers and before.numbers.keys() == was.keys() else {}
+    earlier_name = _name_matches(was, relation, before_numbers, numbers)
+    kept = {old: new for new, old in earlier_name.items()}
+    renamed = tuple((old, new) for old, new in kept.items() if old != new)
+    vanished = [name for name in was if name not in kept]
+    appeared = [column.name for column in relation.columns if column.name not in earlier_name]
+    retyped = [
+        one.name for one in relation.columns if one.name in earlier_name and _differ(was[earlier_name[one.name]], one)
+    ]
+    if not (renamed or vanished or appeared or retyped):
         return Evolved()
     if policy == "freeze":
-        changed = ", ".join(map(repr, [*vanished, *appeared, *retyped]))
+        changed = ", ".join(map(repr, dict.fromkeys([*vanished, *appeared, *retyped, *(new for _, new in renamed)])))
         return Evolved(
             stopped=f"the source's columns have changed ({changed}), and evolution: freeze lets nothing follow"
         )
-    renamed, problem = _find_renamed(before, vanished, appeared, now)
-    if problem is not None:
-        return Evolved(stopped=problem)
-    new_names = {new for _, new in renamed}
-    old_names = {old for old, _ in renamed}
+    if vanished and appeared and not before_numbers:
+        gone, new = ", ".join(map(repr, vanished)), ", ".join(map(repr, appeared))
+        return Evolved(
+            stopped=f"columns are gone ({gone}) and others are new ({new}), and the log does not tell which was renamed"
+        )
+    if [column.name for column in relation.columns] == list(was) and (vanished or renamed):
+        # The log looks the same before and after; since when it is another column is not known.
+        names = ", ".join(map(repr, dict.fromkeys([*vanished, *(new for _, new in renamed)])))
+        return Evolved(stopped=f"columns were dropped or renamed, and others took their names ({names})")
+    return _follow(was, relation, earlier_name, vanished, appeared, now)
+
+
+def _follow(
+    was: Mapping[str, Column],
+    relation: Relation,
+    earlier_name: Mapping[str, str],
+    vanished: Sequence[str],
+    appeared: Sequence[str],
+    now: Mapping[str, SourceColumn] | None,
+) -> Evolved:
     added: dict[str, str | None] = {}
     for name in appeared:
-        if name in new_names:
-            continue
         column = None if now is None else now.get(name)
         if column is not None and column.is_filled:
             return Evolved(
@@ -76,39 +95,39 @@ def compare(
                 " log does not tell"
             )
         added[name] = None if column is None else column.missing
-    problem = _find_rewritten(was, relation, {new: old for old, new in renamed})
+    problem = _find_rewritten(was, relation, earlier_name)
     if problem is not None:
         return Evolved(stopped=problem)
-    return Evolved(renamed, added, tuple(name for name in vanished if name not in old_names))
+    renamed = tuple((old, new) for new, old in earlier_name.items() if old != new)
+    return Evolved(renamed, added, tuple(vanished))
 
 
-def _find_renamed(
-    before: KnownRelation,
-    vanished: Sequence[str],
-    appeared: Sequence[str],
-    now: Mapping[str, SourceColumn] | None,
-) -> tuple[tuple[tuple[str, str], ...], str | None]:
-    if not vanished or not appeared:
-        return (), None
-    by_number = {before.numbers[name]: name for name in vanished if name in before.numbers}
-    renamed = []
-    for name in appeared:
-        column = None if now is None else now.get(name)
-        if column is None or len(by_number) < len(vanished):
-            gone, new = ", ".join(map(repr, vanished)), ", ".join(map(repr, appeared))
-            return (
-                (),
-                f"columns are gone ({gone}) and others are new ({new}), and the log does not tell which was renamed",
-            )
-        if column.number in by_number:
-            renamed.append((by_number[column.number], name))
-    return tuple(renamed), None
+def _numbers_of(relation: Relation, now: Mapping[str, SourceColumn] | None) -> dict[str, int]:
+    """The numbers of a relation's columns; empty unless the catalog speaks of the same columns as the log.
+
+    The catalog is of now and the log of then: a column may have gone since, or names changed places. The log's columns
+    are in the order of their numbers.
+    """
+    if now is None or any(column.name not in now for column in relation.columns):
+        return {}
+    numbers = {column.name: now[column.name].number for column in relation.columns}
+    return numbers if list(numbers.values()) == sorted(numbers.values()) else {}
 
 
-def _find_rewritten(was: Mapping[str, Column], relation: Relation, renamed_from: Mapping[str, str]) -> str | None:
+def _name_matches(
+    was: Mapping[str, Column], relation: Relation, before_numbers: Mapping[str, int], numbers: Mapping[str, int]
+) -> dict[str, str]:
+    """The earlier name of each column that was there before."""
+    if not before_numbers:
+        return {column.name: column.name for column in relation.columns if column.name in was}
+    by_number = {number: name for name, number in before_numbers.items()}
+    return {name: by_number[number] for name, number in numbers.items() if number in by_number}
+
+
+def _find_rewritten(was: Mapping[str, Column], relation: Relation, earlier_name: Mapping[str, str]) -> str | None:
     """Why a column's new type may have changed the values that were there; None where it has not."""
     for column in relation.columns:
-        earlier = was.get(renamed_from.get(column.name, column.name))
+        earlier = was[earlier_name[column.name]] if column.name in earlier_name else None
         if earlier is not None and _differ(earlier, column) and not _keeps_values(earlier, column):
             return (
                 f"column {column.name!r} was {_spelling(earlier)} and is {_spelling(column)}; the server has rewritten"
