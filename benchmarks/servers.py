@@ -115,8 +115,11 @@ class Postgresql:
 
 
 @contextmanager
-def running_postgresql() -> Iterator[Postgresql]:
+def running_postgresql(**more_settings: str) -> Iterator[Postgresql]:
     """PostgreSQL from the wheel, on a free port of loopback and on no Unix socket.
+
+    Args:
+        more_settings: In place of `POSTGRESQL_SETTINGS`, or beside them.
 
     Raises:
         RuntimeError: It does not start; the message ends with its log.
@@ -135,6 +138,7 @@ def running_postgresql() -> Iterator[Postgresql]:
         server = Postgresql(endpoint, Path(wheel.bin_path), directory / "data")
         settings = {
             **POSTGRESQL_SETTINGS,
+            **more_settings,
             "listen_addresses": endpoint.host,
             "port": str(endpoint.port),
             "unix_socket_directories": "",

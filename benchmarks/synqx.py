@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import yaml
 
 from benchmarks.case import Outcome
-from benchmarks.measure import RunFailedError, run_measured
+from benchmarks.measure import RunFailedError, Usage, run_measured
 from benchmarks.servers import SOURCE, TARGET, Endpoint
 
 
@@ -50,6 +51,21 @@ class Project:
         lanes = ", ".join(sorted({asset["lane"] for asset in assets}))
         seconds = sum(asset["seconds"] for asset in assets)
         return Outcome(seconds, usage.seconds, usage.peak_memory_bytes, lanes)
+
+    def measure(self, *arguments: str) -> Usage:
+        """Run any command.
+
+        Raises:
+            RunFailedError: It failed.
+        """
+        log = self.directory / "command.log"
+        return run_measured(_command(*arguments), log=log, environment=self.environment, directory=self.directory)
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start a command that goes on."""
+        with (self.directory / "started.log").open("wb") as log:
+            environment = {**os.environ, **self.environment}
+            return subprocess.Popen(_command(*arguments), stdout=log, stderr=log, env=environment, cwd=self.directory)
 
 
 def create_project(directory: Path, records: Sequence[Mapping[str, Any]]) -> Project:

@@ -223,6 +223,10 @@ class StatementTimeoutError(RetryableError):
     """The server ended a statement that took too long."""
 
 
+class SlotInUseError(RetryableError):
+    """Somebody else reads the replication slot."""
+
+
 class CommitUnknownError(RetryableError):
     """The connection broke during COMMIT; the ledger decides whether it happened."""
 
@@ -236,6 +240,13 @@ class FatalError(SynqxError):
 
 class FencedError(FatalError):
     """A newer attempt has taken over this load; this one was refused at its commit."""
+
+
+class SlotLostError(FatalError):
+    """The replication slot is gone, or no longer holds what is needed; only a new copy helps."""
+
+    def __init__(self, message: str | None = None, *, hint: str | None = None, **context: object) -> None:
+        super().__init__(message, hint=hint or "`synqx replications resync` copies the tables anew", **context)
 
 
 class OperatorFailedError(FatalError):

@@ -129,11 +129,14 @@ class LostReplies:
 
     Args:
         commit: How the client's COMMIT ends, in capitals.
+        entry: What the statement holds that makes the entry.
     """
 
-    def __init__(self, commit: bytes) -> None:
+    def __init__(self, commit: bytes, entry: tuple[bytes, bytes] = (b"INSERT INTO", b"_synqx_ledger")) -> None:
         self._commit = commit
+        self._entry = entry
         self.dropped = threading.Event()
+        self.enabled = True
 
     def make_filters(self) -> tuple[Filter, Filter]:
         """For `FaultyProxy`."""
@@ -142,7 +145,7 @@ class LostReplies:
 
         def to_server(data: bytes) -> bytes:
             nonlocal has_recorded
-            has_recorded = has_recorded or (b"INSERT INTO" in data and b"_synqx_ledger" in data)
+            has_recorded = self.enabled and (has_recorded or all(part in data for part in self._entry))
             if has_recorded and data.upper().endswith(self._commit) and not self.dropped.is_set():
                 is_armed.set()
             return data

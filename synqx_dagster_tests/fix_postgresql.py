@@ -172,8 +172,12 @@ class PostgresqlDatabase:
             self.server.execute(f'drop database if exists "{database.name}" with (force)')
 
 
-def start_postgresql() -> PostgresqlServer:
-    """Initialise and start a server in a temporary directory of its own; `stop_postgresql` undoes both."""
+def start_postgresql(version: int | None = None) -> PostgresqlServer:
+    """Initialise and start a server in a temporary directory of its own; `stop_postgresql` undoes both.
+
+    Args:
+        version: One that the wheel carries; left out: as the environment says.
+    """
     with warnings.catch_warnings():
         # platformdirs warns on import where XDG_RUNTIME_DIR is unset; nothing here uses that directory.
         warnings.simplefilter("ignore")
@@ -181,7 +185,7 @@ def start_postgresql() -> PostgresqlServer:
 
     # A Unix socket's path is limited to about 100 bytes, so the directory does not follow $TMPDIR.
     directory = Path(tempfile.mkdtemp(prefix="synqx-pg-", dir="/tmp"))
-    version = int(os.environ.get("SYNQX_TEST_POSTGRESQL_VERSION", "18"))
+    version = version or int(os.environ.get("SYNQX_TEST_POSTGRESQL_VERSION", "18"))
     try:
         # The wheel knows how to run as root (as a user of its own); its own start has no TCP port.
         wheel = get_server(directory / "data", cleanup_mode=None, start=False, postgres_version=version)
@@ -190,6 +194,32 @@ def start_postgresql() -> PostgresqlServer:
             shutil.chown(directory, wheel.system_user)
         directory.chmod(0o755)
         server = PostgresqlServer(directory, Path(wheel.bin_path), wheel.system_user, _find_free_port())
+        server.watchdog = _start_watchdog(server)
+        server.start()
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    return server
+
+
+def start_installed_postgresql(version: int) -> PostgresqlServer:
+    """The same with a version that the system has installed.
+
+    Raises:
+        FileNotFoundError: It has not.
+    """
+    programs = Path(f"/usr/lib/postgresql/{version}/bin")
+    if not (programs / "postgres").exists():
+        raise FileNotFoundError(programs)
+    directory = Path(tempfile.mkdtemp(prefix="synqx-pg-", dir="/tmp"))
+    user = "postgres" if os.geteuid() == 0 else None
+    if user is not None:
+        shutil.chown(directory, user)
+    directory.chmod(0o755)
+    server = PostgresqlServer(directory, programs, user, _find_free_port())
+    try:
+        data = str(server.data_directory)
+        server.run("initdb", "--auth=trust", "--encoding=utf8", "--no-locale", "-U", server.username, "-D", data)
         server.watchdog = _start_watchdog(server)
         server.start()
     except BaseException:
@@ -233,6 +263,22 @@ def _find_free_port() -> int:
 def postgresql_server() -> Iterator[PostgresqlServer]:
     """The server of this test process; started on first use."""
     server = start_postgresql()
+    try:
+        yield server
+    finally:
+        stop_postgresql(server)
+
+
+@pytest.fixture(scope="session")
+def postgresql_15_server() -> Iterator[PostgresqlServer]:
+    """A server of version 15 for this test process; started on first use."""
+    try:
+        server = start_installed_postgresql(15)
+    except FileNotFoundError:
+        message = "no PostgreSQL 15 is installed, so it is not tested with: scripts/install-system-packages"
+        if os.environ.get("CI", "").lower() == "true":
+            pytest.fail(message)
+        pytest.skip(message)
     try:
         yield server
     finally:

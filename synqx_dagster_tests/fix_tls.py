@@ -60,6 +60,8 @@ class TlsPostgresql:
             "unix_socket_directories": self.directory,
             "fsync": "off",
             "shared_buffers": "16MB",
+            # Replication is encrypted too.
+            "wal_level": "logical",
             "ssl_ca_file": self.authority.file,
         }
         (data / "postgresql.auto.conf").write_text(

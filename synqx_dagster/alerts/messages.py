@@ -26,6 +26,10 @@ _TITLES: Mapping[str, str] = {
     "recovery": "recovered",
     "quarantine_threshold": "set rows aside",
     "missed_schedule": "missed a tick",
+    "connection_down": "is down",
+    "connection_up": "is up again",
+    "wal_threshold": "has log that needs a look",
+    "wal_recovery": "has its log in order again",
     "test": "test",
 }
 
@@ -47,7 +51,7 @@ class AlertEvent:
         event_id: The same for the same event, however often it is found or sent.
         event_type: One of `AlertEventType`, or ``test``.
         occurred_at: ISO 8601 in UTC.
-        subject: The job, mapping or schedule that it is about.
+        subject: The job, mapping, schedule or connection that it is about.
         troubles: The first twenty, with messages of at most 1,000 characters: events are kept until they are told.
         more_troubles: How many there were beyond those.
         quarantine: Rows that were set aside, by mapping.
@@ -69,6 +73,7 @@ class AlertEvent:
     quarantine: Mapping[str, int] = field(default_factory=dict)
     due_at: tuple[str, ...] = ()
     more_troubles: int = 0
+    connections: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shown = tuple(replace(trouble, message=_cut(trouble.message)) for trouble in self.troubles[:_MAX_ITEMS])
@@ -83,6 +88,8 @@ class AlertEvent:
     def from_dict(cls, values: Mapping[str, Any]) -> AlertEvent:
         """Read what `to_dict` gave."""
         lists = {name: tuple(values[name]) for name in ("pipelines", "mappings", "schedules", "due_at")}
+        # Events that wait since before there were those of connections do not have it.
+        lists["connections"] = tuple(values.get("connections", ()))
         troubles = tuple(Trouble(**item) for item in values["troubles"])
         return cls(**{**values, **lists, "troubles": troubles, "quarantine": dict(values["quarantine"])})
 

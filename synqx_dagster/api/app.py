@@ -27,10 +27,12 @@ from synqx_dagster.api.routes import (
     lineage,
     mapping_columns,
     mappings,
+    metrics,
     oidc,
     pipeline_runs,
     pipeline_versions,
     pipelines,
+    replications,
     runs,
     schedules,
     schemas,
@@ -57,6 +59,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     pipelines.router,
     pipeline_versions.router,
     pipeline_runs.router,
+    replications.router,
     schedules.router,
     sensors.router,
     alerts.router,
@@ -65,6 +68,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     agents.router,
     analytics.router,
     search.router,
+    metrics.router,
     auth.router,
     oidc.router,
     api_keys.router,
@@ -76,7 +80,8 @@ ROUTERS: tuple[APIRouter, ...] = (
 _EVERYWHERE = problems_of(400, 401, 403, 413, 415, 422, 429, 501, 502, 503)
 
 _DESCRIPTION = """\
-Connections, schemas, mappings, pipelines and schedules as records of one catalog, their runs, people and agents.
+Connections, schemas, mappings, pipelines, replications and schedules as records of one catalog, their runs, people and
+agents.
 
 The records have the fields and checks of the YAML files that `synqx apply` takes. Every write is a revision of the
 catalog. Where a field refers to another record it takes the record's name or its id. Errors are problem answers

@@ -20,6 +20,7 @@ from synqx_dagster.model import (
     Pipeline,
     PipelineNode,
     Record,
+    Replication,
     Schedule,
     Schema,
     SealedSecret,
@@ -86,6 +87,19 @@ class PipelineView(Pipeline, Facts):
     schedule: str | None = Field(default=None, description="The name of the schedule.")
 
 
+class ReplicationView(Replication, Facts):
+    """A replication, and how its runs do."""
+
+    source_connection_id: int
+    target_connection_id: int
+    last_run_at: datetime | None = None
+    last_run_id: str | None = None
+    last_run_status: str | None = None
+    last_tick_at: datetime | None = None
+    last_tick_status: str | None = None
+    last_tick_reason: str | None = Field(default=None, description="What the last look at the slot said.")
+
+
 class ScheduleView(Schedule, Facts):
     """A schedule, and how it does."""
 
@@ -118,6 +132,7 @@ class AlertView(Alert, Facts):
     pipeline_ids: list[int] = Field(default_factory=list)
     mapping_ids: list[int] = Field(default_factory=list)
     schedule_ids: list[int] = Field(default_factory=list)
+    connection_ids: list[int] = Field(default_factory=list)
 
 
 def show_records(

@@ -44,6 +44,7 @@ REFERENCES: Mapping[RecordKind, tuple[Reference, ...]] = {
         Reference("target_schema", "schema"),
     ),
     "pipeline": (),
+    "replication": (Reference("source_connection", "connection"), Reference("target_connection", "connection")),
     "schedule": (Reference("mapping", "mapping", many=True), Reference("pipeline", "pipeline", many=True)),
     "sensor": (
         Reference("mapping", "mapping", many=True),
@@ -55,6 +56,7 @@ REFERENCES: Mapping[RecordKind, tuple[Reference, ...]] = {
         Reference("pipelines", "pipeline", many=True),
         Reference("mappings", "mapping", many=True),
         Reference("schedules", "schedule", many=True),
+        Reference("connections", "connection", many=True),
     ),
     "agent": (
         Reference("assets", "asset", many=True),

@@ -31,6 +31,12 @@ def install(catalog: Catalog) -> None:
         catalog.within_vault_save.append(_enter_vault_act)
 
 
+def record_act(catalog: Catalog, action: str, *, kind: str, name: str, detail: str | None = None) -> None:
+    """Enter what is about to be done with a record and is no write of the catalog, as the act of who acts here."""
+    event = AuditEvent(action, "allowed", "", target_kind=kind, target=name, detail=detail)
+    trail.AuditTrail(catalog).record(current_actor().signs(event))
+
+
 def _enter_commit(connection: Connection, commit: Commit) -> None:
     actor = find_actor()
     detail = None

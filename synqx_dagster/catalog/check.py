@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from synqx_dagster.catalog.check_graph import check_graph
+from synqx_dagster.catalog.check_graph import check_graph, loads_by_table
 from synqx_dagster.catalog.check_pipelines import check_pipeline
 from synqx_dagster.catalog.check_records import (
     check_connection,
@@ -19,6 +19,7 @@ from synqx_dagster.catalog.check_records import (
     check_pools,
     check_schedule,
 )
+from synqx_dagster.catalog.check_replications import check_replication, check_shared_tables, check_slots
 from synqx_dagster.catalog.check_sensors import check_alert, check_sensor, check_sensor_cycles
 from synqx_dagster.catalog.documents import Definitions, UnreadRecords, cap_problems
 from synqx_dagster.catalog.references import references_of
@@ -35,11 +36,13 @@ from synqx_dagster.model import (
     Mapping,
     Record,
     RecordKind,
+    Replication,
     Schedule,
     SealedSecret,
     Sensor,
     dagster_name,
 )
+from synqx_dagster.model.connection import MONITORING
 from synqx_dagster.model.pipeline import PIPELINES
 
 #: Names that Dagster does not give to a job (dagster 1.13, `_core/definitions/utils.py`), and those that are taken.
@@ -50,7 +53,10 @@ _RESERVED_JOB_NAMES = {
     "synqx_follow_catalog",
     "synqx_alerts",
     "synqx_purge_runs",
+    "synqx_wal",
+    "synqx_health",
     "synqx_run",
+    "synqx_wal_guard",
 }
 
 
@@ -77,6 +83,9 @@ def check_definitions(definitions: Definitions, *, known: CatalogSnapshot | None
     for schedule in union.iter_new(Schedule):
         problems.extend(check_schedule(union, schedule))
     broken = _Broken(definitions.unread, missing, union.records)
+    for replication in union.iter_new(Replication):
+        if not broken.depends(replication):
+            problems.extend(check_replication(union, replication))
     for sensor in union.iter_new(Sensor):
         if not broken.depends(sensor):
             problems.extend(check_sensor(union, sensor))
@@ -97,6 +106,9 @@ def check_definitions(definitions: Definitions, *, known: CatalogSnapshot | None
                 graphs[pipeline.name] = graph
     whole = union.without(broken.find_jobs())
     problems.extend(check_graph(whole, graphs))
+    replications = list(whole.records.replications.values())
+    problems.extend(check_shared_tables(whole, replications, loads_by_table(whole, graphs)))
+    problems.extend(check_slots(whole, replications))
     problems.extend(check_sensor_cycles(whole))
     return list(cap_problems(_in_order(problems)))
 
@@ -144,7 +156,7 @@ class _Broken:
         )
 
     def find_jobs(self) -> set[_Key]:
-        """Mappings that could not be read, and pipelines, schedules and sensors with a part that is so or is not there.
+        """Mappings that could not be read, and what else makes a job with a part that is so or is not there.
 
         Of a mapping without one of its connections its tables are known all the same.
         """
@@ -154,6 +166,7 @@ class _Broken:
             *self.records.pipelines.values(),
             *self.records.schedules.values(),
             *self.records.sensors.values(),
+            *self.records.replications.values(),
         ):
             refers = not isinstance(record, Mapping) and (
                 self.depends(record) or any((kind, name) in found for kind, name, _ in references_of(record))
@@ -191,7 +204,13 @@ def _check_names(union: RecordUnion) -> Iterator[Problem]:
                 "give the schedule another name, or let it run this pipeline and nothing else",
             )
     yield from _check_sensor_names(union)
-    made = [*union.records.pipelines.values(), *union.records.schedules.values(), *union.records.sensors.values()]
+    yield from _check_replication_names(union)
+    made = [
+        *union.records.pipelines.values(),
+        *union.records.replications.values(),
+        *union.records.schedules.values(),
+        *union.records.sensors.values(),
+    ]
     for record in made:
         name = dagster_name(record.name)
         if name in _RESERVED_JOB_NAMES or name.startswith("__"):
@@ -202,6 +221,14 @@ def _check_names(union: RecordUnion) -> Iterator[Problem]:
             ("name",),
             f"{PIPELINES!r} is no name for a connection beside pipelines",
             "the assets of rows that pipelines store have keys that begin with it",
+        )
+    watched = any(item.monitor is not None and item.monitor.wal for item in union.records.connections.values())
+    if watched and MONITORING in union.records.connections:
+        yield union.problem(
+            union.records.connections[MONITORING],
+            ("name",),
+            f"{MONITORING!r} is no name for a connection beside watched ones",
+            "the assets that show what is watched have keys that begin with it",
         )
 
 
@@ -218,6 +245,27 @@ def _check_sensor_names(union: RecordUnion) -> Iterator[Problem]:
         else:
             continue
         yield union.problem(sensor, ("name",), message, "give the sensor another name")
+
+
+def _check_replication_names(union: RecordUnion) -> Iterator[Problem]:
+    """A replication makes a job and a sensor of its name."""
+    others = {
+        dagster_name(record.name): record
+        for record in (
+            *union.records.pipelines.values(),
+            *union.records.schedules.values(),
+            *union.records.sensors.values(),
+        )
+    }
+    for replication in union.records.replications.values():
+        other = others.get(dagster_name(replication.name))
+        if other is not None:
+            yield union.problem(
+                replication,
+                ("name",),
+                f"the {other.kind} {other.name!r} has this name in Dagster, too",
+                "give the replication another name: it makes a job and a sensor of its own",
+            )
 
 
 def _check_collisions(union: RecordUnion, records: Iterable[Record]) -> Iterator[Problem]:

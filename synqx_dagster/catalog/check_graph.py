@@ -5,19 +5,17 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
+from synqx_dagster.catalog.table_keys import TableKey, TableKeys
 from synqx_dagster.catalog.union import RecordUnion
 from synqx_dagster.errors import ConfigurationError, DriverMissingError, Problem
-from synqx_dagster.model import Connection, Pipeline, Schedule, Sensor, TableName
 from synqx_dagster.model import Mapping as MappingRecord
+from synqx_dagster.model import Pipeline, Schedule, Sensor
 from synqx_dagster.model.partitions import find_difference
 from synqx_dagster.model.pipeline import find_cycle
 from synqx_dagster.pipelines.graph import Graph as PipelineGraph
 from synqx_dagster.pipelines.graph import Node, extracts_before, loads_of
 
-#: A table as the graph knows it: connection, schema (the connector's own where none is written), name.
-_TableKey = tuple[str, str | None, str]
 _Graph = dict[str, list[str]]
 
 _MAX_CYCLES = 10
@@ -33,7 +31,7 @@ def check_graph(union: RecordUnion, graphs: Mapping[str, PipelineGraph]) -> Iter
         graphs: The graphs of pipelines by name, as far as they have one.
     """
     tables = _Tables(union)
-    producers: dict[_TableKey, MappingRecord] = {}
+    producers: dict[TableKey, MappingRecord] = {}
     for mapping in union.records.mappings.values():
         target = tables.target_of(mapping)
         other = producers.setdefault(target, mapping)
@@ -66,6 +64,15 @@ def check_graph(union: RecordUnion, graphs: Mapping[str, PipelineGraph]) -> Iter
         )
     if not cycles:
         yield from _check_jobs(union, graph)
+
+
+def loads_by_table(union: RecordUnion, graphs: Mapping[str, PipelineGraph]) -> dict[TableKey, str]:
+    """What loads a table, in words, by the table's key: mappings, and load nodes of pipelines that have a graph."""
+    tables = _Tables(union)
+    found = {tables.target_of(mapping): f"the mapping {name!r}" for name, mapping in union.records.mappings.items()}
+    for graph, node in _pipeline_loads(graphs):
+        found.setdefault(tables.target_of_node(node), f"the pipeline {graph.pipeline.name!r}")
+    return found
 
 
 def _check_partitions(union: RecordUnion) -> Iterator[Problem]:
@@ -110,10 +117,10 @@ def _check_loads(
     union: RecordUnion,
     tables: _Tables,
     loads: list[tuple[PipelineGraph, Node]],
-    producers: Mapping[_TableKey, MappingRecord],
+    producers: Mapping[TableKey, MappingRecord],
 ) -> Iterator[Problem]:
     """Tables that a load node fills and somebody else does, too."""
-    seen: dict[_TableKey, str] = {}
+    seen: dict[TableKey, str] = {}
     for graph, node in loads:
         key = tables.target_of_node(node)
         here = f"the load {node.node_id!r} of the pipeline {graph.pipeline.name!r}"
@@ -136,7 +143,7 @@ def _check_cycles_with_loads(
     union: RecordUnion,
     tables: _Tables,
     loads: list[tuple[PipelineGraph, Node]],
-    producers: Mapping[_TableKey, MappingRecord],
+    producers: Mapping[TableKey, MappingRecord],
     mappings: _Graph,
 ) -> Iterator[Problem]:
     """Load nodes that read, through other loads or mappings, what they load."""
@@ -172,7 +179,7 @@ def _check_cycles_with_loads(
             )
 
 
-def _names_by_connection(producers: dict[_TableKey, MappingRecord]) -> dict[str, set[str]]:
+def _names_by_connection(producers: dict[TableKey, MappingRecord]) -> dict[str, set[str]]:
     names: dict[str, set[str]] = {}
     for connection, _, table in producers:
         names.setdefault(connection, set()).add(table.casefold())
@@ -240,18 +247,17 @@ class _Tables:
 
     def __init__(self, union: RecordUnion) -> None:
         self._union = union
-        #: `Capabilities` of each connection by name; None where its kind is unknown.
-        self._capabilities: dict[str, Any] = {}
+        self._key = TableKeys(union.records).key_of
 
-    def target_of(self, mapping: MappingRecord) -> _TableKey:
+    def target_of(self, mapping: MappingRecord) -> TableKey:
         return self._key(mapping.target_connection, mapping.target)
 
-    def target_of_node(self, node: Node) -> _TableKey:
+    def target_of_node(self, node: Node) -> TableKey:
         """The table of a load node."""
         assert node.table is not None
         return self._key(str(node.connection), node.table)
 
-    def sources_of_node(self, node: Node) -> list[_TableKey]:
+    def sources_of_node(self, node: Node) -> list[TableKey]:
         """The tables of an extract node."""
         from synqx_dagster.connectors.registry import dialect_of
         from synqx_dagster.mapping.lineage import tables_of
@@ -265,7 +271,7 @@ class _Tables:
             return []  # The problem stands at the connection.
         return [self._key(connection.name, table) for table in tables_of(node.query or "", dialect)]
 
-    def sources_of(self, mapping: MappingRecord) -> list[_TableKey]:
+    def sources_of(self, mapping: MappingRecord) -> list[TableKey]:
         from synqx_dagster.connectors.registry import dialect_of
         from synqx_dagster.mapping.lineage import trace_lineage
 
@@ -281,26 +287,3 @@ class _Tables:
         schema = self._union.records.schemas.get(mapping.target_schema or "")
         lineage = trace_lineage(mapping, schema, None, dialect=dialect)
         return [self._key(connection.name, table) for table in lineage.tables]
-
-    def _key(self, connection_name: str, table: TableName) -> _TableKey:
-        connection = self._union.records.connections.get(connection_name)
-        capabilities = None if connection is None else self._capabilities_of(connection)
-        if connection is None or capabilities is None:
-            return connection_name, table.schema, table.name
-        schema = table.schema or capabilities.default_schema
-        if capabilities.schema_is_database:
-            schema = schema or connection.database
-        if capabilities.folds_case:
-            return connection.name, schema.casefold() if schema else None, table.name.casefold()
-        return connection.name, schema, table.name
-
-    def _capabilities_of(self, connection: Connection) -> Any:
-        from synqx_dagster.connectors.registry import capabilities_of
-
-        if connection.name not in self._capabilities:
-            try:
-                found = capabilities_of(connection.db_type, connection.options)
-            except (ConfigurationError, DriverMissingError):
-                found = None  # The problem stands at the connection.
-            self._capabilities[connection.name] = found
-        return self._capabilities[connection.name]

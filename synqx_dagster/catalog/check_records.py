@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from synqx_dagster.catalog.snapshot import secrets_of
 from synqx_dagster.catalog.union import RecordUnion
 from synqx_dagster.catalog.yaml_tree import parse_path
-from synqx_dagster.connectors.protocol import Connector, SnapshotConnector
+from synqx_dagster.connectors.protocol import Connector, MonitorConnector, SnapshotConnector
 from synqx_dagster.errors import ConfigurationError, DriverMissingError, Problem
 from synqx_dagster.model import Connection, Mapping, RecordKind, Schedule
 from synqx_dagster.model.sessions import find_pool_shortage
@@ -22,10 +22,17 @@ def check_connection(union: RecordUnion, connection: Connection) -> Iterator[Pro
     from synqx_dagster.connectors.registry import check_config, connector_class, make_config
 
     try:
-        connector_class(connection.db_type)
+        found = connector_class(connection.db_type)
     except (ConfigurationError, DriverMissingError) as exc:
         yield union.problem(connection, ("db_type",), exc.message, exc.hint)
         return
+    if connection.monitor is not None and connection.monitor.wal and not issubclass(found, MonitorConnector):
+        yield union.problem(
+            connection,
+            ("monitor", "wal"),
+            f"{connection.db_type} has no write-ahead log that can be watched",
+            "that is for PostgreSQL",
+        )
     secrets = secrets_of(connection)
     config = make_config(connection, lambda path: _SOME_SECRET if path in secrets else None)
     for text in check_config(config):

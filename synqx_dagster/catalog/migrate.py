@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 #: The newest migration. A constant, so that opening a catalog does not import Alembic; a test compares the two.
-HEAD = "0002"
+HEAD = "0003"
 
 #: "synqx" in ASCII: migrations of one PostgreSQL database come one after the other.
 _ADVISORY_LOCK = 0x73796E7178

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from synqx_dagster.catalog.yaml_tree import FieldPath
-from synqx_dagster.model import Agent, Alert, Dataset, Mapping, Pipeline, Record, RecordKind, Schedule, Sensor
+from synqx_dagster.model import (
+    Agent,
+    Alert,
+    Dataset,
+    Mapping,
+    Pipeline,
+    Record,
+    RecordKind,
+    Replication,
+    Schedule,
+    Sensor,
+)
 
 
 def references_of(record: Record) -> Iterator[tuple[RecordKind, str, FieldPath]]:
@@ -16,6 +27,9 @@ def references_of(record: Record) -> Iterator[tuple[RecordKind, str, FieldPath]]
             yield "connection", record.target_connection, ("target_connection",)
             if record.target_schema is not None:
                 yield "schema", record.target_schema, ("target_schema",)
+        case Replication():
+            yield "connection", record.source_connection, ("source_connection",)
+            yield "connection", record.target_connection, ("target_connection",)
         case Pipeline():
             yield from _iter_nodes_references(record)
         case Dataset():
@@ -43,6 +57,8 @@ def references_of(record: Record) -> Iterator[tuple[RecordKind, str, FieldPath]]
                 yield "mapping", name, ("mappings", index)
             for index, name in enumerate(record.schedules):
                 yield "schedule", name, ("schedules", index)
+            for index, name in enumerate(record.connections):
+                yield "connection", name, ("connections", index)
         case Agent():
             for index, name in enumerate(record.assets):
                 yield "asset", name, ("assets", index)

@@ -233,6 +233,14 @@ def count_versions(connection: Connection, kind: RecordKind, name: str, revision
     return int(row.begun) if row.is_there else 0
 
 
+def read_removed_names(connection: Connection, kind: RecordKind) -> list[str]:
+    """Names of records of a kind that are in no current version."""
+    record, version = tables.record, tables.record_version
+    current = sa.select(version.c.record_id).where(version.c.valid_to.is_(None))
+    query = sa.select(record.c.name).where(record.c.kind == kind, record.c.record_id.not_in(current))
+    return sorted(connection.execute(query).scalars())
+
+
 def read_names(
     connection: Connection, revision: int, kind: RecordKind, among: Collection[str] | None = None
 ) -> list[str]:

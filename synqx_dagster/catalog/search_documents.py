@@ -20,6 +20,7 @@ from synqx_dagster.model import (
     Pipeline,
     Record,
     RecordKind,
+    Replication,
     Schedule,
     Schema,
     Sensor,
@@ -27,7 +28,17 @@ from synqx_dagster.model import (
 
 #: What a search finds: records of every kind, and columns of schemas, mappings and pipelines.
 SearchKind = Literal[
-    "agent", "pipeline", "mapping", "asset", "schema", "connection", "schedule", "sensor", "alert", "column"
+    "agent",
+    "pipeline",
+    "mapping",
+    "asset",
+    "schema",
+    "connection",
+    "replication",
+    "schedule",
+    "sensor",
+    "alert",
+    "column",
 ]
 SEARCH_KINDS: tuple[SearchKind, ...] = get_args(SearchKind)
 
@@ -101,6 +112,14 @@ def documents_of(record: Record) -> Iterator[SearchDocument]:
                 # Of an operator that makes columns these are their names; the values are expressions.
                 for name in columns if isinstance(columns, dict) else ():
                     yield _column(record, name, [f"pipeline {record.name}", f"node {node.node_id}"])
+        case Replication():
+            tables = [name for table in record.tables for name in (table.name, table.target)]
+            yield _document(record, [record.source_connection, record.target_connection, record.mode, *tables])
+            for table in record.tables:
+                for column_mapping in table.column_mappings or ():
+                    sources = getattr(column_mapping, "source_columns", ())
+                    for field in column_mapping.target_fields:
+                        yield _column(record, field, [table.name, f"replication {record.name}", *sources])
         case Schedule():
             yield _document(record, [*record.mapping_names, *record.pipeline_names])
         case Sensor():
@@ -108,7 +127,8 @@ def documents_of(record: Record) -> Iterator[SearchDocument]:
                 record, [*record.mapping_names, record.pipeline, record.after_pipeline, record.connection, record.table]
             )
         case Alert():
-            yield _document(record, [*record.events, *record.pipelines, *record.mappings, *record.schedules])
+            subjects = (*record.pipelines, *record.mappings, *record.schedules, *record.connections)
+            yield _document(record, [*record.events, *subjects])
         case Agent():
             yield _agent(record)
 

@@ -29,6 +29,7 @@ from synqx_dagster.model import (
     Pipeline,
     Record,
     RecordKind,
+    Replication,
     Schedule,
     Schema,
     SealedSecret,
@@ -56,6 +57,7 @@ class CatalogSnapshot:
     assets: Mapping[str, Dataset] = field(default_factory=dict)
     mappings: Mapping[str, model.Mapping] = field(default_factory=dict)
     pipelines: Mapping[str, Pipeline] = field(default_factory=dict)
+    replications: Mapping[str, Replication] = field(default_factory=dict)
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
     sensors: Mapping[str, Sensor] = field(default_factory=dict)
     alerts: Mapping[str, Alert] = field(default_factory=dict)
@@ -128,6 +130,10 @@ class CatalogSnapshot:
     def get_pipeline(self, name: str) -> Pipeline:
         """The pipeline of this name."""
         return self._get(self.pipelines, "pipeline", name)
+
+    def get_replication(self, name: str) -> Replication:
+        """The replication of this name."""
+        return self._get(self.replications, "replication", name)
 
     def get_schedule(self, name: str) -> Schedule:
         """The schedule of this name."""

@@ -45,6 +45,7 @@ from synqx_dagster.model import (
     Pipeline,
     Record,
     RecordKind,
+    Replication,
     Schedule,
     SealedSecret,
     Sensor,
@@ -201,9 +202,10 @@ class Catalog:
         pipelines: Iterable[str] = (),
         schedules: Iterable[str] = (),
         sensors: Iterable[str] = (),
+        replications: Iterable[str] = (),
         connections: Iterable[str] = (),
     ) -> CatalogSnapshot:
-        """The named records of a revision and what they refer to, by at most seven indexed queries.
+        """The named records of a revision and what they refer to, by at most eight indexed queries.
 
         Raises:
             NotFoundError: There is no such revision, or no record of a name; the hint gives the nearest name.
@@ -213,6 +215,7 @@ class Catalog:
             reader = _PartialReader(connection, number)
             found_schedules = reader.read(Schedule, schedules)
             found_sensors = reader.read(Sensor, sensors)
+            found_replications = reader.read(Replication, replications)
             found_pipelines = reader.read(
                 Pipeline, [*pipelines, *(name for item in found_schedules for name in item.pipeline_names)]
             )
@@ -228,6 +231,7 @@ class Catalog:
             nodes = [node for pipeline in found_pipelines for node in pipeline.nodes]
             found_assets = reader.read(Dataset, [name for item in found_pipelines for name in item.asset_names])
             ends = [(item.source_connection, item.target_connection) for item in found_mappings]
+            ends += [(one.source_connection, one.target_connection) for one in found_replications]
             reader.read(
                 Connection,
                 [
@@ -281,6 +285,11 @@ class Catalog:
         """Every version of a record, the oldest first; a record that was removed and made again goes on counting."""
         with self.read() as connection:
             return revisions.read_versions(connection, kind, name)
+
+    def removed_names(self, kind: RecordKind) -> list[str]:
+        """Names of records of a kind that the catalog once had, and has no more."""
+        with self.read() as connection:
+            return revisions.read_removed_names(connection, kind)
 
     def find_version(self, kind: RecordKind, name: str, revision: int) -> int:
         """Which version of a record a revision has: 1 for the first; 0 where the record is not there.

@@ -19,7 +19,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from synqx_dagster.catalog import hub_tables, people_tables
+from synqx_dagster.catalog import hub_tables, monitor_tables, people_tables
 from synqx_dagster.catalog.table_base import Id as _Id
 from synqx_dagster.catalog.table_base import UtcDateTime, metadata
 
@@ -30,6 +30,7 @@ __all__ = [
     "connection_test",
     "hub_tables",
     "metadata",
+    "monitor_tables",
     "people_tables",
     "record",
     "record_version",

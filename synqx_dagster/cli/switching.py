@@ -1,8 +1,8 @@
-"""Changing `enabled` in the catalog, for the commands of schedules and sensors."""
+"""Changing `enabled` in the catalog, for the commands of schedules, sensors and replications."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -44,7 +44,7 @@ def change_records(
     """Write these values into records of one kind, as one revision, and let Dagster follow at once.
 
     Args:
-        kind: ``schedule`` or ``sensor``.
+        kind: ``schedule``, ``sensor`` or ``replication``.
         done: What they are then, for the message.
 
     Raises:
@@ -56,8 +56,13 @@ def change_records(
     from synqx_dagster.defs.switches import press, set_enabled
 
     snapshot = catalog.snapshot()
-    find = snapshot.get_schedule if kind == "schedule" else snapshot.get_sensor
-    records: list[Switchable] = [find(name).model_copy(update=dict(values)) for name in dict.fromkeys(names)]
+    finders: dict[str, Callable[[str], Switchable]] = {
+        "schedule": snapshot.get_schedule,
+        "sensor": snapshot.get_sensor,
+        "replication": snapshot.get_replication,
+    }
+    find = finders[kind]
+    records = [find(name).model_copy(update=dict(values)) for name in dict.fromkeys(names)]
     number = set_enabled(catalog, snapshot, records, author=author, reason=reason)
     with open_instance(catalog.settings) as instance:
         press(instance, records, marker=SENSOR_NAME)

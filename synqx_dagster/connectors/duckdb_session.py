@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from synqx_dagster.connectors.duckdb_changes import DuckdbChanges
 from synqx_dagster.connectors.duckdb_checksum import DuckdbChecksums
 from synqx_dagster.connectors.duckdb_errors import repeated_key, was_interrupted, wrap_error
 from synqx_dagster.connectors.duckdb_file import Handle, open_reader, open_writer
@@ -211,7 +212,7 @@ def _arrow_errors(path: Path) -> Iterator[None]:
         ) from exc
 
 
-class DuckdbWriteSession(FileTables, MergesBySql):
+class DuckdbWriteSession(FileTables, MergesBySql, DuckdbChanges):
     """A write session; see `synqx_dagster.connectors.protocol.WriteSession`."""
 
     def __init__(self, path: Path, settings: Mapping[str, str]) -> None:

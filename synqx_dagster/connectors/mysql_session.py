@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from synqx_dagster.connectors.merge_sql import MergeDialect, MergesBySql
 from synqx_dagster.connectors.mysql_catalog import column_of_field, read_columns
+from synqx_dagster.connectors.mysql_changes import MysqlChanges
 from synqx_dagster.connectors.mysql_checksum import MysqlChecksums
 from synqx_dagster.connectors.mysql_connect import Server
 from synqx_dagster.connectors.mysql_errors import LOST_CONNECTION, code_of, wrap_error
@@ -226,7 +227,7 @@ def _break_off(cursor: Any) -> None:
     cursor.connection = None
 
 
-class MysqlWriteSession(_Session, StagingTables, MergesBySql):
+class MysqlWriteSession(_Session, StagingTables, MergesBySql, MysqlChanges):
     """A write session; see `synqx_dagster.connectors.protocol.WriteSession`.
 
     DDL commits here. A staging table that is made in a transaction has therefore ended it, and each INSERT commits by

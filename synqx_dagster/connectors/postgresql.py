@@ -6,7 +6,7 @@ Guarantee: a value arrives as the server would print it, or the load fails; see 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -14,13 +14,16 @@ from synqx_dagster.connectors import postgresql_names, postgresql_types
 from synqx_dagster.connectors.postgresql_columns import DEFAULT_SCHEMA, fetch_tables
 from synqx_dagster.connectors.postgresql_connect import check_options, check_security, make_pool
 from synqx_dagster.connectors.postgresql_errors import wrap_errors
+from synqx_dagster.connectors.postgresql_monitor import PostgresqlMonitorSession, open_monitor
 from synqx_dagster.connectors.postgresql_probe import probe
 from synqx_dagster.connectors.postgresql_read import PostgresqlReadSession
+from synqx_dagster.connectors.postgresql_replication import PostgresqlReplicationSession, name_types
 from synqx_dagster.connectors.postgresql_write import PostgresqlWriteSession
 from synqx_dagster.connectors.protocol import (
     Capabilities,
     ConnectionConfig,
     ConnectionReport,
+    NativeType,
     ReadLimits,
     TableDescription,
 )
@@ -82,6 +85,12 @@ class PostgresqlConnector:
         with self.read(ReadLimits(timeout_seconds=timeout_seconds)) as session:
             return session.read_change_counter(table)
 
+    @contextmanager
+    def monitor(self, *, timeout_seconds: float) -> Iterator[PostgresqlMonitorSession]:
+        """Open a session that watches the server."""
+        with open_monitor(self.config, timeout_seconds) as session:
+            yield session
+
     def quote(self, identifier: str) -> str:
         """An identifier in double quotes."""
         return postgresql_names.quote(identifier)
@@ -127,6 +136,20 @@ class PostgresqlConnector:
                 yield session
             finally:
                 session.close()
+
+    @contextmanager
+    def replicate(self) -> Iterator[PostgresqlReplicationSession]:
+        """Open a replication connection, outside of the pool."""
+        session = PostgresqlReplicationSession(self.config)
+        try:
+            yield session
+        finally:
+            session.close()
+
+    def name_types(self, types: Sequence[tuple[int, int]]) -> list[NativeType]:
+        """What pairs of a type's OID and modifier stand for."""
+        with self._checkout() as connection:
+            return name_types(connection, types, f"reading from {self.config.name!r}")
 
     def close(self) -> None:
         """Close pooled connections; those in use close when their session ends."""

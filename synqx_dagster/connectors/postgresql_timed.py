@@ -39,6 +39,25 @@ class TimedConnection:
         row: tuple[Any, ...] = cursor.fetchone()
         return row
 
+    def fetch_rows(self, sql: str) -> list[dict[str, Any]]:
+        """All rows of a query (of several: of the last), each by the names of its columns."""
+        cursor = self._connection.cursor()
+        cursor.execute(sql)
+        self._wait()
+        names = [column.name for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    @property
+    def server_version(self) -> int:
+        """As libpq counts: 150004 is 15.4."""
+        version: int = self._connection.server_version
+        return version
+
+    @property
+    def remaining_seconds(self) -> float:
+        """Time until the deadline; none when it is below zero."""
+        return self._deadline - time.monotonic()
+
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
@@ -47,7 +66,7 @@ class TimedConnection:
         from psycopg2.extensions import POLL_OK, POLL_READ
 
         while (state := self._connection.poll()) != POLL_OK:
-            remaining = self._deadline - time.monotonic()
+            remaining = self.remaining_seconds
             poller = select.poll()
             poller.register(self._connection.fileno(), select.POLLIN if state == POLL_READ else select.POLLOUT)
             if remaining <= 0 or not poller.poll(remaining * 1000):

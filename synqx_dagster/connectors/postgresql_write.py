@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from synqx_dagster.connectors.postgresql_changes import PostgresqlChanges
 from synqx_dagster.connectors.postgresql_columns import DEFAULT_SCHEMA, find_columns
 from synqx_dagster.connectors.postgresql_connect import settings_sql
 from synqx_dagster.connectors.postgresql_csv import stream_batches
@@ -55,7 +56,7 @@ _LIKE = "INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING GENERATED INCLUDING 
 _ROLLED_BACK_CLASSES = ("23", "40")
 
 
-class PostgresqlWriteSession:
+class PostgresqlWriteSession(PostgresqlChanges):
     """One connection to a target; see `synqx_dagster.connectors.protocol.WriteSession`."""
 
     def __init__(self, connection: Any, config: ConnectionConfig) -> None:

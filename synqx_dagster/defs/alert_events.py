@@ -43,6 +43,8 @@ class AlertMemory:
         failing: Jobs (or sets of assets) whose last run failed, with the mappings that did.
         retrying: Failed runs that Dagster means to run again, and since when (a Unix time) that is waited for.
         looked_at: The last look.
+        changes: The number of the last change of a connection or its log; None: of none, and none is told that was
+            before.
     """
 
     runs: RunCursor
@@ -50,6 +52,7 @@ class AlertMemory:
     failing: dict[str, list[str]] = field(default_factory=dict)
     retrying: dict[str, float] = field(default_factory=dict)
     looked_at: float = 0.0
+    changes: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -59,6 +62,7 @@ class AlertMemory:
             "failing": self.failing,
             "retrying": self.retrying,
             "looked_at": self.looked_at,
+            "changes": self.changes,
         }
 
     @classmethod
@@ -70,12 +74,17 @@ class AlertMemory:
             failing={str(key): list(names) for key, names in values["failing"].items()},
             retrying={str(run_id): float(since) for run_id, since in values["retrying"].items()},
             looked_at=float(values["looked_at"]),
+            changes=values.get("changes"),
         )
 
 
-def begin_memory(now: datetime) -> AlertMemory:
-    """A memory that has seen everything up to now."""
-    return AlertMemory(RunCursor.begin(now), looked_at=now.timestamp())
+def begin_memory(now: datetime, changes: int = 0) -> AlertMemory:
+    """A memory that has seen everything up to now.
+
+    Args:
+        changes: The number of the last change of a connection or its log.
+    """
+    return AlertMemory(RunCursor.begin(now), looked_at=now.timestamp(), changes=changes)
 
 
 def take_events(

@@ -26,6 +26,7 @@ from synqx_dagster.alerts.queue import AlertQueue
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
 from synqx_dagster.defs.access import find_seal_reason, needs_vault
 from synqx_dagster.defs.alert_events import AlertMemory, begin_memory, take_events
+from synqx_dagster.defs.monitor_events import begin_changes, take_changes
 from synqx_dagster.defs.names import METADATA_PREFIX
 from synqx_dagster.defs.sensors import location_of
 from synqx_dagster.errors import SealedError, SynqxError
@@ -123,11 +124,14 @@ def _tell_all(
     state = load_state(instance, catalog, location)
     if state is None:
         # What happened before there were alerts is nobody's surprise.
-        save(AlertState(begin_memory(moment)))
+        save(AlertState(begin_memory(moment, begin_changes(catalog))))
         return ["alerts begin now: what happens from here on is told"]
     alerts = {alert.name: alert for alert in snapshot.alerts.values() if alert.enabled}
     state.queues = {name: queue for name, queue in state.queues.items() if name in snapshot.alerts}
-    events = take_events(instance, snapshot, state.memory, moment, location)
+    events = [
+        *take_events(instance, snapshot, state.memory, moment, location),
+        *take_changes(catalog, state.memory, moment),
+    ]
     for alert in alerts.values():
         queue = state.queues.setdefault(alert.name, AlertQueue())
         for event in events:
@@ -153,7 +157,12 @@ def concerns(alert: Alert, event: AlertEvent) -> bool:
         mappings = frozenset(name for name, rows in event.quarantine.items() if rows >= alert.quarantine_rows)
         if not mappings:
             return False
-    return alert.covers(pipelines=frozenset(event.pipelines), mappings=mappings, schedules=frozenset(event.schedules))
+    return alert.covers(
+        pipelines=frozenset(event.pipelines),
+        mappings=mappings,
+        schedules=frozenset(event.schedules),
+        connections=frozenset(event.connections),
+    )
 
 
 def _tell(

@@ -21,7 +21,7 @@ from synqx_dagster.catalog.snapshot import secrets_of
 from synqx_dagster.catalog.validation import FieldProblem, InvalidRecordError, build_record
 from synqx_dagster.catalog.yaml_tree import Document, FieldPath, format_path, parse_path
 from synqx_dagster.errors import Problem, SourceLocation
-from synqx_dagster.model import RECORD_TYPES, Alert, LiteralSecret, Record, RecordKind, SealedSecret
+from synqx_dagster.model import RECORD_TYPES, Alert, Connection, LiteralSecret, Record, RecordKind, SealedSecret
 
 #: A field of a component that holds further records, and their kind.
 Parts = Mapping[str, RecordKind]
@@ -121,6 +121,12 @@ def _why_unkept(record: Record) -> Iterator[FieldProblem]:
             )
         elif isinstance(secret, SealedSecret):
             yield FieldProblem(parse_path(field), "there is no vault here that holds a sealed secret", _WRITE_REFERENCE)
+    if isinstance(record, Connection) and record.monitor is not None:
+        yield FieldProblem(
+            ("monitor",),
+            "servers are watched by the code location of a catalog, which keeps what it finds, not by components",
+            "take it out",
+        )
     if isinstance(record, Alert):
         yield FieldProblem(
             (),

@@ -114,7 +114,7 @@ def run_targets(
                         **({} if window.partition is None else slice_tags(window.partition)),
                         **own_process_tag(),
                     },
-                    run_config=_logger_config(catalog.settings),
+                    run_config=logger_config(catalog.settings),
                 )
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
             # While Dagster prepares a run, and after the run's end, nothing of Dagster's turns a signal into an event.
@@ -127,7 +127,7 @@ def run_targets(
         return report
 
 
-def _logger_config(settings: Settings) -> dict[str, Any]:
+def logger_config(settings: Settings) -> dict[str, Any]:
     """Whoever watches a command sees its progress, not Dagster's events; a machine is to have these."""
     if settings.log_format == "json":
         return {}

@@ -24,14 +24,21 @@ from synqx_dagster.defs.alert_sensor import build_alert_sensor
 from synqx_dagster.defs.executors import build_executor, refuse_unfit
 from synqx_dagster.defs.jobs import ASSET_JOB, JobBuilder, JobPlan, plan_pipeline, plan_schedule
 from synqx_dagster.defs.lineage_cache import LineageCache, TraceLineage, trace_unconnected
+from synqx_dagster.defs.monitor_assets import build_wal_checks, wal_specs, watched_connections
+from synqx_dagster.defs.monitoring import build_monitor_sensors
 from synqx_dagster.defs.ordering import order_steps
 from synqx_dagster.defs.purging import build_purge_sensor
 from synqx_dagster.defs.record_sensors import build_sensor, plan_sensor
+from synqx_dagster.defs.replication_assets import table_specs
+from synqx_dagster.defs.replication_guard import build_guard_sensor
+from synqx_dagster.defs.replication_jobs import build_replication_job, replications_by_job
+from synqx_dagster.defs.replication_sensors import build_replication_sensor
 from synqx_dagster.defs.schedules import build_schedule
 from synqx_dagster.defs.sensors import build_catalog_sensor
 from synqx_dagster.defs.translator import Translator
 from synqx_dagster.errors import NotFoundError, SynqxError
 from synqx_dagster.model import dagster_name
+from synqx_dagster.model.connection import MONITORING
 from synqx_dagster.model.pipeline import PIPELINES, find_cycle
 
 if TYPE_CHECKING:
@@ -81,10 +88,12 @@ class CatalogRepositoryData(dg.RepositoryData):
         """Names of all jobs; builds none of them."""
         if self._built is not None:
             return list(self._built.jobs)
-        has_assets = self._snapshot.mappings or any(
-            not item.runs_mappings_only for item in self._snapshot.pipelines.values()
+        has_assets = (
+            self._snapshot.mappings
+            or any(not item.runs_mappings_only for item in self._snapshot.pipelines.values())
+            or watched_connections(self._snapshot)
         )
-        return [*self._plans, *([ASSET_JOB] if has_assets else [])]
+        return [*self._plans, *self._replications, *([ASSET_JOB] if has_assets else [])]
 
     def has_job(self, job_name: str) -> bool:
         """Whether there is a job of this name; builds none."""
@@ -97,6 +106,10 @@ class CatalogRepositoryData(dg.RepositoryData):
                 return self._get_from(self._everything.jobs, job_name)
             if job_name not in self._jobs:
                 snapshot = self._snapshot_for_job(job_name)
+                replication = replications_by_job(snapshot).get(job_name)
+                if replication is not None:
+                    self._jobs[job_name] = self._replication_job(Translator(snapshot), replication)
+                    return self._jobs[job_name]
                 plan = self._get_from(self._plans_of(snapshot), job_name)
                 self._jobs[job_name] = self._builder(snapshot).build(plan)
             return self._jobs[job_name]
@@ -107,6 +120,8 @@ class CatalogRepositoryData(dg.RepositoryData):
             if self._built is not None:
                 return self.get_job(ASSET_JOB)
             wanted = {*keys, *(check.asset_key for check in checks)}
+            if any(key.path[0] == MONITORING for key in wanted):
+                return self.get_job(ASSET_JOB)
             builder = self._builder(self._snapshot_for_assets(wanted))
             mappings = self._mappings_by_key(builder)
             pipelines = self._pipelines_by_key(builder)
@@ -161,7 +176,7 @@ class CatalogRepositoryData(dg.RepositoryData):
         if self.revision is None or "_snapshot" in self.__dict__:
             return self._snapshot
         catalog = self._get_catalog()
-        for kind in ("pipelines", "schedules", "sensors"):
+        for kind in ("pipelines", "schedules", "sensors", "replications"):
             try:
                 return catalog.snapshot_for(self.revision, **{kind: [job_name]})
             except NotFoundError:
@@ -196,6 +211,20 @@ class CatalogRepositoryData(dg.RepositoryData):
                 if made is not None and plans.setdefault(made.name, made) is not made:
                     raise dg.DagsterInvalidDefinitionError(f"another job has the name {made.name}")
         return plans
+
+    @cached_property
+    def _replications(self) -> dict[str, model.Replication]:
+        """Replications by their jobs, without those whose job would have another one's name."""
+        found = {}
+        for name, replication in replications_by_job(self._snapshot).items():
+            with self._kept_apart(f"replication {replication.name}"):
+                if name in self._plans:
+                    raise dg.DagsterInvalidDefinitionError(f"another job has the name {name}")
+                found[name] = replication
+        return found
+
+    def _replication_job(self, translator: Translator, replication: model.Replication) -> dg.JobDefinition:
+        return build_replication_job(translator, replication, self._get_catalog)
 
     def _mappings_by_key(self, builder: JobBuilder) -> dict[dg.AssetKey, str]:
         names: dict[dg.AssetKey, str] = {}
@@ -251,20 +280,31 @@ class CatalogRepositoryData(dg.RepositoryData):
             with self._kept_apart(f"pipeline {pipeline.name}"):
                 for step in builder.steps(pipeline):
                     built.assets[step.key] = step
-        specs = [spec for asset in built.assets.values() for spec in asset.specs]
-        if specs:
+        followed = self._followed_specs(translator, built.assets)
+        specs = [*(spec for asset in built.assets.values() for spec in asset.specs), *followed]
+        logs = wal_specs(self._snapshot)
+        if specs or logs:
             definitions = dg.Definitions(
-                assets=[*built.assets.values(), *translator.external_specs(specs)],
+                assets=[*built.assets.values(), *followed, *translator.external_specs(specs), *logs],
+                asset_checks=[
+                    build_wal_checks(self._snapshot.get_connection(name), self._get_catalog)
+                    for name in watched_connections(self._snapshot)
+                ],
                 resources=built.resources,
                 executor=builder.executor,
             )
             repository = definitions.get_repository_def()
-            built.jobs[ASSET_JOB] = repository.get_job(ASSET_JOB)
-            built.graph = built.jobs[ASSET_JOB].asset_layer.asset_graph.source_asset_graph
+            if built.assets:
+                built.jobs[ASSET_JOB] = repository.get_job(ASSET_JOB)
+                built.graph = built.jobs[ASSET_JOB].asset_layer.asset_graph.source_asset_graph
             built.assets = dict(repository.assets_defs_by_key)
         for plan in self._plans.values():
             with self._kept_apart(f"job {plan.name}"):
                 built.jobs[plan.name] = self._jobs.get(plan.name) or builder.build(plan)
+        for name, replication in self._replications.items():
+            with self._kept_apart(f"replication {replication.name}"):
+                built.jobs[name] = self._jobs.get(name) or self._replication_job(translator, replication)
+                built.sensors.append(build_replication_sensor(replication, self._snapshot, self._get_catalog))
         for schedule in self._snapshot.schedules.values():
             with self._kept_apart(f"schedule {schedule.name}"):
                 plan = plan_schedule(schedule, self._snapshot)
@@ -275,9 +315,28 @@ class CatalogRepositoryData(dg.RepositoryData):
                 job_name = dagster_name(sensor.pipeline or sensor.name)
                 if job_name in built.jobs:
                     built.sensors.append(build_sensor(sensor, job_name, self._snapshot, self._get_catalog))
+        if self._snapshot.replications or self._has_had_replications():
+            built.sensors.append(build_guard_sensor(self._snapshot, self._get_catalog))
+        built.sensors += build_monitor_sensors(self._snapshot, self._get_catalog)
         if self._snapshot.alerts:
             built.sensors.append(build_alert_sensor(self._snapshot, self._get_catalog))
         return built
+
+    def _has_had_replications(self) -> bool:
+        """Whether a slot may be left of a replication that was removed."""
+        return self.revision is not None and bool(self._get_catalog().removed_names("replication"))
+
+    def _followed_specs(
+        self, translator: Translator, loaded: Mapping[dg.AssetKey, dg.AssetsDefinition]
+    ) -> list[dg.AssetSpec]:
+        """The tables that replications name, without those that something else loads."""
+        found: dict[dg.AssetKey, dg.AssetSpec] = {}
+        for replication in self._snapshot.replications.values():
+            with self._kept_apart(f"replication {replication.name}"):
+                for spec in table_specs(translator, replication):
+                    if spec.key not in loaded:
+                        found.setdefault(spec.key, spec)
+        return list(found.values())
 
     def _usable_mappings(self, translator: Translator) -> list[model.Mapping]:
         """Mappings without those that would take the others down: second ones of a table, and cycles."""

@@ -1,4 +1,4 @@
-"""Whether a schedule or sensor runs: the catalog's `enabled`, and what somebody pressed in the web UI, kept the same.
+"""Whether a schedule, sensor or replication runs: the catalog's `enabled` and the web UI's switch, kept the same.
 
 Dagster stores a start or stop by hand, and from then on ignores what the code says. The catalog is the one source of
 truth, so a switch by hand becomes a revision, and what Dagster stored is taken back: the code then says the same. Of
@@ -19,7 +19,7 @@ from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatu
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
 from synqx_dagster.defs.names import METADATA_PREFIX
 from synqx_dagster.errors import ConflictError
-from synqx_dagster.model import Schedule, Sensor, dagster_name
+from synqx_dagster.model import Replication, Schedule, Sensor, dagster_name
 
 if TYPE_CHECKING:
     from synqx_dagster.catalog.store import Catalog
@@ -29,11 +29,13 @@ logger = logging.getLogger(__name__)
 #: Who made a revision that follows a switch by hand.
 AUTHOR = "the web UI"
 
-Switchable = Schedule | Sensor
+Switchable = Schedule | Sensor | Replication
 
 _TYPES: Mapping[type[Switchable], InstigatorType] = {
     Schedule: InstigatorType.SCHEDULE,
     Sensor: InstigatorType.SENSOR,
+    # Started: its sensor looks whether the slot has work.
+    Replication: InstigatorType.SENSOR,
 }
 _BY_HAND = {InstigatorStatus.RUNNING, InstigatorStatus.STOPPED}
 
@@ -77,6 +79,7 @@ def iter_switchable(snapshot: CatalogSnapshot) -> Iterable[Switchable]:
     """What can be enabled and disabled."""
     yield from snapshot.schedules.values()
     yield from snapshot.sensors.values()
+    yield from snapshot.replications.values()
 
 
 def sync_switches(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +17,7 @@ from synqx_dagster.defs.ended_runs import belongs_to
 from synqx_dagster.defs.names import METADATA_PREFIX
 from synqx_dagster.defs.sensors import SENSOR_NAME
 from synqx_dagster.defs.switches import find_states
-from synqx_dagster.model import Schedule, Sensor, dagster_name
+from synqx_dagster.model import Replication, Schedule, Sensor, dagster_name
 from synqx_dagster.model.schedule import parse_moment
 
 #: The schedule that asked for a run.
@@ -172,8 +172,8 @@ def report_schedules(
     return reports
 
 
-def report_sensors(instance: dg.DagsterInstance, sensors: list[Sensor]) -> list[dict[str, Any]]:
-    """How sensors do, from Dagster's storage, as plain values in the given order."""
+def report_sensors(instance: dg.DagsterInstance, sensors: Sequence[Sensor | Replication]) -> list[dict[str, Any]]:
+    """How sensors, and those of replications, do, from Dagster's storage, as plain values in the given order."""
     states = find_states(instance, marker=SENSOR_NAME)
     reports = []
     for sensor in sensors:

@@ -8,6 +8,7 @@ from synqx_dagster.model.dataset import Dataset
 from synqx_dagster.model.host_policy import HostPolicy
 from synqx_dagster.model.mapping import ColumnMapping, Mapping
 from synqx_dagster.model.pipeline import Pipeline, PipelineNode
+from synqx_dagster.model.replication import ReplicatedTable, Replication
 from synqx_dagster.model.schedule import Schedule
 from synqx_dagster.model.schema import Schema, SchemaColumn
 from synqx_dagster.model.secret import EnvSecret, FileSecret, LiteralSecret, SealedSecret, Secret
@@ -17,7 +18,7 @@ from synqx_dagster.model.types import DataType
 
 RECORD_TYPES: dict[RecordKind, type[Record]] = {
     record_type.kind: record_type
-    for record_type in (Connection, Schema, Dataset, Mapping, Pipeline, Schedule, Sensor, Alert, Agent)
+    for record_type in (Connection, Schema, Dataset, Mapping, Pipeline, Replication, Schedule, Sensor, Alert, Agent)
 }
 
 __all__ = [
@@ -40,6 +41,8 @@ __all__ = [
     "PoolSettings",
     "Record",
     "RecordKind",
+    "ReplicatedTable",
+    "Replication",
     "Schedule",
     "Schema",
     "SchemaColumn",

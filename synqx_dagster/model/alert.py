@@ -12,7 +12,16 @@ from synqx_dagster.model.base import Name, Record, RecordKind, Value
 from synqx_dagster.model.host_policy import is_local
 from synqx_dagster.model.secret import LiteralSecret, Secret
 
-AlertEventType = Literal["run_failure", "recovery", "quarantine_threshold", "missed_schedule"]
+AlertEventType = Literal[
+    "run_failure",
+    "recovery",
+    "quarantine_threshold",
+    "missed_schedule",
+    "connection_down",
+    "connection_up",
+    "wal_threshold",
+    "wal_recovery",
+]
 
 MailTls = Literal["starttls", "implicit", "none"]
 
@@ -111,15 +120,16 @@ def _check_mailbox(address: str) -> str:
 
 
 class Alert(Record):
-    """Events of some or all pipelines, mappings and schedules, and the one channel by which they are told."""
+    """Events of some or all pipelines, mappings, schedules and connections, and the one channel that tells them."""
 
     kind: ClassVar[RecordKind] = "alert"
 
-    events: tuple[AlertEventType, ...] = Field(min_length=1, max_length=4)
-    #: What it is about; with all three left out: everything.
+    events: tuple[AlertEventType, ...] = Field(min_length=1, max_length=8)
+    #: What it is about; with all four left out: everything.
     pipelines: tuple[Name, ...] = ()
     mappings: tuple[Name, ...] = ()
     schedules: tuple[Name, ...] = ()
+    connections: tuple[Name, ...] = ()
     #: ``quarantine_threshold``: a load that sets aside so many rows, or more.
     quarantine_rows: int = Field(default=1, ge=1)
     #: More messages than this in one hour are counted, and not sent.
@@ -138,10 +148,17 @@ class Alert(Record):
 
     @property
     def covers_everything(self) -> bool:
-        """Whether no pipeline, mapping or schedule is named."""
-        return not (self.pipelines or self.mappings or self.schedules)
+        """Whether no pipeline, mapping, schedule or connection is named."""
+        return not (self.pipelines or self.mappings or self.schedules or self.connections)
 
-    def covers(self, *, pipelines: frozenset[str], mappings: frozenset[str], schedules: frozenset[str]) -> bool:
+    def covers(
+        self,
+        *,
+        pipelines: frozenset[str] = frozenset(),
+        mappings: frozenset[str] = frozenset(),
+        schedules: frozenset[str] = frozenset(),
+        connections: frozenset[str] = frozenset(),
+    ) -> bool:
         """Whether it is about something that has to do with these."""
         if self.covers_everything:
             return True
@@ -149,4 +166,5 @@ class Alert(Record):
             pipelines.isdisjoint(self.pipelines)
             and mappings.isdisjoint(self.mappings)
             and schedules.isdisjoint(self.schedules)
+            and connections.isdisjoint(self.connections)
         )

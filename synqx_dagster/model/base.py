@@ -7,7 +7,9 @@ from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-RecordKind = Literal["connection", "schema", "asset", "mapping", "pipeline", "schedule", "sensor", "alert", "agent"]
+RecordKind = Literal[
+    "connection", "schema", "asset", "mapping", "pipeline", "replication", "schedule", "sensor", "alert", "agent"
+]
 
 #: In the order in which records refer to each other: what is referred to stands first.
 RECORD_KINDS: tuple[RecordKind, ...] = get_args(RecordKind)

@@ -108,6 +108,37 @@ def check_host(text: str) -> str:
     return text
 
 
+class WalThresholds(Value):
+    """From when on a slot is told of: each alone is enough. ``wal_status`` ``unreserved`` and ``lost`` always are."""
+
+    max_lag_bytes: int | None = Field(default=10 * 1024**3, ge=1)
+    max_inactive_seconds: int | None = Field(default=None, ge=1)
+    min_safe_bytes: int | None = Field(default=None, ge=0)
+
+
+#: The first part of the asset keys of what is watched; no connection may have the name beside such a one.
+MONITORING = "monitoring"
+
+
+class MonitorSettings(Value):
+    """What of a connection's server is watched.
+
+    Attributes:
+        wal: The write-ahead log of a PostgreSQL server, its slots and its archiver.
+        health: Whether the connection can be used. False for a server that costs something whenever it is asked.
+        interval_seconds: How often.
+        timeout_seconds: How long one look may take.
+        retention_days: How long figures are kept; they are thinned as they age.
+    """
+
+    wal: bool = False
+    health: bool = True
+    interval_seconds: int = Field(default=60, ge=5, le=86_400)
+    timeout_seconds: float = Field(default=5.0, gt=0, le=60)
+    retention_days: int = Field(default=30, ge=1, le=3650)
+    thresholds: WalThresholds = WalThresholds()
+
+
 class Connection(Record):
     """A database, or a directory of files, that SynqX reads from or writes to."""
 
@@ -127,6 +158,8 @@ class Connection(Record):
     pool: PoolSettings = Field(default_factory=PoolSettings)
     #: How many loads may use this connection at once, in all runs together; a Dagster pool limit.
     max_concurrent_loads: int | None = Field(default=None, ge=1)
+
+    monitor: MonitorSettings | None = None
 
     @field_validator("database")
     @classmethod

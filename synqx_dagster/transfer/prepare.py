@@ -177,6 +177,8 @@ class Preparation:
                 made_by_nodes=made_by_nodes,
             )
             return Window(self._partition.predicates, None, None, self._partition.description)
+        if asked.condition is not None:
+            return Window((asked.condition,), None, None, f"rows for which {asked.condition}")
         if self._mapping.cursor is None and not asked.quarantined:
             return None
         ledger = Ledger(self._target, self._write, self._mapping.target)

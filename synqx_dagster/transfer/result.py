@@ -90,6 +90,7 @@ class ReadWindow:
         end: Read up to this value (exclusive).
         quarantined: Read the rows that lie in quarantine, and no others; needs no cursor.
         partition: Of a mapping with partitions: those that are replaced.
+        condition: Only rows for which this holds: SQL of the source over its columns, checked by who asks.
     """
 
     full: bool = False
@@ -97,6 +98,7 @@ class ReadWindow:
     end: str | None = None
     quarantined: bool = False
     partition: PartitionSlice | None = None
+    condition: str | None = None
 
 
 class Upstream(Protocol):

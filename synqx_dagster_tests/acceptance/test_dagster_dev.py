@@ -269,6 +269,8 @@ cron_expression: "* * * * *"
 """
 
 
+# Two minutes of waiting; a daemon's ticks are tested in `test_daemon_ticks` as well.
+@pytest.mark.slow
 def test_a_schedule_starts_a_run_when_its_minute_comes(server):
     project = server.project
     applied = datetime.now(UTC)

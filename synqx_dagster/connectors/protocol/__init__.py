@@ -13,6 +13,9 @@ transactions).
 | `privileges` | what a session's user may do |
 | `connector` | what opens them |
 | `watching` | what a connector can tell a sensor without reading rows |
+| `monitoring` | what is needed to watch a server |
+| `replication` | what is needed to follow a source's changes |
+| `changing` | write sessions that bring changes of single rows into a table |
 | `threads` | how a thread that uses a session is waited for |
 """
 
@@ -25,6 +28,17 @@ from synqx_dagster.connectors.protocol.carriers import (
     direct_type,
     untrusted_text,
 )
+from synqx_dagster.connectors.protocol.changing import (
+    DELETED_PART,
+    OLD_KEY_PREFIX,
+    PART_COLUMN,
+    UPDATED_PART,
+    WHOLE_PART,
+    ChangedTable,
+    ChangingWriteSession,
+    LinesWriteSession,
+    StagedParts,
+)
 from synqx_dagster.connectors.protocol.config import (
     Capabilities,
     ConnectionConfig,
@@ -36,6 +50,7 @@ from synqx_dagster.connectors.protocol.connector import (
     LockingConnector,
     SnapshotConnector,
 )
+from synqx_dagster.connectors.protocol.monitoring import MonitorConnector, MonitorSession
 from synqx_dagster.connectors.protocol.privileges import (
     MissingPrivilege,
     PrivilegedSession,
@@ -48,6 +63,12 @@ from synqx_dagster.connectors.protocol.reading import (
     ReadLimits,
     ReadSession,
     SnapshotReadSession,
+)
+from synqx_dagster.connectors.protocol.replication import (
+    CreatedSlot,
+    NativeType,
+    ReplicationConnector,
+    ReplicationSession,
 )
 from synqx_dagster.connectors.protocol.reports import (
     ConnectionReport,
@@ -72,27 +93,41 @@ from synqx_dagster.connectors.protocol.writing import (
 __all__ = [
     "CARRIER_TYPES",
     "DELETED_FLAG",
+    "DELETED_PART",
     "ENDLESS_DAYS",
+    "OLD_KEY_PREFIX",
+    "PART_COLUMN",
+    "UPDATED_PART",
+    "WHOLE_PART",
     "Capabilities",
     "ChangeCounter",
+    "ChangedTable",
+    "ChangingWriteSession",
     "ConnectionConfig",
     "ConnectionReport",
     "Connector",
     "CopyReadSession",
     "CopyWriteSession",
+    "CreatedSlot",
     "DirectReadSession",
     "Encoded",
     "FileListing",
     "HistorySpec",
     "InPlaceWriteSession",
+    "LinesWriteSession",
     "LockingConnector",
     "MergeSpec",
     "MissingPrivilege",
+    "MonitorConnector",
+    "MonitorSession",
+    "NativeType",
     "PartitionWriteSession",
     "PrivilegedSession",
     "PublishedWriteSession",
     "ReadLimits",
     "ReadSession",
+    "ReplicationConnector",
+    "ReplicationSession",
     "RoomKeepingWriteSession",
     "RowChanges",
     "SharedWriteSession",
@@ -100,6 +135,7 @@ __all__ = [
     "SnapshotReadSession",
     "SourceFile",
     "SshTunnelConfig",
+    "StagedParts",
     "TableDescription",
     "TableNeed",
     "TlsConfig",

@@ -69,6 +69,13 @@ def bodies_of(database: PostgresqlDatabase) -> dict[str, dict[str, Any]]:
             ],
             "edges": [{"from_node_id": "read", "to_node_id": "write"}],
         },
+        "replications": {
+            "name": "mirror",
+            "source_connection_id": 1,
+            "target_connection": "warehouse",
+            "tables": ["public.*", {"name": "sales.orders", "columns": ["id", "total"]}],
+            "target_naming": {"target_schema": "mirrored_{schema}"},
+        },
         "schedules": {"name": "early", "mapping": "customers", "cron_expression": "0 2 * * *"},
         "sensors": {
             "name": "watch",

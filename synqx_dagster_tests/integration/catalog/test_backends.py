@@ -95,6 +95,7 @@ def test_an_unreadable_old_version_is_counted(any_catalog: Catalog) -> None:
         old.decode()
 
 
+@pytest.mark.slow
 def test_a_large_catalog_is_read_in_parts(any_catalog: Catalog) -> None:
     """10,000 mappings: a run's own records cost a few indexed queries, whatever else is there."""
     count = 10_000

@@ -161,6 +161,7 @@ def _demote_another(settings: Settings, number: int, meet: Callable[[], object])
         return "done"
 
 
+@pytest.mark.slow
 def test_of_two_first_users_one_is_the_first(any_catalog: Catalog) -> None:
     results = run_at_once(_be_first, any_catalog.settings, count=2)
     assert sorted(results) == ["done", "refused"]

@@ -244,6 +244,7 @@ def key_ids(catalog: Catalog) -> list[str]:
         return list(connection.execute(sa.select(signing_key.c.key_id).order_by(signing_key.c.key_number)).scalars())
 
 
+@pytest.mark.slow
 def test_processes_that_need_a_key_at_once_make_one(any_people: People, any_catalog: Catalog) -> None:
     add_user(any_people, "ann", Role.VIEWER)
     tokens = run_at_once(_issue, any_catalog.settings, count=3)

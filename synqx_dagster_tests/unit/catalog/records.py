@@ -19,6 +19,7 @@ from synqx_dagster.model import (
     Pipeline,
     PoolSettings,
     Record,
+    Replication,
     Schedule,
     Schema,
     SchemaColumn,
@@ -72,6 +73,13 @@ def pipeline(name: str, *mappings: str, edges: list[tuple[str, str]] | None = No
 def schedule(name: str = "nightly", **values: Any) -> Schedule:
     record = build_record("schedule", {"name": name, "cron_expression": "0 2 * * *"} | values)
     assert isinstance(record, Schedule)
+    return record
+
+
+def replication(name: str = "mirror", **values: Any) -> Replication:
+    defaults = {"source_connection": "origin", "target_connection": "warehouse", "tables": ["public.*"]}
+    record = build_record("replication", {"name": name} | defaults | values)
+    assert isinstance(record, Replication)
     return record
 
 
@@ -249,6 +257,30 @@ def alerts(draw: st.DrawFn, names: st.SearchStrategy[str] = _names) -> Alert:
     )
 
 
+@st.composite
+def replications(draw: st.DrawFn, names: st.SearchStrategy[str] = _names) -> Replication:
+    """Replications of patterns and of tables with everything that may be said of one."""
+    table = {
+        "name": draw(st.sampled_from(["t", "s.t", '"a.b"."c d"'])),
+        "columns": draw(st.none() | st.lists(_filled, min_size=1, max_size=2, unique=True)),
+        "where": draw(st.none() | _filled),
+        "target": draw(st.none() | st.just("x.y")),
+        "column_mappings": draw(
+            st.none() | st.just([{"type": "direct", "source_columns": ["a"], "target_fields": ["b"]}])
+        ),
+    }
+    return replication(
+        draw(names),
+        tables=draw(st.sampled_from([["public.*"], ["p.t?", table], [table, "other"]])),
+        target_naming=draw(st.sampled_from([{}, {"target_schema": "copy_of_{schema}", "table": "{table}_"}])),
+        mode=draw(st.sampled_from(["mirror", "soft_delete", "history"])),
+        change_columns={"operation": draw(_filled)},
+        slot=draw(st.none() | st.just("slot_1")),
+        enabled=draw(st.booleans()),
+        wal_guard=draw(st.sampled_from([{}, {"max_lag_bytes": None}, {"action": "drop_slot"}])),
+    )
+
+
 _numbers = st.floats(allow_nan=False, allow_infinity=False)
 
 
@@ -277,6 +309,6 @@ def agents(draw: st.DrawFn, names: st.SearchStrategy[str] = _names) -> Agent:
 def any_records() -> st.SearchStrategy[list[Record]]:
     """Records of every kind, each name once within its kind; their references may lead nowhere."""
     anything: st.SearchStrategy[Record] = st.one_of(
-        connections(), schemas(), mappings(), schedules(), sensors(), alerts(), agents()
+        connections(), schemas(), mappings(), replications(), schedules(), sensors(), alerts(), agents()
     )
     return st.lists(anything, max_size=4, unique_by=lambda record: (record.kind, record.name))

@@ -118,8 +118,11 @@ class FakeCatalog:
         pipeline_names = [*names.get("pipelines", ()), *(p for item in schedules for p in item.pipeline_names)]
         pipelines = [whole.get_pipeline(name) for name in pipeline_names]
         sensors = [whole.get_sensor(name) for name in names.get("sensors", ())]
+        replications = [whole.get_replication(name) for name in names.get("replications", ())]
         wanted = [name for item in (*schedules, *pipelines, *sensors) for name in item.mapping_names]
         mappings = [whole.get_mapping(name) for name in wanted]
+        for one in replications:
+            records += [whole.get_connection(one.source_connection), whole.get_connection(one.target_connection)]
         for item in mappings:
             records += [whole.get_connection(item.source_connection), whole.get_connection(item.target_connection)]
             records += [whole.get_schema(item.target_schema)] if item.target_schema else []
@@ -128,7 +131,12 @@ class FakeCatalog:
             used = {node.connection_name for node in pipeline.nodes if node.connection_name is not None}
             records += [whole.get_connection(name) for name in sorted(used - named)]
             named |= used
-        return CatalogSnapshot.from_records(revision, [*records, *mappings, *pipelines, *schedules, *sensors])
+        found = [*records, *mappings, *pipelines, *replications, *schedules, *sensors]
+        return CatalogSnapshot.from_records(revision, found)
+
+    def removed_names(self, kind: str) -> list[str]:
+        """Nothing was ever removed."""
+        return []
 
     def snapshot_for_loads(self, revision: int, *_: object) -> CatalogSnapshot:
         """Everything, in which what loads a table is, too."""

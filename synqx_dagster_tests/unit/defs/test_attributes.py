@@ -178,6 +178,12 @@ def test_a_sealed_secret_is_refused() -> None:
     assert "no vault" in str(problem)
 
 
+def test_nothing_is_watched_without_a_catalog() -> None:
+    text = CONNECTION + "{env: SHOP_PASSWORD}\n  monitor: {wal: true}\n"
+    (problem,) = refuse_unkept(read(text, _component("connection"))).problems
+    assert str(problem).startswith(f"{FILE}:7 monitor: servers are watched by the code location of a catalog")
+
+
 @pytest.mark.parametrize("secret", ["{env: SHOP_PASSWORD}", "{file: /run/secrets/shop}"])
 def test_references_are_kept(secret: str) -> None:
     kept = refuse_unkept(read(CONNECTION + secret, _component("connection")))

@@ -12,6 +12,7 @@ import pytest
 from synqx_dagster import model
 from synqx_dagster.defs import lineage_cache
 from synqx_dagster.defs.jobs import ASSET_JOB
+from synqx_dagster.defs.monitoring import HEALTH_SENSOR_NAME
 from synqx_dagster.defs.ordering import order_steps
 from synqx_dagster.defs.repository import CatalogRepository, CatalogRepositoryData
 from synqx_dagster.defs.sensors import SENSOR_NAME
@@ -61,7 +62,7 @@ def test_everything_that_a_catalog_declares_is_there():
     repository.load_all_definitions()
     assert set(repository.job_names) == {ASSET_JOB, "p", "nightly"}
     assert [item.name for item in repository.schedule_defs] == ["nightly"]
-    assert [item.name for item in repository.sensor_defs] == [SENSOR_NAME]
+    assert [item.name for item in repository.sensor_defs] == [SENSOR_NAME, HEALTH_SENSOR_NAME]
     assert set(repository.get_top_level_resources()) == {"conn_shop", "conn_warehouse"}
     executable = {key.to_user_string() for key in repository.asset_graph.executable_asset_keys}
     assert executable == {"warehouse/public/a", "warehouse/public/b"}
@@ -80,7 +81,7 @@ def test_sensors_and_alerts_are_there_and_a_sensors_job_is_built_by_itself():
     repository = repository_of(*records)
     repository.load_all_definitions()
     sensors = {item.name: item for item in repository.sensor_defs}
-    assert set(sensors) == {SENSOR_NAME, "synqx_alerts", "changed", "starts_p"}
+    assert set(sensors) == {SENSOR_NAME, HEALTH_SENSOR_NAME, "synqx_alerts", "changed", "starts_p"}
     assert (sensors["changed"].job_name, sensors["starts_p"].job_name) == ("changed", "p")
     assert sensors["changed"].default_status == dg.DefaultSensorStatus.RUNNING
     assert sensors["starts_p"].default_status == dg.DefaultSensorStatus.STOPPED

@@ -1,0 +1,50 @@
+"""Changes of connections and their logs, as events of alerts.
+
+Guarantee: each change is found once, whoever stored it and however often the sensor of alerts was started since.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from synqx_dagster.alerts.messages import AlertEvent, Trouble
+from synqx_dagster.catalog.metrics import MetricsHistory, MonitorEvent
+from synqx_dagster.defs.alert_events import AlertMemory
+
+if TYPE_CHECKING:
+    from synqx_dagster.catalog.store import Catalog
+
+#: What changed longer ago than this is not told any more.
+_STALE = timedelta(days=1)
+
+
+def begin_changes(catalog: Catalog) -> int:
+    """What is known to a memory that begins now."""
+    return MetricsHistory(catalog).latest_event()
+
+
+def take_changes(catalog: Catalog, memory: AlertMemory, now: datetime) -> list[AlertEvent]:
+    """Changes since `memory` was moved; moves it."""
+    history = MetricsHistory(catalog)
+    if memory.changes is None:
+        memory.changes = history.latest_event()
+        return []
+    found = history.events_after(memory.changes, since=now - _STALE)
+    if found:
+        memory.changes = found[-1].number
+    return [_alert_event(catalog, event) for event in found]
+
+
+def _alert_event(catalog: Catalog, event: MonitorEvent) -> AlertEvent:
+    body = event.body
+    return AlertEvent(
+        # The catalog's id: two catalogs may tell the same channel.
+        f"{event.event_type}:{catalog.catalog_id}:{event.number}",
+        event.event_type,
+        event.occurred_at.astimezone(UTC).isoformat(),
+        subject=event.connection,
+        summary=str(body.get("summary", "")),
+        troubles=tuple(Trouble(event.connection, str(text)) for text in body.get("details", ())),
+        connections=(event.connection,),
+    )

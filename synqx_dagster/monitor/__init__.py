@@ -1,0 +1,1 @@
+"""Watches servers, connections and this machine; changes none of them. See docs/monitoring.md."""

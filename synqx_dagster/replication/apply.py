@@ -1,0 +1,467 @@
+"""Brings transactions of the source into the target: the rows, states and position of a batch in one transaction.
+
+Guarantee: a change is in the target once, whatever was killed, lost or started twice: what is committed with the
+position is never applied again, and what is not committed leaves nothing behind. Memory is bounded: of a batch, or of
+one transaction however large, only a piece is held at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import datetime
+from types import TracebackType
+
+from synqx_dagster.connectors.protocol import ChangingWriteSession, Connector, WriteSession
+from synqx_dagster.errors import CommitUnknownError, FatalError, PlanError, RetryableError, SynqxError
+from synqx_dagster.model.replication import Replication
+from synqx_dagster.model.table import Column, TableName
+from synqx_dagster.replication.adapt import Adapter
+from synqx_dagster.replication.changes import Relation, Transaction, Truncate, format_lsn
+from synqx_dagster.replication.fold import Budget
+from synqx_dagster.replication.position import PositionBook, ReplicationState, TableState
+from synqx_dagster.replication.report import BatchReport, TableCounts
+from synqx_dagster.replication.source_columns import KnownRelation, SourceColumn
+from synqx_dagster.replication.table_changes import Commit, TableChanges
+from synqx_dagster.replication.tables import FollowedTable, refuse_shared_targets, state_schema
+from synqx_dagster.replication.target_plan import TargetPlan
+from synqx_dagster.transfer.failpoints import reach
+
+logger = logging.getLogger(__name__)
+
+#: How many bytes of changes are collected before they are brought into the target; Python takes about as much again
+#: while they are turned into batches.
+PIECE_BYTES = 32 * 1024 * 1024
+
+
+class Applier:
+    """Applies a replication's transactions, for one attempt at a time.
+
+    Use as a context manager. `apply` and `begin` are for one thread; the methods that change a table's state may be
+    called by others beside them.
+
+    Args:
+        tables: What is followed; changes of other tables are reported.
+        source: Asked what the log does not tell when a table's columns have changed. Left out: new columns are taken to
+            be NULL in the rows that are there, and a renamed column stops its table.
+    """
+
+    def __init__(
+        self,
+        replication: Replication,
+        target: Connector,
+        tables: Sequence[FollowedTable],
+        *,
+        source: Connector | None = None,
+        piece_bytes: int = PIECE_BYTES,
+    ) -> None:
+        refuse_shared_targets(tables, folds_case=target.capabilities.folds_case)
+        self._replication = replication
+        self._target = target
+        self._followed = {table.source: table for table in tables}
+        self._adapter = Adapter(replication, target, source)
+        self._piece_bytes = piece_bytes
+        self._schema = state_schema(replication)
+        self._state = ReplicationState()
+        self._states: dict[TableName, TableState] = {}
+        #: How tables were fitted to their relations; for as long as nothing has gone wrong.
+        self._plans: dict[TableName, TargetPlan] = {}
+        self._lock = threading.Lock()
+        #: The session that is kept from batch to batch, where the connector pools them.
+        self._kept = ExitStack()
+        self._session: ChangingWriteSession | None = None
+
+    def __enter__(self) -> Applier:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end_session()
+
+    # --- the attempt ----------------------------------------------------------------------------------------
+
+    def begin(self, run_id: str) -> int | None:
+        """Take over the replication: from now on no earlier attempt commits. Returns the position, None before any.
+
+        Raises:
+            PlanError: The target is of a kind that takes no changes, or another replication writes one of the tables.
+            RetryableError: Other attempts keep beginning.
+        """
+        with self._target.write() as session:
+            if not isinstance(session, ChangingWriteSession):
+                raise PlanError(
+                    f"replication {self._replication.name!r}: the connection {self._replication.target_connection!r}"
+                    f" ({self._target.db_type}) takes no changes of single rows",
+                    hint="replicate into postgresql, mysql or duckdb",
+                )
+            book = self._open_book(session)
+            state = book.begin_attempt(run_id)
+            states = book.find_tables()
+            self._refuse_other_writers(book.find_other_writers())
+        with self._lock:
+            self._state = state
+            self._plans.clear()
+            self._states = {
+                source: states.get(source, TableState(source, table.target)) for source, table in self._followed.items()
+            }
+        return state.position
+
+    @property
+    def state(self) -> ReplicationState:
+        """The replication as this attempt has left it."""
+        return self._state
+
+    @property
+    def table_states(self) -> Mapping[TableName, TableState]:
+        """The followed tables by source table, as this attempt has left them."""
+        with self._lock:
+            return dict(self._states)
+
+    def _refuse_other_writers(self, others: Mapping[TableName, str]) -> None:
+        for table in self._followed.values():
+            if table.target in others:
+                raise PlanError(
+                    f"replication {self._replication.name!r}: {table.target} is written by the replication"
+                    f" {others[table.target]!r}",
+                    hint="give the table another target, or drop that replication",
+                    table=str(table.target),
+                )
+
+    # --- states, each in a transaction of its own -------------------------------------------------------------
+
+    def set_position(self, position: int | None, *, slot: str | None, status: str) -> None:
+        """Enter a new slot's beginning, or that there is none any more.
+
+        Raises:
+            FencedError: A newer attempt has taken over.
+        """
+        with self._target.write() as session:
+            book = self._open_book(session)
+            session.begin()
+            try:
+                state = replace(book.check_fence(self._state.epoch), position=position, slot=slot, status=status)
+                book.advance(state)
+                session.commit()
+            except BaseException:
+                session.rollback()
+                raise
+        with self._lock:
+            self._state = state
+
+    def begin_copy(self, source: TableName, load_id: str) -> None:
+        """Enter that a table is being copied by this load; until it follows, its changes are left to the copy."""
+        self._put(source, lambda state: replace(state, status="copying", load_id=load_id, copied_at=None, reason=None))
+
+    def follow(
+        self,
+        source: TableName,
+        copied_at: int,
+        *,
+        oid: int | None = None,
+        columns: Sequence[Column] = (),
+        found: Mapping[str, SourceColumn] | None = None,
+    ) -> None:
+        """Enter that a table takes the changes of transactions that commit at or after `copied_at`.
+
+        Args:
+            oid, columns, found: The table as its copy read it, so that a change of its columns since then is noticed.
+        """
+        relation = None if oid is None else KnownRelation.of(oid, columns, found or {}).to_json()
+        self._put(
+            source,
+            lambda state: replace(state, status="following", copied_at=copied_at, relation=relation, reason=None),
+        )
+
+    def stop_table(self, source: TableName, reason: str) -> None:
+        """Enter that a table takes no changes until it is copied again."""
+        self._put(source, lambda state: replace(state, status="stopped", reason=reason))
+
+    def reset_table(self, source: TableName) -> None:
+        """Enter that a table is to be copied again."""
+        target = self._followed[source].target
+        self._put(source, lambda state: TableState(source, target))
+
+    def _put(self, source: TableName, change: Callable[[TableState], TableState]) -> None:
+        with self._lock:
+            state = change(self._states[source])
+            with self._target.write() as session:
+                book = self._open_book(session)
+                session.begin()
+                try:
+                    book.check_fence(self._state.epoch)
+                    book.put_table(state)
+                    session.commit()
+                except BaseException:
+                    session.rollback()
+                    raise
+            self._states[source] = state
+            self._plans.pop(source, None)
+
+    # --- transactions ---------------------------------------------------------------------------------------
+
+    def apply(self, transactions: Iterable[Transaction]) -> BatchReport:
+        """Bring transactions into the target, all of them or none, and close them.
+
+        Transactions that lie before the position are skipped. After an error the target is as it was, and the source
+        is to be read again from the position.
+
+        Raises:
+            FencedError: A newer attempt has taken over.
+            RetryableError: A passing fault, or the target was altered where that commits.
+            TargetMismatchError, BadRowsError, SourceChangedError: A change cannot be brought into its table.
+        """
+        batch: _Batch | None = None
+        try:
+            session = self._open_session()
+            session.begin()
+            book = self._open_book(session)
+            state = book.check_fence(self._state.epoch)
+            session.begin_changes()
+            with ExitStack() as stack:
+                batch = _Batch(
+                    self._replication, self._target, self._followed, self.table_states, self._adapter, session, stack
+                )
+                batch.piece_bytes = self._piece_bytes
+                batch.plans = dict(self._plans)
+                position = state.position or 0
+                for transaction in transactions:
+                    try:
+                        position = batch.take(transaction, position)
+                    finally:
+                        transaction.close()
+                reach("replication_read")
+                batch.finish()
+                for table_state in batch.changed_states.values():
+                    book.put_table(table_state)
+                state = replace(state, position=position)
+                book.advance(state)
+                reach("replication_before_commit")
+                self._commit(session, state)
+                reach("replication_after_commit")
+        except BaseException:
+            self._plans.clear()
+            self._end_session()
+            raise
+        if not self._target.capabilities.pools_sessions:
+            # A file is locked for others as long as it is open.
+            self._end_session()
+        with self._lock:
+            self._state = state
+            self._states.update(batch.changed_states)
+            self._plans = batch.plans
+        return batch.report(position)
+
+    def _commit(self, session: ChangingWriteSession, state: ReplicationState) -> None:
+        try:
+            session.commit()
+        except CommitUnknownError as error:
+            self._end_session()
+            with self._target.write() as fresh:
+                has_committed = self._open_book(fresh).settle_commit(state.epoch, state.position)
+            if not has_committed:
+                raise RetryableError(
+                    f"replication {self._replication.name!r}: the connection broke during COMMIT, and the target's"
+                    " position says that nothing was committed"
+                ) from error
+            logger.warning(
+                "%s: the reply to COMMIT was lost; the target's position says committed", self._replication.name
+            )
+
+    def _open_book(self, session: WriteSession) -> PositionBook:
+        return PositionBook(self._target, session, self._replication.name, self._schema)
+
+    def _open_session(self) -> ChangingWriteSession:
+        if self._session is None:
+            session = self._kept.enter_context(self._target.write())
+            if not isinstance(session, ChangingWriteSession):
+                raise FatalError(f"{self._target.db_type} takes no changes of single rows")
+            self._session = session
+        return self._session
+
+    def _end_session(self) -> None:
+        """Roll back what is open, and give the session back."""
+        session, self._session = self._session, None
+        kept, self._kept = self._kept, ExitStack()
+        try:
+            if session is not None:
+                session.rollback()
+        finally:
+            kept.close()
+
+
+class _Batch:
+    """What one destination transaction takes."""
+
+    def __init__(
+        self,
+        replication: Replication,
+        target: Connector,
+        followed: Mapping[TableName, FollowedTable],
+        states: Mapping[TableName, TableState],
+        adapter: Adapter,
+        session: ChangingWriteSession,
+        stack: ExitStack,
+    ) -> None:
+        self._replication = replication
+        self._target = target
+        self._followed = followed
+        self._states = dict(states)
+        self._adapter = adapter
+        self._session = session
+        self._stack = stack
+        self._budget = Budget()
+        self.piece_bytes = PIECE_BYTES
+        self.plans: dict[TableName, TargetPlan] = {}
+        #: By identity: comparing relations takes longer than bringing a change in. The relation is held with it.
+        self._known: dict[int, tuple[Relation, TableChanges | None]] = {}
+        self._tables: dict[TableName, TableChanges] = {}
+        self._unknown: Counter[TableName] = Counter()
+        self._waiting: Counter[TableName] = Counter()
+        self._stopped: dict[TableName, str] = {}
+        self._counts: dict[TableName, TableCounts] = {}
+        self._words: list[str] = []
+        self._transactions = self._skipped = 0
+        self._committed_at: datetime | None = None
+        self.changed_states: dict[TableName, TableState] = {}
+
+    def take(self, transaction: Transaction, position: int) -> int:
+        """Take a transaction's changes; returns the position after it."""
+        if transaction.commit_lsn < position:
+            self._skipped += 1
+            return position
+        self._transactions += 1
+        self._committed_at = transaction.committed_at
+        lsn = transaction.commit_lsn
+        commit = Commit.of(lsn, transaction.committed_at)
+        relation: Relation | None = None
+        table: TableChanges | None = None
+        ordinal = 0
+        budget, limit = self._budget, self.piece_bytes
+        for change in transaction.iter_changes():
+            ordinal += 1
+            if isinstance(change, Truncate):
+                self._truncate(change, lsn, commit, ordinal)
+                relation = None
+                continue
+            if change.relation is not relation:
+                relation = change.relation
+                table = self._find(relation, lsn)
+            if table is None:
+                self._leave_out(relation, 1)
+                continue
+            try:
+                table.add(change, commit, ordinal)
+            except SynqxError as error:
+                raise _placed(error, relation, lsn) from error
+            if budget.bytes > limit:
+                self._flush()
+        return max(position, transaction.end_lsn)
+
+    def _truncate(self, change: Truncate, lsn: int, commit: Commit, ordinal: int) -> None:
+        for relation in change.relations:
+            table = self._find(relation, lsn)
+            if table is None:
+                self._leave_out(relation, 1)
+            else:
+                table.add(change, commit, ordinal)
+
+    def finish(self) -> None:
+        """Bring in what is left, and drop what staged it."""
+        self._flush()
+        for table in self._tables.values():
+            table.close(self._session)
+            self._count(table)
+
+    def report(self, position: int) -> BatchReport:
+        """What was done."""
+        return BatchReport(
+            position=position,
+            transactions=self._transactions,
+            skipped=self._skipped,
+            changes=sum(counts.total for counts in self._counts.values()),
+            tables={name: counts for name, counts in self._counts.items() if counts.total},
+            unknown=dict(self._unknown),
+            waiting=dict(self._waiting),
+            stopped=self._stopped,
+            schema_changes=tuple(self._words),
+            committed_at=self._committed_at,
+        )
+
+    def _flush(self) -> None:
+        for table in self._tables.values():
+            table.flush(self._session)
+        self._budget.bytes = 0
+
+    def _count(self, table: TableChanges) -> None:
+        counts = self._counts.setdefault(table.plan.table.target, TableCounts())
+        counts.inserted += table.counts.inserted
+        counts.updated += table.counts.updated
+        counts.deleted += table.counts.deleted
+        counts.truncated += table.counts.truncated
+
+    # --- which table ----------------------------------------------------------------------------------------
+
+    def _find(self, relation: Relation, lsn: int) -> TableChanges | None:
+        """Where a relation's changes go; None: nowhere, by this transaction."""
+        state = self._states.get(relation.table)
+        if state is None or state.status != "following" or (state.copied_at or 0) > lsn:
+            return None
+        known = self._known.get(id(relation))
+        if known is not None:
+            return known[1]
+        table = self._tables.get(relation.table)
+        if table is None or table.plan.relation != relation:
+            table = self._adapt(relation, state)
+        self._known[id(relation)] = (relation, table)
+        return table
+
+    def _adapt(self, relation: Relation, state: TableState) -> TableChanges | None:
+        name = relation.table
+        earlier = self._tables.pop(name, None)
+        if earlier is not None:
+            # Its changes are of the columns as they were.
+            earlier.flush(self._session)
+            earlier.close(self._session)
+            self._count(earlier)
+        self._known = {key: kept for key, kept in self._known.items() if kept[0].table != name}
+        plan = self.plans.get(name)
+        if plan is None or plan.relation != relation:
+            plan = self._fit(relation, state)
+        if plan is None:
+            self.plans.pop(name, None)
+            return None
+        self.plans[name] = plan
+        table = TableChanges(plan, self._replication, self._target, self._budget, self._stack)
+        self._tables[name] = table
+        return table
+
+    def _fit(self, relation: Relation, state: TableState) -> TargetPlan | None:
+        name = relation.table
+        adapted = self._adapter.adapt(self._followed[name], relation, state, self._session)
+        if adapted.state != state:
+            self._states[name] = self.changed_states[name] = adapted.state
+        self._words.extend(adapted.schema_changes)
+        if adapted.plan is None:
+            self._stopped[name] = adapted.state.reason or ""
+            logger.error("%s: %s has stopped: %s", self._replication.name, name, adapted.state.reason)
+        return adapted.plan
+
+    def _leave_out(self, relation: Relation | None, count: int) -> None:
+        assert relation is not None
+        if relation.table not in self._followed:
+            self._unknown[relation.table] += count
+        else:
+            state = self._states.get(relation.table)
+            if state is not None and state.status != "following":
+                self._waiting[relation.table] += count
+
+
+def _placed(error: SynqxError, relation: Relation | None, lsn: int) -> SynqxError:
+    """The same error, saying which table it is of, and where in the log."""
+    place = "" if relation is None else f"{relation.table}, at {format_lsn(lsn)}: "
+    return type(error)(f"{place}{error.message}", hint=error.hint, **error.context)

@@ -1,0 +1,334 @@
+"""What people do with a replication: make it, have it copied anew, drop it.
+
+Guarantee: what was begun and not finished leaves no slot at the source; what is dropped leaves neither slot nor
+publication of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from synqx_dagster.connectors.protocol import Connector, WriteSession
+from synqx_dagster.errors import ConfigurationError, NotFoundError, PlanError, SlotLostError, SynqxError
+from synqx_dagster.model.replication import Replication
+from synqx_dagster.model.table import TableName
+from synqx_dagster.replication.apply import Applier
+from synqx_dagster.replication.identity import SourceProblem
+from synqx_dagster.replication.position import PositionBook, TableState
+from synqx_dagster.replication.preparation import require_source
+from synqx_dagster.replication.publication import drop_publication, ensure_publication, find_publication
+from synqx_dagster.replication.run_plan import find_loss, followed_of, judge_mappings
+from synqx_dagster.replication.slot import SourceConnector, create_slot, drop_slot
+from synqx_dagster.replication.source import SourceReport, SourceTable, inspect_source
+from synqx_dagster.replication.status import BY_HAND, read_book, read_slot
+from synqx_dagster.replication.tables import FollowedTable, refuse_shared_targets, state_schema
+
+#: How publications that SynqX has made begin their comment.
+_OURS = "SynqX "
+
+#: What else loads a table of the target, in words; None where nothing does.
+FindLoad = Callable[[TableName], str | None]
+
+
+def _nothing(_table: TableName) -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class CheckedTable:
+    """One line of the report of a source."""
+
+    source: TableName
+    target: TableName
+    key: tuple[str, ...]
+    replica_identity: str
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class SourceCheck:
+    """What there is to follow, and everything that is in the way of it."""
+
+    tables: tuple[CheckedTable, ...]
+    problems: tuple[SourceProblem, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "tables": [
+                {
+                    "source": str(table.source),
+                    "target": str(table.target),
+                    "key": list(table.key),
+                    "replica_identity": table.replica_identity,
+                    "note": table.note,
+                }
+                for table in self.tables
+            ],
+            "problems": [
+                {
+                    "message": problem.message,
+                    "remedy": problem.remedy,
+                    "table": None if problem.table is None else str(problem.table),
+                }
+                for problem in self.problems
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Made:
+    """What `create` has found and done; nothing was made where there are problems."""
+
+    source: SourceCheck
+    publication: str
+    slot: str
+    made_publication: bool = False
+    made_slot: bool = False
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What was done, for people."""
+        if self.source.problems:
+            return ()
+        return (
+            f"publication {self.publication}: {'made, or made to fit' if self.made_publication else 'fits already'}",
+            f"slot {self.slot}: {'made' if self.made_slot else 'is there already'}",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "publication": self.publication,
+            "slot": self.slot,
+            "made_publication": self.made_publication,
+            "made_slot": self.made_slot,
+            **self.source.to_dict(),
+        }
+
+
+def check_source(
+    replication: Replication, source: Connector, target: Connector, find_load: FindLoad = _nothing
+) -> tuple[SourceReport, SourceCheck]:
+    """Look whether a replication can be made; changes nothing."""
+    with require_source(source).write() as session:
+        report = inspect_source(session, replication)
+    followed = followed_of(replication, report.tables)
+    problems = [
+        *report.problems,
+        *judge_mappings(replication, report.tables),
+        *_judge_targets(followed, target, find_load),
+    ]
+    noted = {
+        problem.table: problem.message.removeprefix(f"{problem.table}: ")
+        for problem in reversed(problems)
+        if problem.table is not None
+    }
+    tables = tuple(
+        CheckedTable(
+            table.table, place.target, table.key, table.replica_identity, noted.get(table.table) or _note_of(table)
+        )
+        for table, place in zip(report.tables, followed, strict=True)
+    )
+    return report, SourceCheck(tables, tuple(problems))
+
+
+def _note_of(table: SourceTable) -> str | None:
+    parts = []
+    if table.left_out:
+        parts.append(f"without generated columns: {', '.join(table.left_out)}")
+    if table.is_partitioned:
+        parts.append(f"{len(table.leaves)} partitions")
+    return "; ".join(parts) or None
+
+
+def _judge_targets(tables: Sequence[FollowedTable], target: Connector, find_load: FindLoad) -> Iterator[SourceProblem]:
+    try:
+        refuse_shared_targets(tables, folds_case=target.capabilities.folds_case)
+    except PlanError as error:
+        yield SourceProblem(error.message, error.hint or "")
+    for table in tables:
+        load = find_load(table.target)
+        if load is not None:
+            yield SourceProblem(
+                f"{table.source}: {load} loads its target {table.target}, too",
+                "give the table another target, or leave it out",
+                table.source,
+            )
+
+
+def create(replication: Replication, source: Connector, target: Connector, find_load: FindLoad = _nothing) -> Made:
+    """Make publication and slot, if nothing is in the way; what is there already is left. May be repeated.
+
+    Raises:
+        SlotLostError: There was a slot, and it has lost changes.
+        SynqxError: One of the databases refuses; what was made here is gone again.
+    """
+    report, check = check_source(replication, source, target, find_load)
+    made = Made(check, replication.publication_name, replication.slot_name)
+    state, _ = read_book(replication, target)
+    loss = find_loss(state, report.slot, replication.slot_name)
+    if loss is not None:
+        raise SlotLostError(loss, hint=f"`synqx replications resync {replication.name}` copies the tables anew")
+    if check.problems:
+        return made
+    connector = require_source(source)
+    with connector.write() as session:
+        changed = ensure_publication(session, replication.publication_name, report.published, report.server.version)
+    made = replace(made, made_publication=changed)
+    if state.position is not None:
+        return made
+    try:
+        _make_slot(replication, connector, target, report)
+    except SynqxError:
+        if report.publication.found is None:
+            with connector.write() as session:
+                drop_publication(session, replication.publication_name)
+        raise
+    return replace(made, made_slot=True)
+
+
+def _make_slot(replication: Replication, source: SourceConnector, target: Connector, report: SourceReport) -> None:
+    with Applier(replication, target, followed_of(replication, report.tables), source=source) as applier:
+        if applier.begin(BY_HAND) is not None:
+            return
+        name = replication.slot_name
+        is_ours = applier.state.slot == name
+        applier.set_position(None, slot=name, status="creating")
+        with create_slot(source, name, replaces=is_ours) as slot:
+            applier.set_position(slot.consistent_lsn, slot=name, status="copying")
+            slot.keep()
+
+
+# --- copying anew ---------------------------------------------------------------------------------------------------
+
+
+def resync(
+    replication: Replication, source: Connector, target: Connector, tables: Sequence[str] = ()
+) -> list[TableName]:
+    """Have tables copied anew by the next run, or by the one that goes on; all of them where none is named.
+
+    Where the slot has lost changes it is dropped, and the next run begins with a new one.
+
+    Raises:
+        NotFoundError: A table is not followed.
+        SlotLostError: Some tables alone are named, and the slot has lost changes of all.
+    """
+    slot = read_slot(replication, source)
+    state, known = read_book(replication, target)
+    if not state.epoch:
+        raise ConfigurationError(
+            f"replication {replication.name!r} has not begun yet: its first run copies its tables",
+            hint=f"`synqx replications start {replication.name}`",
+        )
+    chosen = _choose(replication, known, tables)
+    loss = find_loss(state, slot, replication.slot_name)
+    if loss is None and state.status != "lost":
+        with _book(replication, target) as (_, book):
+            # The run that goes on stays the newest, and finds them when it looks round.
+            book.check_fence(book.find_state().epoch)
+            for source_table in chosen:
+                book.put_table(TableState(source_table, known[source_table].target))
+        return chosen
+    if tables:
+        raise SlotLostError(
+            loss or "the slot was given up",
+            hint=f"all tables have lost changes: `synqx replications resync {replication.name}` copies all of them",
+        )
+    if slot is not None:
+        with require_source(source).write() as session:
+            drop_slot(session, replication.slot_name)
+    with target.write() as session:
+        state = _open(replication, target, session).begin_attempt(BY_HAND)
+    with _book(replication, target) as (_, book):
+        book.check_fence(state.epoch)
+        book.advance(replace(state, position=None, slot=replication.slot_name, status="new"))
+        for source_table in known:
+            book.put_table(TableState(source_table, known[source_table].target))
+    return list(known)
+
+
+def _choose(replication: Replication, known: dict[TableName, TableState], tables: Sequence[str]) -> list[TableName]:
+    if not tables:
+        return list(known)
+    chosen = []
+    for text in tables:
+        try:
+            table = TableName.parse(text)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from None
+        table = TableName(table.name, table.schema or "public")
+        if table not in known:
+            raise NotFoundError(
+                f"replication {replication.name!r} does not follow {table}",
+                hint=f"it follows {', '.join(str(one) for one in list(known)[:10]) or 'nothing yet'}",
+            )
+        chosen.append(table)
+    return chosen
+
+
+# --- dropping -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """What `drop` has done."""
+
+    slot: bool
+    publication: bool
+    lines: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"dropped_slot": self.slot, "dropped_publication": self.publication, "notes": list(self.lines)}
+
+
+def drop(replication: Replication, source: Connector, target: Connector) -> Dropped:
+    """Drop slot and publication, whoever reads the slot, and forget how far the target was. May be repeated.
+
+    The source comes first: what it keeps costs its disk. A publication that somebody else has made is left.
+
+    Raises:
+        SynqxError: The source does not answer, or refuses; or the target, once the source has nothing of ours any more.
+    """
+    lines = []
+    with require_source(source).write() as session:
+        had_slot = drop_slot(session, replication.slot_name, ends_consumer=True)
+        lines.append(f"slot {replication.slot_name}: {'dropped' if had_slot else 'was not there'}")
+        name = replication.publication_name
+        version = int(str(session.fetch_all("select current_setting('server_version_num')")[0][0]))
+        found = find_publication(session, name, version)
+        is_ours = found is not None and found.is_owned and (found.comment or "").startswith(_OURS)
+        if is_ours:
+            drop_publication(session, name)
+        said = "dropped" if is_ours else "was not there" if found is None else "left: SynqX has not made it"
+        lines.append(f"publication {name}: {said}")
+    state, _ = read_book(replication, target)
+    if state.epoch:
+        # A run that still goes on is overtaken before what it stands on is gone.
+        with target.write() as session:
+            _open(replication, target, session).begin_attempt(BY_HAND)
+        with _book(replication, target) as (_, book):
+            book.forget()
+    lines.append("the target's tables stay as they are")
+    return Dropped(had_slot, is_ours, tuple(lines))
+
+
+def _open(replication: Replication, target: Connector, session: WriteSession) -> PositionBook:
+    return PositionBook(target, session, replication.name, state_schema(replication))
+
+
+@contextmanager
+def _book(replication: Replication, target: Connector) -> Iterator[tuple[WriteSession, PositionBook]]:
+    """The target's state in a transaction that is committed at the end."""
+    with target.write() as session:
+        session.begin()
+        try:
+            yield session, _open(replication, target, session)
+            session.commit()
+        except BaseException:
+            session.rollback()
+            raise
