@@ -12,9 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from synqx_dagster.connectors.protocol import WriteSession
-from synqx_dagster.errors import (
-    RetryableError,
-)
+from synqx_dagster.errors import RetryableError, SynqxError
 from synqx_dagster.model.table import TableName
 from synqx_dagster.replication.account import Account
 from synqx_dagster.replication.adapt import TargetAlteredError
@@ -137,17 +135,17 @@ class _Follower:
 
     def _copy_tables(self, applier: Applier, prepared: Prepared, waiting: Sequence[TableName], slot: NewSlot) -> bool:
         run_id = self._request.run_id
+        # What begins is refused as a whole; what goes on does not wait for one of its tables.
+        goes_on = applier.state.status == "following"
         tasks = []
         for source in waiting:
             if source in prepared.refused:
                 continue
             load_id = make_load_id(run_id, slot.consistent_lsn)
             tasks.append(prepared.copy_task(source, load_id))
-        begun: set[TableName] = set()
 
         def begin(task: CopyTask) -> None:
             applier.begin_copy(task.table.source, task.load_id)
-            begun.add(task.table.source)
 
         def done(copied: CopiedTable) -> None:
             task, described = copied.task, copied.description
@@ -167,6 +165,13 @@ class _Follower:
                 copied.result.seconds,
             )
 
+        def refused(task: CopyTask, error: SynqxError) -> bool:
+            if goes_on:
+                source, reason = task.table.source, f"it cannot be copied: {error}"
+                applier.stop_table(source, reason)
+                self._account.warn(f"stopped {source}", f"{source} has stopped: {reason}")
+            return goes_on
+
         def check_fence(session: WriteSession) -> None:
             schema = state_schema(self._replication)
             PositionBook(self._request.target, session, self._replication.name, schema).check_fence(applier.state.epoch)
@@ -178,6 +183,7 @@ class _Follower:
             run_id,
             on_begin=begin,
             on_copied=done,
+            on_refused=refused,
             guard=check_fence,
             progress=self._account.tell_copy,
         )

@@ -20,7 +20,7 @@ from synqx_dagster.connectors.protocol import (
     ReadSession,
     WriteSession,
 )
-from synqx_dagster.errors import RetryableError, SourceChangedError
+from synqx_dagster.errors import DataError, PlanError, RetryableError, SourceChangedError, SynqxError
 from synqx_dagster.mapping.quoting import quote_text
 from synqx_dagster.model.mapping import (
     DirectMapping,
@@ -41,6 +41,9 @@ logger = logging.getLogger(__name__)
 
 #: How long an interrupted copy may take to notice before it is told once more.
 _NUDGE_SECONDS = 0.5
+
+#: What lies in a table itself, or in its target, and stays so until somebody does something about it.
+_REFUSALS = (PlanError, DataError)
 
 
 # --- copying ----------------------------------------------------------------------------------------------------------
@@ -130,6 +133,8 @@ class SnapshotCopy:
         parallelism: How many at a time.
         on_begin: Called, in the thread of `run`, before a table is copied.
         on_copied: Called, in the thread of `run`, for each table as it is done; what it raises ends the copy.
+        on_refused: Called, in the thread of `run`, for a table that cannot be copied as things are; says whether the
+            others go on without it.
         guard: Called in a transaction of the target that changes rows beside a load's own; raises where a newer run
             has taken over.
         progress: Called with a source table and how far its load is, from the threads that load.
@@ -144,6 +149,7 @@ class SnapshotCopy:
         *,
         on_begin: Callable[[CopyTask], None],
         on_copied: Callable[[CopiedTable], None],
+        on_refused: Callable[[CopyTask, SynqxError], bool],
         guard: Callable[[WriteSession], None],
         progress: Callable[[TableName, Progress], None] | None = None,
     ) -> None:
@@ -153,6 +159,7 @@ class SnapshotCopy:
         self._run_id = run_id
         self._on_begin = on_begin
         self._on_copied = on_copied
+        self._on_refused = on_refused
         self._guard = guard
         self._progress = progress
         serial = not target.capabilities.concurrent_writers
@@ -169,7 +176,7 @@ class SnapshotCopy:
         source = SnapshotSource(self._source, slot.snapshot)
         moment = CopyMoment(slot.consistent_lsn, datetime.now(UTC))
         waiting = list(tasks)
-        running: set[Future[CopiedTable]] = set()
+        running: dict[Future[CopiedTable], CopyTask] = {}
         failure: Exception | None = None
         with ThreadPoolExecutor(self._parallelism, thread_name_prefix="copy") as pool:
             try:
@@ -177,20 +184,24 @@ class SnapshotCopy:
                     while waiting and failure is None and len(running) < self._parallelism and not stopping():
                         task = waiting.pop(0)
                         self._on_begin(task)
-                        running.add(pool.submit(self._copy, task, source, moment))
-                    done, running = wait(running, _NUDGE_SECONDS, FIRST_COMPLETED)
+                        running[pool.submit(self._copy, task, source, moment)] = task
+                    done, _ = wait(running, _NUDGE_SECONDS, FIRST_COMPLETED)
                     for future in done:
-                        error = future.exception()
+                        task, error = running.pop(future), future.exception()
                         if error is None:
                             self._on_copied(future.result())
                         elif not isinstance(error, Exception):
                             raise error
+                        elif isinstance(error, _REFUSALS) and self._on_refused(task, error):
+                            continue
                         elif failure is None:
                             failure = error
             except BaseException:
                 while running:
                     source.cancel()
-                    _, running = wait(running, _NUDGE_SECONDS)
+                    done, _ = wait(running, _NUDGE_SECONDS)
+                    for future in done:
+                        del running[future]
                 raise
         if failure is not None:
             raise failure

@@ -291,3 +291,19 @@ def test_a_failed_copy_leaves_the_slot_and_is_made_again(pair: Pair) -> None:
     pair.follow()
     pair.assert_equal("orders")
     pair.assert_equal("lines")
+
+
+def test_a_later_copy_that_is_refused_stops_its_table_alone(pair: Pair) -> None:
+    pair.follow()
+    pair.target.execute("drop table orders; create table orders (id int primary key, other int not null)")
+    operations.resync(pair.replication, pair.source_connector, pair.target_connector, ["orders"])
+    pair.source.execute("delete from lines where position % 2 = 0; insert into orders values (1000, 'new', 1, null)")
+    report = pair.follow()
+    assert any("orders has stopped: it cannot be copied" in warning for warning in report.warnings)
+    pair.assert_equal("lines")
+    assert pair.status().state == "degraded"
+    pair.target.execute("drop table orders")
+    operations.resync(pair.replication, pair.source_connector, pair.target_connector, ["orders"])
+    pair.follow()
+    pair.assert_equal("orders")
+    assert pair.status().state == "following"
