@@ -26,10 +26,6 @@ class MysqlChanges(ChangesBySql):
     def _table_options(self) -> str:
         """Engine, character set and collation of a new table."""
 
-    @abstractmethod
-    def _restore_foreign_keys(self) -> None:
-        """Have foreign keys checked again."""
-
     def create_change_staging(self, changed: ChangedTable) -> TableName:
         """Create a temporary table of the target's types and collations."""
         target = changed.table

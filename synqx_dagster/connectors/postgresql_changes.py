@@ -24,7 +24,7 @@ _TEMPORARY_SCHEMA = "pg_temp"
 _COPY_BYTES = 1024 * 1024
 
 #: Staged rows are looked up one by one or hashed; the server's default of 4 MB sends hash tables to disk.
-_WORK_MEMORY = "32MB"
+_WORK_MEMORY_KIB = 32 * 1024
 
 #: Which of the table's columns an UPDATE cannot set, and whether an INSERT may be decided by an index over the key.
 _TABLE_SQL = """
@@ -79,7 +79,11 @@ class PostgresqlChanges(ChangesBySql):
         """Let deferrable constraints wait for the commit."""
         self.execute("SET CONSTRAINTS ALL DEFERRED")
         # Compiling takes longer than it saves.
-        self.execute(f"SET LOCAL jit = off; SET LOCAL work_mem = '{_WORK_MEMORY}'")
+        self.execute("SET LOCAL jit = off")
+        self.execute(
+            f"SELECT pg_catalog.set_config('work_mem', '{_WORK_MEMORY_KIB}', true) FROM pg_catalog.pg_settings"
+            f" WHERE name = 'work_mem' AND setting::bigint < {_WORK_MEMORY_KIB}"
+        )
 
     def create_change_staging(self, changed: ChangedTable) -> TableName:
         """Create a temporary table of the target's types and collations."""

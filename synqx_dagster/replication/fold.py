@@ -90,11 +90,6 @@ class Folded:
     marked: dict[Positions, list[Row]] = field(default_factory=dict)
 
     @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to do."""
-        return self.truncated_at is None and not self.has_rows
-
-    @property
     def has_rows(self) -> bool:
         """Whether there is anything to be staged."""
         return bool(self.moved or self.deleted or self.updated or self.whole or self.partial or self.marked)

@@ -45,7 +45,7 @@ class TableChanges:
         self._target = target
         self._stager = Stager(plan, target.dialect, stack)
         self._fold = Fold(plan.shape, budget) if replication.mode != "history" else None
-        self._history = History(plan.shape, budget) if replication.mode == "history" else None
+        self._collected = History(plan.shape, budget)
         self._staging: TableName | None = None
         self._has_zone = _moment_kind(plan) == "timestamptz"
         self.counts = TableCounts()
@@ -79,8 +79,7 @@ class TableChanges:
             self._fold.truncate(at=self._moment(commit))
 
     def _add_to_history(self, change: Change, commit: Commit, ordinal: int) -> None:
-        history, counts = self._history, self.counts
-        assert history is not None
+        history, counts = self._collected, self.counts
         place = (commit.lsn, str(ordinal), self._moment(commit))
         match change:
             case Insert():
@@ -101,19 +100,18 @@ class TableChanges:
 
     # --- bringing into the target -----------------------------------------------------------------------------
 
-    def flush(self, session: ChangingWriteSession) -> None:
+    def take(self) -> Folded:
+        """What was collected, for `write`; collecting begins anew."""
+        self.is_pending = False
+        return self._fold.take() if self._fold is not None else self._collected.take()
+
+    def write(self, session: ChangingWriteSession, folded: Folded) -> None:
         """Bring what was collected into the table, within the open transaction.
 
         Raises:
             TargetMismatchError: The table has lost rows that a change needs.
             BadRowsError: The table does not take a row.
         """
-        if not self.is_pending:
-            return
-        self.is_pending = False
-        folded = (self._fold or self._history).take()  # type: ignore[union-attr]  # one of them is there
-        if folded.is_empty:
-            return
         changed = self.plan.changed
         if folded.truncated_at is not None:
             self._truncate(session, folded.truncated_at)
@@ -135,7 +133,7 @@ class TableChanges:
                 table=str(changed.table),
                 rows=missing,
             )
-        if self._history is None:
+        if self._fold is not None:
             session.apply_changes(self._staging, changed, staged.meaning)
         else:
             self._append(session, folded, staged.meaning, self._staging)
