@@ -8,6 +8,7 @@ each, and 3 by way of Arrow and CSV, most of which Python spends in making an ar
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from synqx_dagster.errors import FatalError
 from synqx_dagster.replication.changes import Unchanged, Value
@@ -29,12 +30,11 @@ def encode_lines(rows: Sequence[Sequence[Value]], end: str = "") -> bytes:
     if not rows:
         return b""
     separator = f"{end}\n"
-    nulls = 0
     try:
-        text = separator.join(["\t".join(row) for row in rows]) + separator  # type: ignore[arg-type]  # see TypeError
+        text, nulls = _join(rows, separator)
     except TypeError:
-        text = separator.join(["\t".join([NULL if one is None else one for one in row]) for row in rows]) + separator  # type: ignore[misc]  # see _escape
-        nulls = sum(row.count(None) for row in rows)
+        # A value that is neither a text nor NULL: escaping says so.
+        return _join_escaped(rows, separator).encode()
     width, count = len(rows[0]), len(rows)
     is_plain = (
         text.count("\t") == count * (width - 1 + end.count("\t"))
@@ -42,9 +42,20 @@ def encode_lines(rows: Sequence[Sequence[Value]], end: str = "") -> bytes:
         and text.count("\\") == nulls + count * end.count("\\")
         and "\r" not in text
     )
-    if not is_plain:
-        text = separator.join(["\t".join(map(_escape, row)) for row in rows]) + separator
-    return text.encode()
+    return (text if is_plain else _join_escaped(rows, separator)).encode()
+
+
+def _join(rows: Sequence[Sequence[Any]], separator: str) -> tuple[str, int]:
+    """The rows' values as they are, and how many of them are NULL."""
+    try:
+        return separator.join(["\t".join(row) for row in rows]) + separator, 0
+    except TypeError:
+        lines = ["\t".join([NULL if one is None else one for one in row]) for row in rows]
+        return separator.join(lines) + separator, sum(row.count(None) for row in rows)
+
+
+def _join_escaped(rows: Sequence[Sequence[Value]], separator: str) -> str:
+    return separator.join(["\t".join(map(_escape, row)) for row in rows]) + separator
 
 
 def _escape(value: Value) -> str:

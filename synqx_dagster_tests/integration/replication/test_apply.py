@@ -32,7 +32,7 @@ from synqx_dagster_tests.integration.replication.applying import (
 ITEM = relation()
 
 
-@pytest.fixture(params=["postgresql", "mysql", "duckdb"])
+@pytest.fixture(params=["postgresql", pytest.param("mysql", marks=pytest.mark.mysql), "duckdb"])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
     kind = request.param
     place: Any = tmp_path if kind == "duckdb" else request.getfixturevalue(kind)

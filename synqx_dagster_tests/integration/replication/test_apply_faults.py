@@ -45,7 +45,7 @@ PLACES = (
 PATIENCE_SECONDS = 120
 
 
-@pytest.fixture(params=["postgresql", "mysql", "duckdb"])
+@pytest.fixture(params=["postgresql", pytest.param("mysql", marks=pytest.mark.mysql), "duckdb"])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
     kind = request.param
     place: Any = tmp_path if kind == "duckdb" else request.getfixturevalue(kind)
@@ -134,7 +134,7 @@ def test_killed_at_every_place_the_target_holds_each_change_once(target: Target,
 
 
 @pytest.mark.parametrize("place", ["replication_staged", "replication_before_commit"])
-@pytest.mark.parametrize("kind", ["postgresql", "mysql"])
+@pytest.mark.parametrize("kind", ["postgresql", pytest.param("mysql", marks=pytest.mark.mysql)])
 def test_an_applier_that_was_paused_and_overtaken_commits_nothing(
     kind: str, place: str, request: pytest.FixtureRequest
 ) -> None:
@@ -166,7 +166,7 @@ def follow_one(applier: Applier, lsn: int, changes: list[Change]) -> None:
             continue
 
 
-@pytest.mark.parametrize("kind", ["postgresql", "mysql"])
+@pytest.mark.parametrize("kind", ["postgresql", pytest.param("mysql", marks=pytest.mark.mysql)])
 def test_a_newer_attempt_waits_for_a_commit_that_is_under_way_and_goes_on_behind_it(
     kind: str, request: pytest.FixtureRequest
 ) -> None:
@@ -203,7 +203,7 @@ def wait_until_stopped(process: BaseProcess) -> None:
 COMMITS = {"postgresql": b"COMMIT\x00", "mysql": b"COMMIT"}
 
 
-@pytest.mark.parametrize("kind", ["postgresql", "mysql"])
+@pytest.mark.parametrize("kind", ["postgresql", pytest.param("mysql", marks=pytest.mark.mysql)])
 def test_a_commit_whose_reply_was_lost_is_settled_by_the_position(kind: str, request: pytest.FixtureRequest) -> None:
     target = make_target(kind, request.getfixturevalue(kind))
     replication = make_replication()
@@ -227,7 +227,7 @@ def test_a_commit_whose_reply_was_lost_is_settled_by_the_position(kind: str, req
     target.connector.close()
 
 
-@pytest.mark.parametrize("kind", ["postgresql", "mysql"])
+@pytest.mark.parametrize("kind", ["postgresql", pytest.param("mysql", marks=pytest.mark.mysql)])
 def test_a_connection_that_is_reset_leaves_nothing_and_the_applier_goes_on(
     kind: str, request: pytest.FixtureRequest
 ) -> None:

@@ -26,7 +26,7 @@ from synqx_dagster_tests.unit.replication.rows import Source, sources
 
 
 @pytest.mark.parametrize("mode", ["mirror", "soft_delete", "history"])
-@pytest.mark.parametrize("kind", ["postgresql", "mysql", "duckdb"])
+@pytest.mark.parametrize("kind", ["postgresql", pytest.param("mysql", marks=pytest.mark.mysql), "duckdb"])
 def test_random_changes_leave_the_target_as_the_source_is(
     kind: str, mode: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

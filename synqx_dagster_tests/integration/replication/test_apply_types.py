@@ -119,7 +119,7 @@ def copy(source: Any, target: Any) -> None:
     run_load(LoadRequest(mapping, None, source, target, load_id="l", run_id="r"))
 
 
-@pytest.mark.parametrize("kind", ["postgresql", "mysql", "duckdb"])
+@pytest.mark.parametrize("kind", ["postgresql", pytest.param("mysql", marks=pytest.mark.mysql), "duckdb"])
 def test_a_row_that_is_streamed_is_as_one_that_is_copied(
     kind: str, postgresql: PostgresqlDatabase, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -149,7 +149,7 @@ def test_a_row_that_is_streamed_is_as_one_that_is_copied(
     target.connector.close()
 
 
-@pytest.mark.parametrize("kind", ["mysql", "duckdb"])
+@pytest.mark.parametrize("kind", [pytest.param("mysql", marks=pytest.mark.mysql), "duckdb"])
 def test_a_value_that_the_target_cannot_hold_is_refused(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

@@ -91,7 +91,7 @@ def make_line(stack: ExitStack, source: PostgresqlDatabase, target: Target, tabl
     return Line(source, target, followed, applier)
 
 
-@pytest.fixture(params=["postgresql", "mysql", "duckdb"])
+@pytest.fixture(params=["postgresql", pytest.param("mysql", marks=pytest.mark.mysql), "duckdb"])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
     kind = request.param
     place: Any = tmp_path if kind == "duckdb" else request.getfixturevalue(kind)
