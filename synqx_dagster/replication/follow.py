@@ -17,6 +17,7 @@ from synqx_dagster.model.table import TableName
 from synqx_dagster.replication.account import Account
 from synqx_dagster.replication.adapt import TargetAlteredError
 from synqx_dagster.replication.apply import Applier
+from synqx_dagster.replication.own_slot import make_own_slot
 from synqx_dagster.replication.position import PositionBook
 from synqx_dagster.replication.preparation import Prepared, prepare
 from synqx_dagster.replication.progress import Ending, FollowReport, FollowRequest
@@ -25,7 +26,6 @@ from synqx_dagster.replication.slot import NewSlot, create_slot
 from synqx_dagster.replication.snapshot_copy import CopiedTable, CopyTask, SnapshotCopy, has_copied
 from synqx_dagster.replication.streaming import StreamLoop
 from synqx_dagster.replication.tables import state_schema
-from synqx_dagster.transfer.failpoints import reach
 
 logger = logging.getLogger(__name__)
 
@@ -109,19 +109,11 @@ class _Follower:
     def _open_snapshot(self, applier: Applier, prepared: Prepared) -> Iterator[NewSlot]:
         """The replication's own new slot, or a temporary one beside it; both export a snapshot."""
         name, source = self._replication.slot_name, prepared.source
-        state = applier.state
-        if state.position is not None:
+        if applier.state.position is not None:
             with create_slot(source, temporary_slot_name(name), temporary=True) as slot:
                 yield slot
             return
-        # What was written down before, and never finished, is ours to replace.
-        is_ours = state.slot == name
-        applier.set_position(None, slot=name, status="creating")
-        reach("replication_before_slot")
-        with create_slot(source, name, replaces=is_ours) as slot:
-            reach("replication_slot_made")
-            applier.set_position(slot.consistent_lsn, slot=name, status="copying")
-            slot.keep()
+        with make_own_slot(applier, source, self._replication) as slot:
             yield slot
 
     def _follow_without_copy(

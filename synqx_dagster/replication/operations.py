@@ -17,17 +17,15 @@ from synqx_dagster.model.replication import Replication
 from synqx_dagster.model.table import TableName
 from synqx_dagster.replication.apply import Applier
 from synqx_dagster.replication.identity import SourceProblem
-from synqx_dagster.replication.position import PositionBook, TableState
-from synqx_dagster.replication.preparation import require_source
-from synqx_dagster.replication.publication import drop_publication, ensure_publication, find_publication
+from synqx_dagster.replication.own_slot import make_own_slot, refuse_foreign_slot
+from synqx_dagster.replication.position import PositionBook, ReplicationState, TableState
+from synqx_dagster.replication.preparation import read_state, require_source
+from synqx_dagster.replication.publication import drop_publication, ensure_publication, was_made_by_us
 from synqx_dagster.replication.run_plan import find_loss, followed_of, judge_mappings
-from synqx_dagster.replication.slot import SourceConnector, create_slot, drop_slot
+from synqx_dagster.replication.slot import SourceConnector, drop_slot, find_slot
 from synqx_dagster.replication.source import SourceReport, SourceTable, inspect_source
 from synqx_dagster.replication.status import BY_HAND, read_book, read_slot
 from synqx_dagster.replication.tables import FollowedTable, refuse_shared_targets, state_schema
-
-#: How publications that SynqX has made begin their comment.
-_OURS = "SynqX "
 
 #: What else loads a table of the target, in words; None where nothing does.
 FindLoad = Callable[[TableName], str | None]
@@ -165,6 +163,7 @@ def create(replication: Replication, source: Connector, target: Connector, find_
 
     Raises:
         SlotLostError: There was a slot, and it has lost changes.
+        ConfigurationError: Somebody else has a slot of this name; nothing was changed.
         SynqxError: One of the databases refuses; what was made here is gone again.
     """
     report, check = check_source(replication, source, target, find_load)
@@ -175,6 +174,8 @@ def create(replication: Replication, source: Connector, target: Connector, find_
         raise SlotLostError(loss, hint=f"`synqx replications resync {replication.name}` copies the tables anew")
     if check.problems:
         return made
+    # The target is asked once more: another run may have made the slot by now.
+    refuse_foreign_slot(replication, report.slot, read_state(replication, target))
     connector = require_source(source)
     with connector.write() as session:
         changed = ensure_publication(session, replication.publication_name, report.published, report.server.version)
@@ -195,12 +196,8 @@ def _make_slot(replication: Replication, source: SourceConnector, target: Connec
     with Applier(replication, target, followed_of(replication, report.tables), source=source) as applier:
         if applier.begin(BY_HAND) is not None:
             return
-        name = replication.slot_name
-        is_ours = applier.state.slot == name
-        applier.set_position(None, slot=name, status="creating")
-        with create_slot(source, name, replaces=is_ours) as slot:
-            applier.set_position(slot.consistent_lsn, slot=name, status="copying")
-            slot.keep()
+        with make_own_slot(applier, source, replication):
+            pass
 
 
 # --- copying anew ---------------------------------------------------------------------------------------------------
@@ -238,14 +235,14 @@ def resync(
             loss or "the slot was given up",
             hint=f"all tables have lost changes: `synqx replications resync {replication.name}` copies all of them",
         )
-    if slot is not None:
+    if slot is not None and state.slot == slot.name:
         with require_source(source).write() as session:
             drop_slot(session, replication.slot_name)
     with target.write() as session:
         state = _open(replication, target, session).begin_attempt(BY_HAND)
     with _book(replication, target) as (_, book):
         book.check_fence(state.epoch)
-        book.advance(replace(state, position=None, slot=replication.slot_name, status="new"))
+        book.advance(replace(state, position=None, status="new"))
         for source_table in known:
             book.put_table(TableState(source_table, known[source_table].target))
     return list(known)
@@ -289,32 +286,59 @@ class Dropped:
 def drop(replication: Replication, source: Connector, target: Connector) -> Dropped:
     """Drop slot and publication, whoever reads the slot, and forget how far the target was. May be repeated.
 
-    The source comes first: what it keeps costs its disk. A publication that somebody else has made is left.
+    What somebody else has made is left. Of a target that does not answer nobody knows whether it has made the slot:
+    then a publication of ours at the source has to stand for that.
 
     Raises:
-        SynqxError: The source does not answer, or refuses; or the target, once the source has nothing of ours any more.
+        SynqxError: The source does not answer, or refuses; or the target does not, and the hint says what was done.
     """
-    lines = []
-    with require_source(source).write() as session:
-        had_slot = drop_slot(session, replication.slot_name, ends_consumer=True)
-        lines.append(f"slot {replication.slot_name}: {'dropped' if had_slot else 'was not there'}")
-        name = replication.publication_name
-        version = int(str(session.fetch_all("select current_setting('server_version_num')")[0][0]))
-        found = find_publication(session, name, version)
-        is_ours = found is not None and found.is_owned and (found.comment or "").startswith(_OURS)
-        if is_ours:
-            drop_publication(session, name)
-        said = "dropped" if is_ours else "was not there" if found is None else "left: SynqX has not made it"
-        lines.append(f"publication {name}: {said}")
-    state, _ = read_book(replication, target)
-    if state.epoch:
+    state, unanswered = ReplicationState(), None
+    try:
         # A run that still goes on is overtaken before what it stands on is gone.
-        with target.write() as session:
-            _open(replication, target, session).begin_attempt(BY_HAND)
+        state = _overtake(replication, target)
+    except SynqxError as error:
+        unanswered = error
+    lines, had_slot, had_publication = _drop_at_source(replication, source, state, knows=unanswered is None)
+    if unanswered is not None:
+        unanswered.hint = "; ".join((*lines, "drop it again when the target answers"))
+        raise unanswered
+    if state.epoch:
         with _book(replication, target) as (_, book):
             book.forget()
     lines.append("the target's tables stay as they are")
-    return Dropped(had_slot, is_ours, tuple(lines))
+    return Dropped(had_slot, had_publication, tuple(lines))
+
+
+def _overtake(replication: Replication, target: Connector) -> ReplicationState:
+    """Have every run that goes on commit nothing more; what the target knows."""
+    state = read_state(replication, target)
+    if not state.epoch:
+        return state
+    with target.write() as session:
+        return _open(replication, target, session).begin_attempt(BY_HAND)
+
+
+def _drop_at_source(
+    replication: Replication, source: Connector, state: ReplicationState, *, knows: bool
+) -> tuple[list[str], bool, bool]:
+    """What was done, whether the slot was dropped, and whether the publication was."""
+    slot, name = replication.slot_name, replication.publication_name
+    with require_source(source).write() as session:
+        is_ours = was_made_by_us(session, name)
+        if state.slot == slot if knows else is_ours:
+            had_slot = drop_slot(session, slot, ends_consumer=True)
+            said = "dropped" if had_slot else "was not there"
+        else:
+            had_slot = False
+            by_hand = f"; if it is this one's, SELECT pg_drop_replication_slot('{slot}') drops it"
+            doubt = "does not know it as this replication's" if knows else "cannot be asked whose it is"
+            said = "was not there" if find_slot(session, slot) is None else f"left: the target {doubt}{by_hand}"
+        lines = [f"slot {slot}: {said}"]
+        if is_ours:
+            drop_publication(session, name)
+        said = "dropped" if is_ours else "was not there" if is_ours is None else "left: SynqX has not made it"
+        lines.append(f"publication {name}: {said}")
+    return lines, had_slot, bool(is_ours)
 
 
 def _open(replication: Replication, target: Connector, session: WriteSession) -> PositionBook:

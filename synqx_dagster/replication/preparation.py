@@ -13,6 +13,7 @@ from synqx_dagster.errors import PlanError, SlotInUseError, SlotLostError
 from synqx_dagster.model.replication import Replication
 from synqx_dagster.model.table import TableName
 from synqx_dagster.replication.apply import Applier
+from synqx_dagster.replication.own_slot import refuse_foreign_slot
 from synqx_dagster.replication.position import PositionBook, ReplicationState, TableState
 from synqx_dagster.replication.progress import FollowRequest
 from synqx_dagster.replication.publication import ensure_publication
@@ -134,6 +135,9 @@ def prepare(request: FollowRequest, warn: Callable[[str, str], None]) -> Prepare
     source = require_source(request.source)
     state = read_state(replication, request.target)
     report = _inspect(source, replication)
+    if report.slot is not None and state.slot != replication.slot_name:
+        # Before anything is made; asked again, as another run may have made it by now.
+        refuse_foreign_slot(replication, report.slot, read_state(replication, request.target))
     selection = select_tables(replication, report, is_new=state.position is None)
     with source.write() as session:
         published = tuple(table.published for table in selection.followed)

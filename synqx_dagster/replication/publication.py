@@ -26,7 +26,12 @@ PARTITION_ROOT_VERSION = 130_000
 LISTS_VERSION = 150_000
 GENERATED_VERSION = 180_000
 
+#: How the comment of a publication begins that SynqX has made.
 _COMMENT_MARK = "SynqX "
+
+_COMMENT_SQL = """
+select pg_catalog.obj_description(p.oid, 'pg_publication') from pg_catalog.pg_publication p where p.pubname = ?
+"""
 
 #: Plans a text as exactly one query; see `synqx_dagster.connectors.postgresql_read`.
 _PLAN_QUERY = """
@@ -285,6 +290,12 @@ def _try_changes(session: WriteSession, one: PublishedTable) -> None:
                 f" ALTER TABLE {sql_name(table)} REPLICA IDENTITY FULL",
                 table=str(table),
             ) from None
+
+
+def was_made_by_us(session: WriteSession, name: str) -> bool | None:
+    """Whether SynqX has made a publication, by its mark in the comment; None if there is none."""
+    rows = session.fetch_all(_COMMENT_SQL, [name])
+    return str(rows[0][0] or "").startswith(_COMMENT_MARK) if rows else None
 
 
 def drop_publication(session: WriteSession, name: str) -> None:

@@ -9,13 +9,14 @@ from datetime import datetime
 from typing import Any, Literal
 
 from synqx_dagster.connectors.protocol import Connector
-from synqx_dagster.errors import RetryableError, StatementTimeoutError
+from synqx_dagster.errors import ConfigurationError, RetryableError, StatementTimeoutError
 from synqx_dagster.model.replication import Replication
 from synqx_dagster.model.table import TableName
 from synqx_dagster.replication.changes import format_lsn
 from synqx_dagster.replication.guard import SlotWal, Verdict, format_bytes, judge, wal_of
 from synqx_dagster.replication.position import PositionBook, ReplicationState, TableState
 from synqx_dagster.replication.preparation import require_source
+from synqx_dagster.replication.publication import was_made_by_us
 from synqx_dagster.replication.run_plan import find_loss, waits_for_copy
 from synqx_dagster.replication.slot import SlotState, drop_slot, find_slot
 from synqx_dagster.replication.source import inspect_source
@@ -310,13 +311,27 @@ def _find_changes(replication: Replication, source: Connector, tables: Mapping[T
 def drop_endangered(replication: Replication, source: Connector, target: Connector, why: str) -> None:
     """Drop a slot that nobody reads before the source's disk is full, and have the tables copied anew.
 
-    The slot goes also where the target does not answer: that it is gone says the same.
+    The slot goes also where the target does not answer, if a publication of ours is at the source: that it is gone says
+    the same.
 
     Raises:
+        ConfigurationError: It was not made for this replication, as far as is known.
         SlotInUseError: Somebody reads it by now.
     """
+    name = replication.slot_name
+    try:
+        is_ours: bool | None = read_book(replication, target)[0].slot == name
+    except RetryableError:
+        is_ours = None
     with require_source(source).write() as session:
-        drop_slot(session, replication.slot_name)
+        if is_ours is None:
+            is_ours = was_made_by_us(session, replication.publication_name)
+        if not is_ours:
+            raise ConfigurationError(
+                f"the slot {name!r} was left: nothing says that it was made for replication {replication.name!r}",
+                hint="give `slot:` another name, or look who reads it",
+            )
+        drop_slot(session, name)
     try:
         with target.write() as session:
             book = PositionBook(target, session, replication.name, state_schema(replication))

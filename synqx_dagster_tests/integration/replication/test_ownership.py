@@ -1,0 +1,132 @@
+"""What others have made at the source is theirs: slots and publications that bear a replication's names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from synqx_dagster.connectors.postgresql import PostgresqlConnector
+from synqx_dagster.errors import ConfigurationError, RetryableError
+from synqx_dagster.replication import operations
+from synqx_dagster.replication.position import PositionBook
+from synqx_dagster.replication.status import drop_endangered, read_book
+from synqx_dagster.replication.tables import state_schema
+from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
+from synqx_dagster_tests.integration.replication.replicating import Pair, open_pair
+
+
+@pytest.fixture
+def pair(postgresql: PostgresqlDatabase, tmp_path: Path) -> Iterator[Pair]:
+    postgresql.execute("create table t (id int primary key, v text); insert into t values (1, 'a'), (2, 'b')")
+    with open_pair(postgresql, postgresql.create_database(), tmp_path / "spill") as found:
+        yield found
+
+
+@pytest.fixture
+def silent(pair: Pair) -> Iterator[Any]:
+    """A target that does not answer."""
+    config = replace(pair.target.config("warehouse"), host="127.0.0.1", port=1)
+    connector = PostgresqlConnector(config)
+    yield connector
+    connector.close()
+
+
+def make_slot(pair: Pair) -> Any:
+    name = pair.replication.slot_name
+    pair.source.execute(f"select pg_create_logical_replication_slot('{name}', 'pgoutput')")
+    return slot_of(pair)
+
+
+def slot_of(pair: Pair) -> Any:
+    return pair.source.execute(
+        "select slot_name, confirmed_flush_lsn::text, active from pg_replication_slots where slot_name = %s",
+        (pair.replication.slot_name,),
+    )
+
+
+def ends_of(pair: Pair) -> tuple[Any, Any, Any]:
+    return pair.replication, pair.source_connector, pair.target_connector
+
+
+def test_a_foreign_slot_is_left_by_all_that_is_done(pair: Pair) -> None:
+    before = make_slot(pair)
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="there is a slot") as caught:
+            pair.follow()
+        assert "give `slot:` another name" in str(caught.value.hint)
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="there is a slot"):
+            operations.create(*ends_of(pair))
+    with pytest.raises(ConfigurationError, match="was left"):
+        drop_endangered(*ends_of(pair), "too much")
+    dropped = operations.drop(*ends_of(pair))
+    assert not dropped.slot
+    assert "left: the target does not know it" in dropped.lines[0]
+    assert slot_of(pair) == before
+    assert pair.publications() == []
+    # With a name of its own it begins.
+    pair.change(slot=f"{pair.replication.slot_name}_own")
+    pair.follow()
+    pair.assert_equal("t")
+
+
+def test_who_was_quicker_keeps_his_slot(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    def reach(place: str) -> None:
+        # After the look, and before the slot is made.
+        if place == "replication_before_slot" and not made:
+            made.append(make_slot(pair))
+
+    monkeypatch.setattr("synqx_dagster.replication.own_slot.reach", reach)
+    with pytest.raises(ConfigurationError, match="there is a slot"):
+        pair.follow()
+    state, _ = read_book(pair.replication, pair.target_connector)
+    assert (state.slot, state.status) == (None, "new")
+    with pytest.raises(ConfigurationError, match="there is a slot"):
+        pair.follow()
+    assert not operations.drop(*ends_of(pair)).slot
+    assert slot_of(pair) == made[0]
+
+
+def test_a_slot_of_an_attempt_that_was_killed_is_replaced(pair: Pair) -> None:
+    with pair.target_connector.write() as session:
+        book = PositionBook(pair.target_connector, session, "mirror", state_schema(pair.replication))
+        state = book.begin_attempt("killed")
+        session.begin()
+        book.advance(replace(state, slot=pair.replication.slot_name, status="creating"))
+        session.commit()
+    make_slot(pair)
+    pair.follow()
+    pair.assert_equal("t")
+
+
+def test_a_resync_leaves_a_slot_that_came_after_ours_was_given_up(pair: Pair) -> None:
+    pair.follow()
+    drop_endangered(*ends_of(pair), "too much")
+    assert slot_of(pair) == []
+    before = make_slot(pair)
+    operations.resync(*ends_of(pair))
+    with pytest.raises(ConfigurationError, match="there is a slot"):
+        pair.follow()
+    assert slot_of(pair) == before
+
+
+def test_of_a_target_that_is_silent_a_publication_of_ours_stands_for_the_slot(pair: Pair, silent: Any) -> None:
+    before = make_slot(pair)
+    with pytest.raises(RetryableError) as caught:
+        operations.drop(pair.replication, pair.source_connector, silent)
+    assert "left: the target cannot be asked whose it is" in str(caught.value.hint)
+    with pytest.raises(ConfigurationError, match="was left"):
+        drop_endangered(pair.replication, pair.source_connector, silent, "too much")
+    assert slot_of(pair) == before
+    pair.source.execute(f"select pg_drop_replication_slot('{pair.replication.slot_name}')")
+    pair.follow()
+    with pytest.raises(RetryableError) as caught:
+        operations.drop(pair.replication, pair.source_connector, silent)
+    assert f"slot {pair.replication.slot_name}: dropped" in str(caught.value.hint)
+    assert (slot_of(pair), pair.publications()) == ([], [])
