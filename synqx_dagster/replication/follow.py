@@ -19,7 +19,7 @@ from synqx_dagster.replication.adapt import TargetAlteredError
 from synqx_dagster.replication.apply import Applier
 from synqx_dagster.replication.own_slot import make_own_slot
 from synqx_dagster.replication.position import PositionBook
-from synqx_dagster.replication.preparation import Prepared, prepare
+from synqx_dagster.replication.preparation import Prepared, prepare, read_state
 from synqx_dagster.replication.progress import Ending, FollowReport, FollowRequest
 from synqx_dagster.replication.run_plan import lsn_of_load, make_load_id, temporary_slot_name, waits_for_copy
 from synqx_dagster.replication.slot import NewSlot, create_slot
@@ -56,6 +56,10 @@ class _Follower:
     def run(self) -> FollowReport:
         """Rounds of preparing, copying and streaming; a new one where tables have come or are to be copied anew."""
         while True:
+            # Who was asked to end makes nothing at the source: it may be dropped at this moment.
+            if (ending := self._account.why_end()) is not None:
+                position = read_state(self._replication, self._request.target).position
+                return self._account.report(ending, position, with_columns=True)
             prepared = prepare(self._request, self._account.warn)
             with Applier(
                 self._replication, self._request.target, prepared.tables, source=self._request.source
@@ -83,6 +87,8 @@ class _Follower:
         waiting = self._settle_copies(applier)
         if applier.state.position is not None and not waiting:
             return True
+        if self._account.why_end() is not None:
+            return False
         with self._open_snapshot(applier, prepared) as slot:
             if self._replication.snapshot == "never":
                 self._follow_without_copy(applier, prepared, waiting, slot)

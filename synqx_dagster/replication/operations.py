@@ -292,21 +292,21 @@ def drop(replication: Replication, source: Connector, target: Connector) -> Drop
     Raises:
         SynqxError: The source does not answer, or refuses; or the target does not, and the hint says what was done.
     """
-    state, unanswered = ReplicationState(), None
     try:
         # A run that still goes on is overtaken before what it stands on is gone.
         state = _overtake(replication, target)
     except SynqxError as error:
-        unanswered = error
-    lines, had_slot, had_publication = _drop_at_source(replication, source, state, knows=unanswered is None)
-    if unanswered is not None:
-        unanswered.hint = "; ".join((*lines, "drop it again when the target answers"))
-        raise unanswered
-    if state.epoch:
-        with _book(replication, target) as (_, book):
-            book.forget()
+        lines, _, _ = _drop_at_source(replication, source, None)
+        error.hint = "; ".join((*lines, "drop it again when the target answers"))
+        raise
+    lines, had_slot, had_publication = _drop_at_source(replication, source, state)
+    _forget(replication, target, state)
+    # A run that was just beginning was not there to be overtaken, and may have made them again.
+    state = _overtake(replication, target)
+    _, slot_again, publication_again = _drop_at_source(replication, source, state)
+    _forget(replication, target, state)
     lines.append("the target's tables stay as they are")
-    return Dropped(had_slot, had_publication, tuple(lines))
+    return Dropped(had_slot or slot_again, had_publication or publication_again, tuple(lines))
 
 
 def _overtake(replication: Replication, target: Connector) -> ReplicationState:
@@ -318,20 +318,30 @@ def _overtake(replication: Replication, target: Connector) -> ReplicationState:
         return _open(replication, target, session).begin_attempt(BY_HAND)
 
 
+def _forget(replication: Replication, target: Connector, state: ReplicationState) -> None:
+    if state.epoch:
+        with _book(replication, target) as (_, book):
+            book.forget()
+
+
 def _drop_at_source(
-    replication: Replication, source: Connector, state: ReplicationState, *, knows: bool
+    replication: Replication, source: Connector, state: ReplicationState | None
 ) -> tuple[list[str], bool, bool]:
-    """What was done, whether the slot was dropped, and whether the publication was."""
+    """What was done, whether the slot was dropped, and whether the publication was.
+
+    Args:
+        state: None: the target does not answer.
+    """
     slot, name = replication.slot_name, replication.publication_name
     with require_source(source).write() as session:
         is_ours = was_made_by_us(session, name)
-        if state.slot == slot if knows else is_ours:
+        if is_ours if state is None else state.slot == slot:
             had_slot = drop_slot(session, slot, ends_consumer=True)
             said = "dropped" if had_slot else "was not there"
         else:
             had_slot = False
             by_hand = f"; if it is this one's, SELECT pg_drop_replication_slot('{slot}') drops it"
-            doubt = "does not know it as this replication's" if knows else "cannot be asked whose it is"
+            doubt = "cannot be asked whose it is" if state is None else "does not know it as this replication's"
             said = "was not there" if find_slot(session, slot) is None else f"left: the target {doubt}{by_hand}"
         lines = [f"slot {slot}: {said}"]
         if is_ours:

@@ -128,15 +128,13 @@ def open_pair(
         )
 
 
-def once(action: Callable[[], None]) -> Callable[[], bool]:
-    """A callback that acts when it is first called, and says no."""
-    acted = False
+def once(action: Callable[[], None], *, call: int = 1) -> Callable[[], bool]:
+    """A callback that acts when it is called for the first time, or at a later `call`, and says no."""
+    calls = itertools.count(1)
 
-    def call() -> bool:
-        nonlocal acted
-        if not acted:
-            acted = True
+    def answer() -> bool:
+        if next(calls) == call:
             action()
         return False
 
-    return call
+    return answer

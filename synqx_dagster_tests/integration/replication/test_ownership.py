@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from synqx_dagster.connectors.postgresql import PostgresqlConnector
-from synqx_dagster.errors import ConfigurationError, RetryableError
+from synqx_dagster.errors import ConfigurationError, RetryableError, SynqxError
 from synqx_dagster.replication import operations
 from synqx_dagster.replication.position import PositionBook
 from synqx_dagster.replication.status import drop_endangered, read_book
@@ -130,3 +130,53 @@ def test_of_a_target_that_is_silent_a_publication_of_ours_stands_for_the_slot(pa
         operations.drop(pair.replication, pair.source_connector, silent)
     assert f"slot {pair.replication.slot_name}: dropped" in str(caught.value.hint)
     assert (slot_of(pair), pair.publications()) == ([], [])
+
+
+def test_a_run_that_was_asked_to_end_makes_nothing(pair: Pair) -> None:
+    assert pair.follow(is_paused=lambda: True).ending == "paused"
+    assert (pair.slots(), pair.publications()) == ([], [])
+    # Paused and dropped while it looks at the source: it makes no slot.
+    asked: list[bool] = []
+
+    def is_paused() -> bool:
+        asked.append(True)
+        if len(asked) == 2:
+            assert pair.publications() == [pair.replication.publication_name]
+            assert operations.drop(*ends_of(pair)).publication
+        return len(asked) >= 2
+
+    assert pair.follow(is_paused=is_paused).ending == "paused"
+    assert (pair.slots(), pair.publications()) == ([], [])
+
+
+def test_a_run_that_is_overtaken_by_a_drop_leaves_nothing(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    for moment in ("replication_before_slot", "replication_slot_made"):
+        said: list[str] = []
+
+        def reach(place: str, moment: str = moment, said: list[str] = said) -> None:
+            if place == moment and not said:
+                said.append(moment)
+                operations.drop(*ends_of(pair))
+
+        monkeypatch.setattr("synqx_dagster.replication.own_slot.reach", reach)
+        with pytest.raises(SynqxError):
+            pair.follow()
+        assert said
+        assert (pair.slots(), pair.publications()) == ([], []), moment
+
+
+def test_what_a_run_makes_while_it_is_dropped_is_dropped_too(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair.follow()
+    forget = operations._forget
+    runs: list[str] = []
+
+    def begin_again(*arguments: Any) -> None:
+        forget(*arguments)
+        if not runs:
+            runs.append(pair.follow().ending)
+
+    monkeypatch.setattr(operations, "_forget", begin_again)
+    operations.drop(*ends_of(pair))
+    assert runs == ["idle"]
+    assert (pair.slots(), pair.publications()) == ([], [])
+    assert pair.status().state == "new"
