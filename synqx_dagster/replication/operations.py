@@ -21,10 +21,10 @@ from synqx_dagster.replication.own_slot import make_own_slot, refuse_foreign_slo
 from synqx_dagster.replication.position import PositionBook, ReplicationState, TableState
 from synqx_dagster.replication.preparation import read_state, require_source
 from synqx_dagster.replication.publication import drop_publication, ensure_publication, was_made_by_us
-from synqx_dagster.replication.run_plan import find_loss, followed_of, judge_mappings
+from synqx_dagster.replication.run_plan import followed_of, judge_mappings
 from synqx_dagster.replication.slot import SourceConnector, drop_slot, find_slot
 from synqx_dagster.replication.source import SourceReport, SourceTable, inspect_source
-from synqx_dagster.replication.status import BY_HAND, read_book, read_slot
+from synqx_dagster.replication.status import BY_HAND, look
 from synqx_dagster.replication.tables import FollowedTable, refuse_shared_targets, state_schema
 
 #: What else loads a table of the target, in words; None where nothing does.
@@ -168,19 +168,17 @@ def create(replication: Replication, source: Connector, target: Connector, find_
     """
     report, check = check_source(replication, source, target, find_load)
     made = Made(check, replication.publication_name, replication.slot_name)
-    state, _ = read_book(replication, target)
-    loss = find_loss(state, report.slot, replication.slot_name)
-    if loss is not None:
-        raise SlotLostError(loss, hint=f"`synqx replications resync {replication.name}` copies the tables anew")
+    seen = look(replication, source, target)
+    if seen.loss is not None:
+        raise SlotLostError(seen.loss, hint=f"`synqx replications resync {replication.name}` copies the tables anew")
     if check.problems:
         return made
-    # The target is asked once more: another run may have made the slot by now.
-    refuse_foreign_slot(replication, report.slot, read_state(replication, target))
+    refuse_foreign_slot(replication, seen.slot, seen.state)
     connector = require_source(source)
     with connector.write() as session:
         changed = ensure_publication(session, replication.publication_name, report.published, report.server.version)
     made = replace(made, made_publication=changed)
-    if state.position is not None:
+    if seen.state.position is not None:
         return made
     try:
         _make_slot(replication, connector, target, report)
@@ -214,15 +212,14 @@ def resync(
         NotFoundError: A table is not followed.
         SlotLostError: Some tables alone are named, and the slot has lost changes of all.
     """
-    slot = read_slot(replication, source)
-    state, known = read_book(replication, target)
+    seen = look(replication, source, target)
+    slot, state, known, loss = seen.slot, seen.state, seen.tables, seen.loss
     if not state.epoch:
         raise ConfigurationError(
             f"replication {replication.name!r} has not begun yet: its first run copies its tables",
             hint=f"`synqx replications start {replication.name}`",
         )
     chosen = _choose(replication, known, tables)
-    loss = find_loss(state, slot, replication.slot_name)
     if loss is None and state.status != "lost":
         with _book(replication, target) as (_, book):
             # The run that goes on stays the newest, and finds them when it looks round.

@@ -18,7 +18,7 @@ from synqx_dagster.replication.position import PositionBook, ReplicationState, T
 from synqx_dagster.replication.progress import FollowRequest
 from synqx_dagster.replication.publication import ensure_publication
 from synqx_dagster.replication.run_plan import Selection, find_loss, followed_of, select_tables
-from synqx_dagster.replication.slot import SlotState, SourceConnector, find_slot
+from synqx_dagster.replication.slot import SourceConnector, find_slot
 from synqx_dagster.replication.snapshot_copy import CopyTask, DescribedTable, describe_table
 from synqx_dagster.replication.source import SourceReport, SourceTable, inspect_source
 from synqx_dagster.replication.source_columns import KnownRelation
@@ -50,7 +50,6 @@ class Prepared:
     spill_directory: Path
     selection: Selection
     tables: list[FollowedTable]
-    slot: SlotState | None
     oids: Mapping[TableName, int]
     refused: Mapping[TableName, str] = field(default_factory=dict)
 
@@ -61,7 +60,10 @@ class Prepared:
             SlotLostError: It does not, and tables are to be copied anew by whoever asks for it.
         """
         state = applier.state
-        loss = find_loss(state, self.slot, self.replication.slot_name)
+        with self.source.write() as session:
+            # Only now: a run before this one has stored and confirmed until it was overtaken.
+            slot = find_slot(session, self.replication.slot_name)
+        loss = find_loss(state, slot, self.replication.slot_name)
         if loss is not None:
             if self.replication.snapshot != "again":
                 applier.set_position(state.position, slot=state.slot, status="lost")
@@ -156,7 +158,6 @@ def prepare(request: FollowRequest, warn: Callable[[str, str], None]) -> Prepare
         spill_directory=request.spill_directory,
         selection=selection,
         tables=followed_of(replication, selection.tables),
-        slot=report.slot,
         oids={table: oid for table, oid in oids.items() if table in wanted},
         refused=selection.refused,
     )

@@ -136,9 +136,8 @@ def read_status(replication: Replication, source: Connector, target: Connector) 
     Raises:
         RetryableError: One of them does not answer.
     """
-    slot = read_slot(replication, source)
-    state, tables = read_book(replication, target)
-    loss = find_loss(state, slot, replication.slot_name)
+    seen = look(replication, source, target)
+    slot, state, tables, loss = seen.slot, seen.state, seen.tables, seen.loss
     found = [
         TableStatus(
             one.source,
@@ -243,6 +242,37 @@ def read_book(replication: Replication, target: Connector) -> tuple[ReplicationS
         return book.find_state(), book.find_tables()
 
 
+@dataclass(frozen=True)
+class Seen:
+    """A replication at its two ends, while a run may go on.
+
+    Attributes:
+        loss: Why the slot does not go on where the target is; None where it does.
+    """
+
+    slot: SlotState | None
+    state: ReplicationState
+    tables: dict[TableName, TableState]
+    loss: str | None
+
+
+def look(replication: Replication, source: Connector, target: Connector) -> Seen:
+    """Look at both ends, and judge the slot only by what holds whatever a run does between the looks.
+
+    What was confirmed before the target was asked, the target had. That the slot and the log are there has to be seen
+    after it was asked.
+    """
+    name = replication.slot_name
+    slot = read_slot(replication, source)
+    state, tables = read_book(replication, target)
+    loss = find_loss(state, slot, name)
+    if loss is not None:
+        before, slot = slot, read_slot(replication, source)
+        judged = None if slot is None else replace(slot, confirmed_lsn=None if before is None else before.confirmed_lsn)
+        loss = find_loss(state, judged, name)
+    return Seen(slot, state, tables, loss)
+
+
 # --- whether there is something to do ---------------------------------------------------------------------------------
 
 
@@ -267,9 +297,8 @@ def find_work(replication: Replication, source: Connector, target: Connector) ->
     Raises:
         RetryableError: The source or the target does not answer.
     """
-    slot = read_slot(replication, source)
-    state, tables = read_book(replication, target)
-    loss = find_loss(state, slot, replication.slot_name)
+    seen = look(replication, source, target)
+    slot, state, tables, loss = seen.slot, seen.state, seen.tables, seen.loss
     if loss is not None:
         return Work("it begins anew with a new slot") if replication.snapshot == "again" else Work(lost=loss)
     if state.position is None or slot is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 
 from synqx_dagster.connectors.postgresql import PostgresqlConnector
 from synqx_dagster.errors import ConfigurationError, RetryableError, SynqxError
-from synqx_dagster.replication import operations
+from synqx_dagster.replication import operations, status
+from synqx_dagster.replication.apply import Applier
 from synqx_dagster.replication.position import PositionBook
 from synqx_dagster.replication.status import drop_endangered, read_book
 from synqx_dagster.replication.tables import state_schema
@@ -180,3 +182,45 @@ def test_what_a_run_makes_while_it_is_dropped_is_dropped_too(pair: Pair, monkeyp
     assert runs == ["idle"]
     assert (pair.slots(), pair.publications()) == ([], [])
     assert pair.status().state == "new"
+
+
+def test_a_run_between_two_looks_is_no_loss(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair.follow()
+    numbers = itertools.count(10)
+
+    def go_on() -> None:
+        pair.source.execute("insert into t values (%s, 'c')", (next(numbers),))
+        pair.follow()
+
+    def read_between(*arguments: Any) -> Any:
+        go_on()
+        found = read_book(*arguments)
+        go_on()
+        return found
+
+    monkeypatch.setattr(status, "read_book", read_between)
+    assert (pair.status().state, pair.status().reason) == ("following", None)
+    assert status.find_work(*ends_of(pair)).lost is None
+    assert not operations.create(*ends_of(pair)).made_slot
+    # Were it lost, a resync would begin with another slot.
+    assert [str(table) for table in operations.resync(*ends_of(pair))] == ["public.t"]
+    assert len(slot_of(pair)) == 1
+
+
+def test_what_an_overtaken_run_has_stored_is_no_loss(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair.follow()
+    begin = Applier.begin
+    runs: list[str] = []
+
+    def begin_later(applier: Applier, run_id: str) -> int | None:
+        if not runs:
+            runs.append("begins")
+            pair.source.execute("insert into t values (3, 'c')")
+            runs.append(pair.follow().ending)
+        return begin(applier, run_id)
+
+    monkeypatch.setattr(Applier, "begin", begin_later)
+    pair.source.execute("insert into t values (4, 'd')")
+    assert pair.follow().ending == "idle"
+    assert runs == ["begins", "idle"]
+    pair.assert_equal("t")
