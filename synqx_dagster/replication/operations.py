@@ -12,7 +12,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from synqx_dagster.connectors.protocol import Connector, WriteSession
-from synqx_dagster.errors import ConfigurationError, NotFoundError, PlanError, SlotLostError, SynqxError
+from synqx_dagster.errors import (
+    ConfigurationError,
+    NotFoundError,
+    NotPermittedError,
+    PlanError,
+    SlotLostError,
+    SynqxError,
+)
 from synqx_dagster.model.replication import Replication
 from synqx_dagster.model.table import TableName
 from synqx_dagster.replication.apply import Applier
@@ -175,19 +182,34 @@ def create(replication: Replication, source: Connector, target: Connector, find_
         return made
     refuse_foreign_slot(replication, seen.slot, seen.state)
     connector = require_source(source)
-    with connector.write() as session:
-        changed = ensure_publication(session, replication.publication_name, report.published, report.server.version)
-    made = replace(made, made_publication=changed)
-    if seen.state.position is not None:
-        return made
     try:
+        with connector.write() as session:
+            changed = ensure_publication(session, replication.publication_name, report.published, report.server.version)
+        made = replace(made, made_publication=changed)
+        if seen.state.position is not None:
+            return made
         _make_slot(replication, connector, target, report)
-    except SynqxError:
-        if report.publication.found is None:
-            with connector.write() as session:
-                drop_publication(session, replication.publication_name)
+    except BaseException as error:
+        # Ctrl-C, too.
+        if report.publication.found is None and seen.state.position is None:
+            _unmake_publication(error, replication, connector, target)
         raise
     return replace(made, made_slot=True)
+
+
+def _unmake_publication(
+    error: BaseException, replication: Replication, source: SourceConnector, target: Connector
+) -> None:
+    """Drop the publication that was just made, unless its slot was made by now; that it could not be is noted."""
+    name = replication.publication_name
+    try:
+        if read_state(replication, target).position is not None:
+            return
+        with source.write() as session:
+            if was_made_by_us(session, name):
+                drop_publication(session, name)
+    except SynqxError as second:
+        error.add_note(f"the publication {name!r} was left: {second}")
 
 
 def _make_slot(replication: Replication, source: SourceConnector, target: Connector, report: SourceReport) -> None:
@@ -341,9 +363,13 @@ def _drop_at_source(
             doubt = "cannot be asked whose it is" if state is None else "does not know it as this replication's"
             said = "was not there" if find_slot(session, slot) is None else f"left: the target {doubt}{by_hand}"
         lines = [f"slot {slot}: {said}"]
+        said = "was not there" if is_ours is None else "left: SynqX has not made it"
         if is_ours:
-            drop_publication(session, name)
-        said = "dropped" if is_ours else "was not there" if is_ours is None else "left: SynqX has not made it"
+            try:
+                drop_publication(session, name)
+                said = "dropped"
+            except NotPermittedError:
+                is_ours, said = False, "left: only its owner may drop it"
         lines.append(f"publication {name}: {said}")
     return lines, had_slot, bool(is_ours)
 

@@ -87,6 +87,11 @@ class FoundPublication:
     comment: str | None
     tables: Mapping[TableName, FoundTable]
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether SynqX has made it, and may alter it; a user may have made his own under the same role."""
+        return self.is_owned and (self.comment or "").startswith(_COMMENT_MARK)
+
 
 @dataclass(frozen=True)
 class PublicationState:
@@ -96,12 +101,14 @@ class PublicationState:
         found: None: there is none.
         lacking: What of it would lose changes or bring wrong ones.
         surplus: What it brings beyond that, and is passed over.
+        lacks_options: Some of what it lacks is no table's.
     """
 
     found: FoundPublication | None
     lacking: tuple[str, ...] = ()
     surplus: tuple[str, ...] = ()
     lacking_tables: frozenset[TableName] = field(default=frozenset())
+    lacks_options: bool = False
 
     @property
     def is_sufficient(self) -> bool:
@@ -147,7 +154,7 @@ def compare(found: FoundPublication | None, wanted: Sequence[PublishedTable], se
         lacking.append("it sends partitions in place of partitioned tables (publish_via_partition_root)")
     if server_version >= GENERATED_VERSION and not found.publishes_generated:
         lacking.append("it leaves out generated columns (publish_generated_columns)")
-    filters = _recorded_filters(found.comment)
+    filters, lacks_options = _recorded_filters(found.comment), bool(lacking)
     for one in wanted:
         if one.table not in found.tables:
             if not (found.all_tables or one.table.schema in found.schemas):
@@ -164,7 +171,7 @@ def compare(found: FoundPublication | None, wanted: Sequence[PublishedTable], se
         surplus.append("it is for all tables")
     surplus += [f"it is for all tables of the schema {schema}" for schema in found.schemas]
     surplus += [f"{table} is in it" for table in found.tables if table not in names]
-    return PublicationState(found, tuple(lacking), tuple(surplus), frozenset(tables))
+    return PublicationState(found, tuple(lacking), tuple(surplus), frozenset(tables), lacks_options)
 
 
 def _differences(
@@ -205,6 +212,29 @@ def render(name: str, wanted: Sequence[PublishedTable], server_version: int, *, 
     return [f"ALTER PUBLICATION {quoted} SET TABLE {tables}", f"ALTER PUBLICATION {quoted} SET ({set_options})"]
 
 
+def render_remedy(
+    name: str, wanted: Sequence[PublishedTable], state: PublicationState, server_version: int
+) -> list[str]:
+    """The statements that make a publication cover what is wanted; of one that is not ours all else stays. Pure."""
+    if state.found is None:
+        return render(name, wanted, server_version)
+    if state.found.is_ours and state.found.all_tables:
+        # One for all tables cannot be altered to be for some.
+        return [f"DROP PUBLICATION {quote_name(name, 'postgres')}", *render(name, wanted, server_version)]
+    set_tables, set_options = render(name, wanted, server_version, command="ALTER")
+    if state.found.is_ours:
+        return [set_tables, set_options]
+    alter, statements = f"ALTER PUBLICATION {quote_name(name, 'postgres')}", []
+    lacking = [one for one in wanted if one.table in state.lacking_tables]
+    if others := [sql_name(one.table) for one in lacking if one.table in state.found.tables]:
+        statements.append(f"{alter} DROP TABLE {', '.join(others)}")
+    if lacking:
+        statements.append(f"{alter} ADD TABLE {', '.join(_render_table(one, server_version) for one in lacking)}")
+    if state.lacks_options:
+        statements.append(set_options)
+    return statements
+
+
 def _render_table(one: PublishedTable, server_version: int) -> str:
     # Tables that inherit from it are tables of their own.
     sql = sql_name(one.table) if one.is_partitioned else f"ONLY {sql_name(one.table)}"
@@ -238,23 +268,27 @@ def check_filters(session: WriteSession, wanted: Sequence[PublishedTable]) -> di
 def ensure_publication(session: WriteSession, name: str, wanted: Sequence[PublishedTable], server_version: int) -> bool:
     """Make or alter a publication to cover exactly what is wanted; True if something was changed.
 
+    One that SynqX has not made is used as it is, and left alone.
+
     Raises:
-        PlanError: The user may not, or the source's own statements would fail; nothing was changed. The hint is what
-            its owner has to run.
+        PlanError: It does not suffice and is not ours, or the user may not, or the source's own statements would fail;
+            nothing was changed. The hint is what its owner has to run.
     """
     state = compare(find_publication(session, name, server_version), wanted, server_version)
-    if state.is_exact or (state.is_sufficient and state.found is not None and not state.found.is_owned):
+    is_foreign = state.found is not None and not state.found.is_ours
+    if state.is_exact or (state.is_sufficient and is_foreign):
         return False
+    if is_foreign:
+        raise PlanError(
+            f"the publication {name!r} does not fit ({'; '.join(state.lacking)}), and is somebody else's",
+            hint="its owner runs: " + "; ".join(render_remedy(name, wanted, state, server_version)),
+        )
     if reasons := check_filters(session, wanted):
         raise PlanError(
             "; ".join(f"{table}: the condition of its rows is refused: {why}" for table, why in reasons.items()),
             hint="write one SQL condition over the table's columns",
         )
-    creates = state.found is None or state.found.all_tables
-    statements = render(name, wanted, server_version, command="CREATE" if creates else "ALTER")
-    if creates and state.found is not None:
-        # One for all tables cannot be altered to be for some.
-        statements.insert(0, f"DROP PUBLICATION {quote_name(name, 'postgres')}")
+    statements = render_remedy(name, wanted, state, server_version)
     session.begin()
     try:
         for statement in statements:

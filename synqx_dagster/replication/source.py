@@ -327,9 +327,8 @@ def _judge_rights(
     if server.is_standby:
         yield SourceProblem(f"the publication {name!r} can only be made at the primary", "make it there")
         return
-    creates = state.found is None or state.found.all_tables
-    statements = "; ".join(publications.render(name, wanted, server.version, command="CREATE" if creates else "ALTER"))
-    if state.found is not None and not state.found.is_owned:
+    statements = "; ".join(publications.render_remedy(name, wanted, state, server.version))
+    if state.found is not None and not state.found.is_ours:
         yield SourceProblem(
             f"the publication {name!r} does not fit ({'; '.join(state.lacking)}), and is somebody else's",
             f"its owner runs: {statements}",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from synqx_dagster.connectors.postgresql import PostgresqlConnector
-from synqx_dagster.errors import ConfigurationError, RetryableError, SynqxError
+from synqx_dagster.errors import ConfigurationError, PlanError, RetryableError, SynqxError
 from synqx_dagster.replication import operations, status
 from synqx_dagster.replication.apply import Applier
 from synqx_dagster.replication.position import PositionBook
@@ -224,3 +224,44 @@ def test_what_an_overtaken_run_has_stored_is_no_loss(pair: Pair, monkeypatch: py
     assert pair.follow().ending == "idle"
     assert runs == ["begins", "idle"]
     pair.assert_equal("t")
+
+
+def test_a_users_own_publication_is_used_and_left_alone(pair: Pair) -> None:
+    name = pair.replication.publication_name
+    pair.source.execute("create table other (id int primary key)")
+    pair.change(tables=["public.t"])
+    pair.source.execute(f"create publication {name} for table other; comment on publication {name} is 'mine'")
+    with pytest.raises(PlanError, match="t is not in it"):
+        pair.follow()
+    (problem,) = operations.create(*ends_of(pair)).source.problems
+    remedy = problem.remedy.removeprefix("its owner runs: ")
+    assert published(pair) == [("other",)]
+    pair.source.execute(remedy)
+    pair.follow()
+    pair.assert_equal("t")
+    dropped = operations.drop(*ends_of(pair))
+    assert (dropped.slot, dropped.publication) == (True, False)
+    assert f"publication {name}: left: SynqX has not made it" in dropped.lines
+    assert published(pair) == [("other",), ("t",)]
+    assert pair.source.execute("select obj_description(oid, 'pg_publication') from pg_publication") == [("mine",)]
+
+
+def published(pair: Pair) -> Any:
+    return pair.source.execute("select tablename::text from pg_publication_tables order by 1")
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_interrupted_create_leaves_nothing_half_made(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    make = operations._make_slot
+
+    def interrupted(*arguments: Any) -> None:
+        if moment == "after":
+            make(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(operations, "_make_slot", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        operations.create(*ends_of(pair))
+    assert len(pair.publications()) == len(pair.slots()) == (1 if moment == "after" else 0)

@@ -225,7 +225,12 @@ def test_a_publication_is_made_and_altered_to_cover_exactly_what_is_wanted(sourc
             (f"alter publication {name} set table a (id) where (id > 1), b", ("public.a is in it with other",) * 2, ()),
             (f"alter publication {name} set table a (id, x) where (id > 2), b", ("another row filter",), ()),
             (f"alter publication {name} set table a (id, x), b", ("without a row filter",), ()),
-            (f"drop publication {name}; create publication {name} for all tables", ("via_root",), ("for all tables",)),
+            (
+                f"drop publication {name}; create publication {name} for all tables;"
+                f" comment on publication {name} is 'SynqX {{}}'",
+                ("via_root",),
+                ("for all tables",),
+            ),
         ]
         for statement, lacking, surplus in tampered:
             source.execute(statement)
