@@ -68,7 +68,7 @@ class _Follower:
 
     def _round(self, applier: Applier, prepared: Prepared) -> Ending | None:
         applier.begin(self._request.run_id)
-        prepared.settle(applier)
+        prepared.settle(applier, self._account.warn)
         for source, reason in prepared.refused.items():
             applier.stop_table(source, reason)
         self._account.take_states(applier.table_states)

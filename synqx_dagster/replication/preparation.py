@@ -53,8 +53,11 @@ class Prepared:
     oids: Mapping[TableName, int]
     refused: Mapping[TableName, str] = field(default_factory=dict)
 
-    def settle(self, applier: Applier) -> None:
+    def settle(self, applier: Applier, warn: Callable[[str, str], None]) -> None:
         """Decide, once no earlier run can commit any more, whether the slot goes on, and which tables begin anew.
+
+        Args:
+            warn: Told of what begins anew although nobody asked for that, with a key for each.
 
         Raises:
             SlotLostError: It does not, and tables are to be copied anew by whoever asks for it.
@@ -69,15 +72,36 @@ class Prepared:
                     hint=f"`synqx replications resync {self.replication.name}` copies its tables anew",
                 )
             applier.set_position(None, slot=state.slot, status="new")
+        applier.forget_unfollowed()
         if applier.state.position is None:
             # Whatever a table was, a new slot knows nothing of what came before it.
             for source, table_state in applier.table_states.items():
-                if table_state != TableState(source, table_state.target):
+                if table_state != TableState(source, table_state.target) or not applier.fits_target(source):
                     applier.reset_table(source)
             return
         for source, table_state in applier.table_states.items():
             if table_state.relation is not None and self._was_made_anew(source, table_state):
                 applier.reset_table(source)
+            else:
+                self._settle_definition(applier, source, table_state, warn)
+
+    def _settle_definition(
+        self, applier: Applier, source: TableName, state: TableState, warn: Callable[[str, str], None]
+    ) -> None:
+        """Have a table copied again of which the record says something else than when it was copied."""
+        if state.status == "pending":
+            if not applier.fits_target(source):
+                applier.reset_table(source)
+            return
+        fits = applier.fits_definition(source)
+        if fits is None:
+            applier.redefine_table(source)
+        elif not fits and self.replication.snapshot == "never" and state.status == "following":
+            applier.redefine_table(source)
+            warn(f"changed {source}", f"{source}: the record was changed; it applies to changes from here on")
+        elif not fits:
+            applier.reset_table(source)
+            warn(f"changed {source}", f"{source} is copied again: what the record says of it was changed")
 
     def _was_made_anew(self, source: TableName, state: TableState) -> bool:
         oid = self.oids.get(source)

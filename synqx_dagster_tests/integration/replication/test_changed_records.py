@@ -1,0 +1,103 @@
+"""What becomes of tables whose record, publication or state was changed between runs, or beside one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
+from synqx_dagster_tests.integration.replication.replicating import Pair, open_pair
+
+
+@pytest.fixture
+def pair(source: PostgresqlDatabase, postgresql: PostgresqlDatabase, tmp_path: Path) -> Iterator[Pair]:
+    source.execute(
+        "create table t (id int primary key, v text, w int); insert into t values (1, 'a', 10), (2, 'b', 20);"
+        "create table u (id int primary key, v text); insert into u values (1, 'a')"
+    )
+    with open_pair(source, postgresql, tmp_path / "spill", tables=["t", "u"]) as found:
+        found.follow()
+        yield found
+
+
+def test_a_table_that_was_left_out_for_a_while_is_copied_again(pair: Pair) -> None:
+    pair.change(tables=["u"])
+    pair.follow()
+    assert [str(table.source) for table in pair.status().tables] == ["public.u"]
+    pair.source.execute("insert into t values (3, 'c', 30); delete from t where id = 1")
+    pair.follow()
+    pair.change(tables=["t", "u"])
+    pair.follow()
+    pair.assert_equal("t")
+
+
+def test_another_target_gets_all_rows(pair: Pair) -> None:
+    pair.change(tables=[{"name": "t", "target": "elsewhere"}, "u"])
+    pair.source.execute("insert into t values (3, 'c', 30)")
+    report = pair.follow()
+    assert any("public.t is copied again" in warning for warning in report.warnings)
+    pair.assert_equal("t", "elsewhere")
+    assert pair.follow().warnings == ()
+    assert {str(table.source): str(table.target) for table in pair.status().tables}["public.t"] == "elsewhere"
+
+
+def test_wider_columns_and_rows_come_for_what_is_there_too(pair: Pair) -> None:
+    pair.change(tables=[{"name": "u", "where": "id > 1"}, {"name": "t", "columns": ["id", "v"]}])
+    pair.source.execute("insert into u values (2, 'b')")
+    pair.follow()
+    assert pair.content("u") == ["(2,b)"]
+    pair.change(tables=["t", {"name": "u", "where": "id > 0"}])
+    pair.follow()
+    pair.assert_equal("t")
+    pair.assert_equal("u")
+
+
+def test_another_mode_whose_copy_does_not_fit_stops_the_table(pair: Pair) -> None:
+    pair.change(mode="history")
+    report = pair.follow()
+    assert any("cannot be copied" in warning for warning in report.warnings), report.warnings
+    assert pair.status().state == "degraded"
+    pair.target.execute("drop table t; drop table u")
+    pair.change(mode="soft_delete")
+    pair.follow()
+    pair.source.execute("delete from t where id = 1")
+    pair.follow()
+    assert pair.content("t", columns="id, is_deleted") == ["(1,t)", "(2,f)"]
+
+
+def test_a_state_of_an_earlier_version_goes_on_without_a_copy(pair: Pair) -> None:
+    pair.target.execute(
+        "update _synqx_replicated_tables set relation = (relation::jsonb - 'definition')::text;"
+        " delete from t where id = 1"
+    )
+    assert pair.follow().warnings == ()
+    assert pair.content("t") == ["(2,b,20)"]
+    pair.change(tables=[{"name": "t", "where": "id < 100"}, "u"])
+    pair.follow()
+    pair.assert_equal("t")
+
+
+def test_a_replication_that_never_copies_follows_the_changed_record_from_here_on(
+    postgresql: PostgresqlDatabase, tmp_path: Path
+) -> None:
+    postgresql.execute("create table t (id int primary key, v text)")
+    with open_pair(postgresql, postgresql.create_database(), tmp_path, tables=["t"], snapshot="never") as pair:
+        pair.follow()
+        pair.source.execute("insert into t values (1, 'a')")
+        pair.change(tables=[{"name": "t", "target": "elsewhere"}])
+        report = pair.follow()
+        assert any("from here on" in warning for warning in report.warnings)
+        pair.assert_equal("t", "elsewhere")
+
+
+def test_a_target_may_move_to_another_replication(pair: Pair, tmp_path: Path) -> None:
+    pair.change(tables=["u"])
+    pair.follow()
+    other = {"tables": ["t"], "slot": f"other_{pair.source.name}"}
+    with open_pair(pair.source, pair.target, tmp_path / "other", "other", **other) as second:
+        second.follow()
+        second.source.execute("insert into t values (3, 'c', 30)")
+        second.follow()
+        second.assert_equal("t")
