@@ -20,7 +20,7 @@ from synqx_dagster.replication.identity import SourceProblem
 from synqx_dagster.replication.position import PositionBook, TableState
 from synqx_dagster.replication.preparation import require_source
 from synqx_dagster.replication.publication import drop_publication, ensure_publication, find_publication
-from synqx_dagster.replication.run_plan import find_loss, followed_of, judge_mappings
+from synqx_dagster.replication.run_plan import find_loss, find_publication_loss, followed_of, judge_mappings
 from synqx_dagster.replication.slot import SourceConnector, create_slot, drop_slot
 from synqx_dagster.replication.source import SourceReport, SourceTable, inspect_source
 from synqx_dagster.replication.status import BY_HAND, read_book, read_slot
@@ -95,7 +95,7 @@ class Made:
         if self.source.problems:
             return ()
         return (
-            f"publication {self.publication}: {'made, or made to fit' if self.made_publication else 'fits already'}",
+            f"publication {self.publication}: {'made, or made to fit' if self.made_publication else 'is there'}",
             f"slot {self.slot}: {'made' if self.made_slot else 'is there already'}",
         )
 
@@ -170,17 +170,18 @@ def create(replication: Replication, source: Connector, target: Connector, find_
     report, check = check_source(replication, source, target, find_load)
     made = Made(check, replication.publication_name, replication.slot_name)
     state, _ = read_book(replication, target)
-    loss = find_loss(state, report.slot, replication.slot_name)
+    loss = find_loss(state, report.slot, replication.slot_name) or find_publication_loss(
+        state, report.publication, replication.publication_name
+    )
     if loss is not None:
         raise SlotLostError(loss, hint=f"`synqx replications resync {replication.name}` copies the tables anew")
-    if check.problems:
+    if check.problems or state.position is not None:
+        # Of one that has begun, a run makes the publication fit: it knows of which tables changes were left out.
         return made
     connector = require_source(source)
     with connector.write() as session:
         changed = ensure_publication(session, replication.publication_name, report.published, report.server.version)
     made = replace(made, made_publication=changed)
-    if state.position is not None:
-        return made
     try:
         _make_slot(replication, connector, target, report)
     except SynqxError:

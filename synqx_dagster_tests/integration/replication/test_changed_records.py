@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from synqx_dagster.errors import SlotLostError
+from synqx_dagster.replication import operations
+from synqx_dagster.replication.status import find_work
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
 from synqx_dagster_tests.integration.replication.replicating import Pair, open_pair
 
@@ -95,9 +98,55 @@ def test_a_replication_that_never_copies_follows_the_changed_record_from_here_on
 def test_a_target_may_move_to_another_replication(pair: Pair, tmp_path: Path) -> None:
     pair.change(tables=["u"])
     pair.follow()
-    other = {"tables": ["t"], "slot": f"other_{pair.source.name}"}
-    with open_pair(pair.source, pair.target, tmp_path / "other", "other", **other) as second:
+    slot = f"other_{pair.source.name}"
+    with open_pair(pair.source, pair.target, tmp_path / "other", "other", tables=["t"], slot=slot) as second:
         second.follow()
         second.source.execute("insert into t values (3, 'c', 30)")
         second.follow()
         second.assert_equal("t")
+
+
+# --- the publication ------------------------------------------------------------------------------------------------
+
+
+def test_tables_that_were_taken_out_of_the_publication_are_copied_again(pair: Pair) -> None:
+    name = pair.replication.publication_name
+    pair.source.execute(f'alter publication "{name}" drop table t')
+    pair.source.execute("insert into t values (3, 'c', 30); delete from t where id = 1; insert into u values (2, 'b')")
+    report = pair.follow()
+    assert [warning for warning in report.warnings if "is copied again" in warning] == [
+        f"public.t is copied again: the publication {name!r} did not bring all its changes"
+    ]
+    pair.assert_equal("t")
+    pair.assert_equal("u")
+    assert pair.follow().warnings == ()
+
+
+def test_a_publication_of_other_changes_has_all_tables_copied_again(pair: Pair) -> None:
+    pair.source.execute(f"alter publication \"{pair.replication.publication_name}\" set (publish = 'insert')")
+    pair.source.execute("delete from t where id = 1; update u set v = 'z'")
+    # What it is to be is written down before it is put right: a run that is refused in between loses nothing.
+    operations.create(pair.replication, pair.source_connector, pair.target_connector)
+    pair.follow()
+    pair.assert_equal("t")
+    pair.assert_equal("u")
+
+
+def test_a_publication_that_is_gone_is_a_loss_with_a_way_out(pair: Pair) -> None:
+    pair.source.execute(f'drop publication "{pair.replication.publication_name}"')
+    pair.source.execute("insert into t values (3, 'c', 30); delete from u")
+    for _ in range(2):
+        with pytest.raises(SlotLostError, match=r"lost|the publication .* is gone"):
+            pair.follow()
+        with pytest.raises(SlotLostError):
+            operations.create(pair.replication, pair.source_connector, pair.target_connector)
+        assert pair.content("t") == ["(1,a,10)", "(2,b,20)"]
+        assert pair.status().state == "lost"
+        assert find_work(pair.replication, pair.source_connector, pair.target_connector).lost is not None
+    operations.resync(pair.replication, pair.source_connector, pair.target_connector)
+    pair.follow()
+    pair.source.execute("insert into t values (4, 'd', 40)")
+    pair.follow()
+    pair.assert_equal("t")
+    pair.assert_equal("u")
+    assert pair.status().state == "following"
