@@ -67,13 +67,32 @@ class StateKeeper:
         with self._lock:
             self._state = state
 
-    def begin_copy(self, source: TableName, load_id: str) -> None:
-        """Enter that a table is being copied by this load; until it follows, its changes are left to the copy."""
+    def begin_copy(
+        self,
+        source: TableName,
+        load_id: str,
+        *,
+        oid: int | None = None,
+        columns: Sequence[Column] = (),
+        found: Mapping[str, SourceColumn] | None = None,
+    ) -> None:
+        """Enter that a table is being copied by this load; until it follows, its changes are left to the copy.
+
+        Args:
+            oid, columns, found: The table as the copy reads it, so that a change of its columns since then is noticed.
+        """
+        relation = None if oid is None else KnownRelation.of(oid, columns, found or {}).to_json()
         definition = self._definitions[source]
         self._put(
             source,
             lambda state: replace(
-                state, status="copying", load_id=load_id, copied_at=None, reason=None, definition=definition
+                state,
+                status="copying",
+                load_id=load_id,
+                copied_at=None,
+                relation=relation,
+                reason=None,
+                definition=definition,
             ),
         )
 
@@ -89,7 +108,7 @@ class StateKeeper:
         """Enter that a table takes the changes of transactions that commit at or after `copied_at`.
 
         Args:
-            oid, columns, found: The table as its copy read it, so that a change of its columns since then is noticed.
+            oid, columns, found: The table as it was then. Left out: as `begin_copy` has entered it.
         """
         relation = None if oid is None else KnownRelation.of(oid, columns, found or {}).to_json()
         self._put(
@@ -98,7 +117,7 @@ class StateKeeper:
                 state,
                 status="following",
                 copied_at=copied_at,
-                relation=relation,
+                relation=state.relation if relation is None else relation,
                 reason=None,
                 definition=self._definitions[source],
             ),

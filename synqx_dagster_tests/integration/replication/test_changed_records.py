@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from synqx_dagster.replication import operations
 from synqx_dagster.replication.status import find_work
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
 from synqx_dagster_tests.integration.replication.replicating import Pair, open_pair
+from synqx_dagster_tests.integration.replication.test_follow_targets import start_child
 
 
 @pytest.fixture
@@ -150,3 +152,20 @@ def test_a_publication_that_is_gone_is_a_loss_with_a_way_out(pair: Pair) -> None
     pair.assert_equal("t")
     pair.assert_equal("u")
     assert pair.status().state == "following"
+
+
+# --- copies ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_copy_that_is_recognised_after_a_kill_knows_the_columns_it_had(
+    source: PostgresqlDatabase, postgresql: PostgresqlDatabase, tmp_path: Path
+) -> None:
+    source.execute("create table t (id int primary key, v text); insert into t values (1, 'a'), (2, 'b')")
+    with open_pair(source, postgresql, tmp_path / "spill", tables=["t"]) as pair:
+        process = start_child(pair, SYNQX_FAILPOINTS="after_table_copy=kill")
+        assert process.wait(timeout=120) == -signal.SIGKILL
+        source.execute("alter table t rename column v to title; insert into t values (3, 'c')")
+        assert [table.rows_copied for table in pair.follow().tables] == [None]
+        source.execute("update t set title = 'z' where id = 1")
+        pair.follow()
+        pair.assert_equal("t")
