@@ -153,7 +153,7 @@ class Applier(StateKeeper):
                 reach("replication_read")
                 batch.finish()
                 for table_state in batch.changed_states.values():
-                    book.put_table(table_state)
+                    self._put_table(book, table_state)
                 state = replace(state, position=position)
                 book.advance(state)
                 reach("replication_before_commit")

@@ -243,6 +243,14 @@ class PositionBook:
             f"INSERT INTO {self._tables} ({names}) VALUES ({marks}, CURRENT_TIMESTAMP)", (self._name, *values)
         )
 
+    def is_pending(self, source: TableName) -> bool:
+        """Whether a table is to be copied, as its row says now; the fence has been checked in this transaction."""
+        where = f"{self._quote('replication')} = ? AND source_table = ?"
+        rows = self._session.fetch_all(
+            f"SELECT {self._quote('status')} FROM {self._tables} WHERE {where}", (self._name, str(source))
+        )
+        return bool(rows) and rows[0][0] == "pending"
+
     def forget_table(self, source: TableName) -> None:
         """Remove a table that is followed no more; the fence has been checked in this transaction."""
         self._session.execute(

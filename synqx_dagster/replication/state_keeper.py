@@ -5,6 +5,7 @@ Guarantee: each change is a transaction of its own, which commits only while no 
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from synqx_dagster.model.table import Column, TableName
 from synqx_dagster.replication.position import PositionBook, ReplicationState, TableState
 from synqx_dagster.replication.source_columns import KnownRelation, SourceColumn
 from synqx_dagster.replication.tables import FollowedTable, digest_definition, state_schema
+
+logger = logging.getLogger(__name__)
 
 
 class StateKeeper:
@@ -147,9 +150,21 @@ class StateKeeper:
         with self._lock:
             state = change(self._states[source])
             with self._change_book() as (book, _):
-                book.put_table(state)
+                if not self._put_table(book, state):
+                    return
             self._states[source] = state
             self._table_changed(source)
+
+    def _put_table(self, book: PositionBook, state: TableState) -> bool:
+        """Write a table's state; False where somebody has asked meanwhile for a copy of it, which stays to be done.
+
+        What this attempt knows of the table is left as it is: that it differs is how the request is noticed.
+        """
+        if self._states[state.source].status != "pending" and book.is_pending(state.source):
+            logger.info("%s: %s is to be copied again", self._replication.name, state.source)
+            return False
+        book.put_table(state)
+        return True
 
     @contextmanager
     def _change_book(self) -> Iterator[tuple[PositionBook, ReplicationState]]:

@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 
 from synqx_dagster.errors import SlotLostError
+from synqx_dagster.model.table import TableName
 from synqx_dagster.replication import operations
+from synqx_dagster.replication.apply import Applier
+from synqx_dagster.replication.progress import FollowProgress
 from synqx_dagster.replication.status import find_work
+from synqx_dagster.replication.tables import FollowedTable, follow_table
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
 from synqx_dagster_tests.integration.replication.replicating import Pair, open_pair
 from synqx_dagster_tests.integration.replication.test_follow_targets import start_child
@@ -169,3 +173,36 @@ def test_a_copy_that_is_recognised_after_a_kill_knows_the_columns_it_had(
         source.execute("update t set title = 'z' where id = 1")
         pair.follow()
         pair.assert_equal("t")
+
+
+def test_a_copy_that_is_asked_for_during_a_copy_is_made(pair: Pair) -> None:
+    ends = (pair.source_connector, pair.target_connector)
+    operations.resync(pair.replication, *ends, ["t"])
+    asked: list[str] = []
+
+    def ask(progress: FollowProgress) -> None:
+        if progress.phase == "copy" and not asked:
+            asked.extend(map(str, operations.resync(pair.replication, *ends, ["t"])))
+
+    pair.follow(on_progress=ask)
+    assert asked == ["public.t"]
+    pair.target.execute("delete from t")
+    pair.follow()
+    pair.assert_equal("t")
+
+
+def test_a_copy_that_is_asked_for_while_changes_come_in_is_made(pair: Pair) -> None:
+    with Applier(pair.replication, pair.target_connector, followed(pair)) as applier:
+        applier.begin("overtaken by a request")
+        operations.resync(pair.replication, pair.source_connector, pair.target_connector, ["t"])
+        applier.stop_table(TableName("t", "public"), "too late")
+        applier.stop_table(TableName("u", "public"), "in time")
+    assert {str(table.source): table.status for table in pair.status().tables} == {
+        "public.t": "pending",
+        "public.u": "stopped",
+    }
+
+
+def followed(pair: Pair) -> list[FollowedTable]:
+    """What the replication of `pair` follows."""
+    return [follow_table(pair.replication, TableName(one.name, "public"), one) for one in pair.replication.tables]
