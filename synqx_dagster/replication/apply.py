@@ -8,27 +8,26 @@ one transaction however large, only a piece is held at a time.
 from __future__ import annotations
 
 import logging
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
 
-from synqx_dagster.connectors.protocol import ChangingWriteSession, Connector, WriteSession
+from synqx_dagster.connectors.protocol import ChangingWriteSession, Connector
 from synqx_dagster.errors import CommitUnknownError, FatalError, PlanError, RetryableError, SynqxError
 from synqx_dagster.model.replication import Replication
-from synqx_dagster.model.table import Column, TableName
+from synqx_dagster.model.table import TableName
 from synqx_dagster.replication.adapt import Adapter
 from synqx_dagster.replication.changes import Relation, Transaction, Truncate, format_lsn
 from synqx_dagster.replication.fold import Budget, Folded
-from synqx_dagster.replication.position import PositionBook, ReplicationState, TableState
+from synqx_dagster.replication.position import ReplicationState, TableState
 from synqx_dagster.replication.report import BatchReport, TableCounts
-from synqx_dagster.replication.source_columns import KnownRelation, SourceColumn
+from synqx_dagster.replication.state_keeper import StateKeeper
 from synqx_dagster.replication.table_changes import Commit, TableChanges
-from synqx_dagster.replication.tables import FollowedTable, refuse_shared_targets, state_schema
+from synqx_dagster.replication.tables import FollowedTable, refuse_shared_targets
 from synqx_dagster.replication.target_plan import TargetPlan
 from synqx_dagster.transfer.failpoints import reach
 
@@ -39,7 +38,7 @@ logger = logging.getLogger(__name__)
 PIECE_BYTES = 24 * 1024 * 1024
 
 
-class Applier:
+class Applier(StateKeeper):
     """Applies a replication's transactions, for one attempt at a time.
 
     Use as a context manager. `apply` and `begin` are for one thread; the methods that change a table's state may be
@@ -61,17 +60,11 @@ class Applier:
         piece_bytes: int = PIECE_BYTES,
     ) -> None:
         refuse_shared_targets(tables, folds_case=target.capabilities.folds_case)
-        self._replication = replication
-        self._target = target
-        self._followed = {table.source: table for table in tables}
+        super().__init__(replication, target, tables)
         self._adapter = Adapter(replication, target, source)
         self._piece_bytes = piece_bytes
-        self._schema = state_schema(replication)
-        self._state = ReplicationState()
-        self._states: dict[TableName, TableState] = {}
         #: How tables were fitted to their relations; for as long as nothing has gone wrong.
         self._plans: dict[TableName, TargetPlan] = {}
-        self._lock = threading.Lock()
         #: The session that is kept from batch to batch, where the connector pools them.
         self._kept = ExitStack()
         self._session: ChangingWriteSession | None = None
@@ -112,17 +105,6 @@ class Applier:
             }
         return state.position
 
-    @property
-    def state(self) -> ReplicationState:
-        """The replication as this attempt has left it."""
-        return self._state
-
-    @property
-    def table_states(self) -> Mapping[TableName, TableState]:
-        """The followed tables by source table, as this attempt has left them."""
-        with self._lock:
-            return dict(self._states)
-
     def _refuse_other_writers(self, others: Mapping[TableName, str]) -> None:
         for table in self._followed.values():
             if table.target in others:
@@ -133,75 +115,8 @@ class Applier:
                     table=str(table.target),
                 )
 
-    # --- states, each in a transaction of its own -------------------------------------------------------------
-
-    def set_position(self, position: int | None, *, slot: str | None, status: str) -> None:
-        """Enter a new slot's beginning, or that there is none any more.
-
-        Raises:
-            FencedError: A newer attempt has taken over.
-        """
-        with self._target.write() as session:
-            book = self._open_book(session)
-            session.begin()
-            try:
-                state = replace(book.check_fence(self._state.epoch), position=position, slot=slot, status=status)
-                book.advance(state)
-                session.commit()
-            except BaseException:
-                session.rollback()
-                raise
-        with self._lock:
-            self._state = state
-
-    def begin_copy(self, source: TableName, load_id: str) -> None:
-        """Enter that a table is being copied by this load; until it follows, its changes are left to the copy."""
-        self._put(source, lambda state: replace(state, status="copying", load_id=load_id, copied_at=None, reason=None))
-
-    def follow(
-        self,
-        source: TableName,
-        copied_at: int,
-        *,
-        oid: int | None = None,
-        columns: Sequence[Column] = (),
-        found: Mapping[str, SourceColumn] | None = None,
-    ) -> None:
-        """Enter that a table takes the changes of transactions that commit at or after `copied_at`.
-
-        Args:
-            oid, columns, found: The table as its copy read it, so that a change of its columns since then is noticed.
-        """
-        relation = None if oid is None else KnownRelation.of(oid, columns, found or {}).to_json()
-        self._put(
-            source,
-            lambda state: replace(state, status="following", copied_at=copied_at, relation=relation, reason=None),
-        )
-
-    def stop_table(self, source: TableName, reason: str) -> None:
-        """Enter that a table takes no changes until it is copied again."""
-        self._put(source, lambda state: replace(state, status="stopped", reason=reason))
-
-    def reset_table(self, source: TableName) -> None:
-        """Enter that a table is to be copied again."""
-        target = self._followed[source].target
-        self._put(source, lambda state: TableState(source, target))
-
-    def _put(self, source: TableName, change: Callable[[TableState], TableState]) -> None:
-        with self._lock:
-            state = change(self._states[source])
-            with self._target.write() as session:
-                book = self._open_book(session)
-                session.begin()
-                try:
-                    book.check_fence(self._state.epoch)
-                    book.put_table(state)
-                    session.commit()
-                except BaseException:
-                    session.rollback()
-                    raise
-            self._states[source] = state
-            self._plans.pop(source, None)
+    def _table_changed(self, source: TableName) -> None:
+        self._plans.pop(source, None)
 
     # --- transactions ---------------------------------------------------------------------------------------
 
@@ -238,7 +153,7 @@ class Applier:
                 reach("replication_read")
                 batch.finish()
                 for table_state in batch.changed_states.values():
-                    book.put_table(table_state)
+                    self._put_table(book, table_state)
                 state = replace(state, position=position)
                 book.advance(state)
                 reach("replication_before_commit")
@@ -272,9 +187,6 @@ class Applier:
             logger.warning(
                 "%s: the reply to COMMIT was lost; the target's position says committed", self._replication.name
             )
-
-    def _open_book(self, session: WriteSession) -> PositionBook:
-        return PositionBook(self._target, session, self._replication.name, self._schema)
 
     def _open_session(self) -> ChangingWriteSession:
         if self._session is None:

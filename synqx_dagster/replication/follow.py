@@ -23,7 +23,7 @@ from synqx_dagster.replication.preparation import Prepared, prepare, read_state
 from synqx_dagster.replication.progress import Ending, FollowReport, FollowRequest
 from synqx_dagster.replication.run_plan import lsn_of_load, make_load_id, temporary_slot_name, waits_for_copy
 from synqx_dagster.replication.slot import NewSlot, create_slot
-from synqx_dagster.replication.snapshot_copy import CopiedTable, CopyTask, SnapshotCopy, has_copied
+from synqx_dagster.replication.snapshot_copy import CopiedTable, CopyTask, DescribedTable, SnapshotCopy, has_copied
 from synqx_dagster.replication.streaming import StreamLoop
 from synqx_dagster.replication.tables import state_schema
 
@@ -72,7 +72,7 @@ class _Follower:
 
     def _round(self, applier: Applier, prepared: Prepared) -> Ending | None:
         applier.begin(self._request.run_id)
-        prepared.settle(applier)
+        prepared.settle(applier, self._account.warn)
         for source, reason in prepared.refused.items():
             applier.stop_table(source, reason)
         self._account.take_states(applier.table_states)
@@ -142,18 +142,18 @@ class _Follower:
             load_id = make_load_id(run_id, slot.consistent_lsn)
             tasks.append(prepared.copy_task(source, load_id))
 
-        def begin(task: CopyTask) -> None:
-            applier.begin_copy(task.table.source, task.load_id)
-
-        def done(copied: CopiedTable) -> None:
-            task, described = copied.task, copied.description
-            applier.follow(
+        def begin(task: CopyTask, described: DescribedTable) -> None:
+            applier.begin_copy(
                 task.table.source,
-                slot.consistent_lsn,
+                task.load_id,
                 oid=described.oid,
                 columns=described.columns,
                 found=described.found,
             )
+
+        def done(copied: CopiedTable) -> None:
+            task = copied.task
+            applier.follow(task.table.source, slot.consistent_lsn)
             self._account.take_copy(task.table.source, task.table.target, copied.result.rows_out)
             logger.info(
                 "%s: %s copied: %d rows in %.1f s",

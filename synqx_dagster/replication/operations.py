@@ -27,8 +27,12 @@ from synqx_dagster.replication.identity import SourceProblem
 from synqx_dagster.replication.own_slot import make_own_slot, refuse_foreign_slot
 from synqx_dagster.replication.position import PositionBook, ReplicationState, TableState
 from synqx_dagster.replication.preparation import read_state, require_source
-from synqx_dagster.replication.publication import drop_publication, ensure_publication, was_made_by_us
-from synqx_dagster.replication.run_plan import followed_of, judge_mappings
+from synqx_dagster.replication.publication import (
+    drop_publication,
+    ensure_publication,
+    was_made_by_us,
+)
+from synqx_dagster.replication.run_plan import find_publication_loss, followed_of, judge_mappings
 from synqx_dagster.replication.slot import SourceConnector, drop_slot, find_slot
 from synqx_dagster.replication.source import SourceReport, SourceTable, inspect_source
 from synqx_dagster.replication.status import BY_HAND, look
@@ -100,7 +104,7 @@ class Made:
         if self.source.problems:
             return ()
         return (
-            f"publication {self.publication}: {'made, or made to fit' if self.made_publication else 'fits already'}",
+            f"publication {self.publication}: {'made, or made to fit' if self.made_publication else 'is there'}",
             f"slot {self.slot}: {'made' if self.made_slot else 'is there already'}",
         )
 
@@ -176,9 +180,11 @@ def create(replication: Replication, source: Connector, target: Connector, find_
     report, check = check_source(replication, source, target, find_load)
     made = Made(check, replication.publication_name, replication.slot_name)
     seen = look(replication, source, target)
-    if seen.loss is not None:
-        raise SlotLostError(seen.loss, hint=f"`synqx replications resync {replication.name}` copies the tables anew")
-    if check.problems:
+    loss = seen.loss or find_publication_loss(seen.state, report.publication, replication.publication_name)
+    if loss is not None:
+        raise SlotLostError(loss, hint=f"`synqx replications resync {replication.name}` copies the tables anew")
+    if check.problems or seen.state.position is not None:
+        # Of one that has begun, a run makes the publication fit: it knows of which tables changes were left out.
         return made
     refuse_foreign_slot(replication, seen.slot, seen.state)
     connector = require_source(source)
@@ -186,12 +192,10 @@ def create(replication: Replication, source: Connector, target: Connector, find_
         with connector.write() as session:
             changed = ensure_publication(session, replication.publication_name, report.published, report.server.version)
         made = replace(made, made_publication=changed)
-        if seen.state.position is not None:
-            return made
         _make_slot(replication, connector, target, report)
     except BaseException as error:
         # Ctrl-C, too.
-        if report.publication.found is None and seen.state.position is None:
+        if report.publication.found is None:
             _unmake_publication(error, replication, connector, target)
         raise
     return replace(made, made_slot=True)

@@ -14,6 +14,7 @@ rows, states and position are always of one moment of the source.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -63,6 +64,8 @@ class TableState:
         load_id: Of the copy that began last, by which the transfer engine's ledger knows whether it has committed.
         relation: How the log described the table last, as JSON; None before its first change.
         reason: Why it has stopped; None otherwise.
+        definition: Digest of what the record said when its copy began, or when it began to follow; None before that,
+            and of a state that an earlier version has kept.
     """
 
     source: TableName
@@ -72,6 +75,7 @@ class TableState:
     load_id: str | None = None
     relation: str | None = None
     reason: str | None = None
+    definition: str | None = None
 
 
 def _text(
@@ -108,6 +112,9 @@ def tables_columns(dialect: str) -> tuple[Column, ...]:
         Column("updated_at", DataType("timestamp"), False),
     )
 
+
+#: Where the digest of a table's definition lies in what is kept of its relation.
+_DEFINITION = "definition"
 
 _TABLE_FIELDS = ("source_table", "target_table", "status", "copied_at", "load_id", "relation", "reason")
 
@@ -236,6 +243,14 @@ class PositionBook:
             f"INSERT INTO {self._tables} ({names}) VALUES ({marks}, CURRENT_TIMESTAMP)", (self._name, *values)
         )
 
+    def is_pending(self, source: TableName) -> bool:
+        """Whether a table is to be copied, as its row says now; the fence has been checked in this transaction."""
+        where = f"{self._quote('replication')} = ? AND source_table = ?"
+        rows = self._session.fetch_all(
+            f"SELECT {self._quote('status')} FROM {self._tables} WHERE {where}", (self._name, str(source))
+        )
+        return bool(rows) and rows[0][0] == "pending"
+
     def forget_table(self, source: TableName) -> None:
         """Remove a table that is followed no more; the fence has been checked in this transaction."""
         self._session.execute(
@@ -347,21 +362,44 @@ def _values_of(state: TableState) -> tuple[object, ...]:
         state.status,
         copied_at,
         state.load_id,
-        state.relation,
+        _join_relation(state.relation, state.definition),
         state.reason,
     )
+
+
+def _join_relation(relation: str | None, definition: str | None) -> str | None:
+    """Both in one column, which tables of earlier versions have, too."""
+    if definition is None:
+        return relation
+    found = {} if relation is None else json.loads(relation)
+    return json.dumps({**found, _DEFINITION: definition})
+
+
+def _split_relation(text: str | None) -> tuple[str | None, str | None]:
+    if text is None:
+        return None, None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text, None  # Who needs it says that it is not what we wrote.
+    if not isinstance(found, dict) or _DEFINITION not in found:
+        return text, None
+    definition = str(found.pop(_DEFINITION))
+    return (json.dumps(found) if found else None), definition
 
 
 def _table_of(row: Sequence[object]) -> TableState:
     source, target, status, copied_at, load_id, relation, reason = row
     if status not in ("pending", "copying", "following", "stopped"):
         raise FatalError(f"{TABLES_TABLE}: {source} has a status that this version does not know")
+    known, definition = _split_relation(_optional(relation))
     return TableState(
         TableName.parse(str(source)),
         TableName.parse(str(target)),
         status,
         _lsn_of(copied_at),
         _optional(load_id),
-        _optional(relation),
+        known,
         _optional(reason),
+        definition,
     )

@@ -16,8 +16,8 @@ from synqx_dagster.replication.apply import Applier
 from synqx_dagster.replication.own_slot import refuse_foreign_slot
 from synqx_dagster.replication.position import PositionBook, ReplicationState, TableState
 from synqx_dagster.replication.progress import FollowRequest
-from synqx_dagster.replication.publication import ensure_publication
-from synqx_dagster.replication.run_plan import Selection, find_loss, followed_of, select_tables
+from synqx_dagster.replication.publication import PublicationState, ensure_publication
+from synqx_dagster.replication.run_plan import Selection, find_loss, find_publication_loss, followed_of, select_tables
 from synqx_dagster.replication.slot import SourceConnector, find_slot
 from synqx_dagster.replication.snapshot_copy import CopyTask, DescribedTable, describe_table
 from synqx_dagster.replication.source import SourceReport, SourceTable, inspect_source
@@ -42,6 +42,7 @@ class Prepared:
     Attributes:
         tables: Followed, with their places in the target; those that are refused, too.
         refused: By source table, why its changes are left out.
+        publication: As it was found.
         oids: By source table, what tells a table that was made anew from the one before.
     """
 
@@ -50,11 +51,16 @@ class Prepared:
     spill_directory: Path
     selection: Selection
     tables: list[FollowedTable]
+    server_version: int
+    publication: PublicationState
     oids: Mapping[TableName, int]
     refused: Mapping[TableName, str] = field(default_factory=dict)
 
-    def settle(self, applier: Applier) -> None:
+    def settle(self, applier: Applier, warn: Callable[[str, str], None]) -> None:
         """Decide, once no earlier run can commit any more, whether the slot goes on, and which tables begin anew.
+
+        Args:
+            warn: Told of what begins anew although nobody asked for that, with a key for each.
 
         Raises:
             SlotLostError: It does not, and tables are to be copied anew by whoever asks for it.
@@ -64,6 +70,8 @@ class Prepared:
             # Only now: a run before this one has stored and confirmed until it was overtaken.
             slot = find_slot(session, self.replication.slot_name)
         loss = find_loss(state, slot, self.replication.slot_name)
+        if loss is None and self.selection.followed:
+            loss = find_publication_loss(state, self.publication, self.replication.publication_name)
         if loss is not None:
             if self.replication.snapshot != "again":
                 applier.set_position(state.position, slot=state.slot, status="lost")
@@ -72,15 +80,60 @@ class Prepared:
                     hint=f"`synqx replications resync {self.replication.name}` copies its tables anew",
                 )
             applier.set_position(None, slot=state.slot, status="new")
+        applier.forget_unfollowed()
         if applier.state.position is None:
             # Whatever a table was, a new slot knows nothing of what came before it.
             for source, table_state in applier.table_states.items():
-                if table_state != TableState(source, table_state.target):
+                if table_state != TableState(source, table_state.target) or not applier.fits_target(source):
                     applier.reset_table(source)
+            self._publish()
             return
         for source, table_state in applier.table_states.items():
             if table_state.relation is not None and self._was_made_anew(source, table_state):
                 applier.reset_table(source)
+            else:
+                self._settle_definition(applier, source, table_state, warn)
+        self._settle_publication(applier, warn)
+        self._publish()
+
+    def _settle_definition(
+        self, applier: Applier, source: TableName, state: TableState, warn: Callable[[str, str], None]
+    ) -> None:
+        """Have a table copied again of which the record says something else than when it was copied."""
+        if state.status == "pending":
+            if not applier.fits_target(source):
+                applier.reset_table(source)
+            return
+        fits = applier.fits_definition(source)
+        if fits is None:
+            applier.redefine_table(source)
+        elif not fits and self.replication.snapshot == "never" and state.status == "following":
+            applier.redefine_table(source)
+            warn(f"changed {source}", f"{source}: the record was changed; it applies to changes from here on")
+        elif not fits:
+            applier.reset_table(source)
+            warn(f"changed {source}", f"{source} is copied again: what the record says of it was changed")
+
+    def _settle_publication(self, applier: Applier, warn: Callable[[str, str], None]) -> None:
+        """Have tables copied again of which the publication may have left out changes.
+
+        Written down before the publication is put right, which is all that tells of it.
+        """
+        for source, state in applier.table_states.items():
+            if source not in self.publication.lacking_tables or state.status not in ("copying", "following"):
+                continue
+            why = f"the publication {self.replication.publication_name!r} did not bring all its changes"
+            if self.replication.snapshot == "never":
+                warn(f"published {source}", f"{source}: {why}")
+            else:
+                applier.reset_table(source)
+                warn(f"published {source}", f"{source} is copied again: {why}")
+
+    def _publish(self) -> None:
+        published = tuple(table.published for table in self.selection.followed)
+        if published:
+            with self.source.write() as session:
+                ensure_publication(session, self.replication.publication_name, published, self.server_version)
 
     def _was_made_anew(self, source: TableName, state: TableState) -> bool:
         oid = self.oids.get(source)
@@ -124,7 +177,7 @@ class Prepared:
 
 
 def prepare(request: FollowRequest, warn: Callable[[str, str], None]) -> Prepared:
-    """Look at the source, and make its publication cover what is followed.
+    """Look at the source; `Prepared.settle` makes its publication cover what is followed.
 
     Args:
         warn: Told of what is left out, with a key for each.
@@ -142,9 +195,6 @@ def prepare(request: FollowRequest, warn: Callable[[str, str], None]) -> Prepare
         refuse_foreign_slot(replication, report.slot, read_state(replication, request.target))
     selection = select_tables(replication, report, is_new=state.position is None)
     with source.write() as session:
-        published = tuple(table.published for table in selection.followed)
-        if published:
-            ensure_publication(session, replication.publication_name, published, report.server.version)
         oids = _read_oids(session.fetch_all(_OIDS_SQL))
     for table, reason in selection.refused.items():
         warn(f"refused {table}", reason)
@@ -158,6 +208,8 @@ def prepare(request: FollowRequest, warn: Callable[[str, str], None]) -> Prepare
         spill_directory=request.spill_directory,
         selection=selection,
         tables=followed_of(replication, selection.tables),
+        server_version=report.server.version,
+        publication=report.publication,
         oids={table: oid for table, oid in oids.items() if table in wanted},
         refused=selection.refused,
     )

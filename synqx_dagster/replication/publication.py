@@ -102,6 +102,8 @@ class PublicationState:
         lacking: What of it would lose changes or bring wrong ones.
         surplus: What it brings beyond that, and is passed over.
         lacks_options: Some of what it lacks is no table's.
+        lacking_tables: Of which it would lose changes or bring wrong ones, and may have done so since somebody changed
+            it; all of them where what is wrong concerns all.
     """
 
     found: FoundPublication | None
@@ -147,13 +149,19 @@ def compare(found: FoundPublication | None, wanted: Sequence[PublishedTable], se
     """What has to be changed of a publication. Pure."""
     if found is None:
         return PublicationState(None)
-    lacking, surplus, tables = [], [], set()
+    lacking, surplus = [], []
+    tables: set[TableName] = set()
+    names = {one.table for one in wanted}
     if not found.publishes_all_changes:
         lacking.append("it leaves out inserts, updates, deletes or truncates")
-    if not found.via_partition_root and any(one.is_partitioned for one in wanted):
+        tables |= names
+    partitioned = {one.table for one in wanted if one.is_partitioned}
+    if not found.via_partition_root and partitioned:
         lacking.append("it sends partitions in place of partitioned tables (publish_via_partition_root)")
+        tables |= partitioned
     if server_version >= GENERATED_VERSION and not found.publishes_generated:
         lacking.append("it leaves out generated columns (publish_generated_columns)")
+        tables |= names
     filters, lacks_options = _recorded_filters(found.comment), bool(lacking)
     for one in wanted:
         if one.table not in found.tables:
@@ -166,7 +174,6 @@ def compare(found: FoundPublication | None, wanted: Sequence[PublishedTable], se
         for text in _differences(one, found.tables[one.table], filters, server_version):
             lacking.append(text)
             tables.add(one.table)
-    names = {one.table for one in wanted}
     if found.all_tables:
         surplus.append("it is for all tables")
     surplus += [f"it is for all tables of the schema {schema}" for schema in found.schemas]

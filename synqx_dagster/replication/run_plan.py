@@ -12,6 +12,7 @@ from synqx_dagster.model.table import TableName, primary_key_of
 from synqx_dagster.replication.changes import Relation, format_lsn
 from synqx_dagster.replication.identity import SourceProblem
 from synqx_dagster.replication.position import ReplicationState, TableState
+from synqx_dagster.replication.publication import PublicationState
 from synqx_dagster.replication.slot import SlotState
 from synqx_dagster.replication.source import SourceReport, SourceTable
 from synqx_dagster.replication.tables import FollowedTable, follow_table
@@ -42,7 +43,21 @@ def find_loss(state: ReplicationState, slot: SlotState | None, slot_name: str) -
             f"the source's log ends at {format_lsn(slot.wal_end)}, and the target has it up to"
             f" {format_lsn(state.position)}: the source was restored, or is another one"
         )
+    if state.status == "lost":
+        # Such as with its publication: what the slot would bring from here on does not make up for it.
+        return f"changes since {format_lsn(state.position)} were lost"
     return None
+
+
+def find_publication_loss(state: ReplicationState, publication: PublicationState, name: str) -> str | None:
+    """Why a publication that is gone stops a replication that had begun; None where it has not, or it is there.
+
+    The log is read with the publications that were there when it was written: one that is made now says nothing of
+    what came before it, and some versions refuse to read on at all.
+    """
+    if state.position is None or publication.found is not None:
+        return None
+    return f"the publication {name!r} is gone, and with it changes since {format_lsn(state.position)}"
 
 
 @dataclass(frozen=True)

@@ -71,12 +71,10 @@ class CopiedTable:
 
     Attributes:
         result: What the transfer engine says of it.
-        description: The source table as the snapshot has it.
     """
 
     task: CopyTask
     result: LoadResult
-    description: DescribedTable
     swept_rows: int = 0
 
 
@@ -131,7 +129,8 @@ class SnapshotCopy:
 
     Args:
         parallelism: How many at a time.
-        on_begin: Called, in the thread of `run`, before a table is copied.
+        on_begin: Called before a table is copied, with the table as the snapshot has it, in the thread that copies it;
+            what it raises fails the copy.
         on_copied: Called, in the thread of `run`, for each table as it is done; what it raises ends the copy.
         on_refused: Called, in the thread of `run`, for a table that cannot be copied as things are; says whether the
             others go on without it.
@@ -147,7 +146,7 @@ class SnapshotCopy:
         target: Connector,
         run_id: str,
         *,
-        on_begin: Callable[[CopyTask], None],
+        on_begin: Callable[[CopyTask, DescribedTable], None],
         on_copied: Callable[[CopiedTable], None],
         on_refused: Callable[[CopyTask, SynqxError], bool],
         guard: Callable[[WriteSession], None],
@@ -183,7 +182,6 @@ class SnapshotCopy:
                 while running or (waiting and failure is None and not stopping()):
                     while waiting and failure is None and len(running) < self._parallelism and not stopping():
                         task = waiting.pop(0)
-                        self._on_begin(task)
                         running[pool.submit(self._copy, task, source, moment)] = task
                     done, _ = wait(running, _NUDGE_SECONDS, FIRST_COMPLETED)
                     for future in done:
@@ -212,6 +210,7 @@ class SnapshotCopy:
         with source.read() as read:
             described = describe_table(source, read, table.source, task.names)
             columns = read.find_columns(table.source) or ()
+        self._on_begin(task, described)
         with target.write() as write:
             exists = write.find_columns(table.target) is not None
         ends = (self._source, target)
@@ -231,7 +230,7 @@ class SnapshotCopy:
         result = run_load(request)
         swept = self._sweep(plan, request, moment) if plan.sweeps else 0
         reach("after_table_copy")
-        return CopiedTable(task, result, described, swept)
+        return CopiedTable(task, result, swept)
 
     def _sweep(self, plan: CopyPlan, request: LoadRequest, moment: CopyMoment) -> int:
         """Mark rows of the target that the snapshot does not have as deleted; returns how many."""

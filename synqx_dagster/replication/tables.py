@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,6 +43,20 @@ def follow_table(
     else:
         target = replication.target_naming.apply(source)
     return FollowedTable(source, target, definition, tuple(primary_key))
+
+
+def digest_definition(replication: Replication, table: FollowedTable) -> str:
+    """What the record says of a table's rows, in short: another digest, and the rows that are there are not these."""
+    definition = table.definition
+    said = {
+        "target": [table.target.schema, table.target.name],
+        "columns": None if definition.columns is None else sorted(definition.columns),
+        "where": definition.where,
+        "key": definition.key,
+        "column_mappings": [one.model_dump(mode="json") for one in definition.column_mappings or ()],
+        "mode": [replication.mode, *replication.kept_columns],
+    }
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def refuse_shared_targets(tables: Sequence[FollowedTable], *, folds_case: bool) -> None:
