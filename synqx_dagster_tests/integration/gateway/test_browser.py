@@ -61,8 +61,8 @@ return found ? [found, found.disabled] : null;
 SWITCHES = """
 const found = [...document.querySelectorAll("label[class*=formatSwitch] input")];
 const words = document.body.innerText;
-const drawn = words.includes("nightly") && words.includes("At 02:00") && words.includes("synqx_follow_catalog");
-return drawn && found.length === 2 ? found.map((input) => input.disabled) : null;
+const drawn = ["nightly", "At 02:00", "synqx_follow_catalog", "synqx_health"].every((word) => words.includes(word));
+return drawn && found.length === 3 ? found.map((input) => input.disabled) : null;
 """
 #: As a script of the page would send it, with all that the browser adds.
 SEND = """
@@ -88,9 +88,9 @@ def test_a_role_sees_what_it_may_do(window: Any, gateway_server: GatewayServer, 
     wait_for(window, SWITCHES, "switches")
     # The list is drawn again as its parts arrive: what counts is how it stays.
     time.sleep(5)
-    assert wait_for(window, SWITCHES, "switches") == [role is not Role.EDITOR] * 2
+    assert wait_for(window, SWITCHES, "switches") == [role is not Role.EDITOR] * 3
     assert window.save_screenshot(str(screenshots / f"ui-{role.value}-automation.png"))
-    assert window.execute_script(SWITCHES) == [role is not Role.EDITOR] * 2
+    assert window.execute_script(SWITCHES) == [role is not Role.EDITOR] * 3
     # What the page does not offer is refused all the same, and what it offers is not.
     window.set_script_timeout(30)
     statuses = {
