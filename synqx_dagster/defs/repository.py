@@ -294,7 +294,8 @@ class CatalogRepositoryData(dg.RepositoryData):
                 executor=builder.executor,
             )
             repository = definitions.get_repository_def()
-            if built.assets:
+            # What replications write is nobody's to materialize; checks of a server's log can be run.
+            if built.assets or logs:
                 built.jobs[ASSET_JOB] = repository.get_job(ASSET_JOB)
                 built.graph = built.jobs[ASSET_JOB].asset_layer.asset_graph.source_asset_graph
             built.assets = dict(repository.assets_defs_by_key)
