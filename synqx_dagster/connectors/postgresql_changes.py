@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import uuid
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from synqx_dagster.connectors.change_sql import ChangeDialect, ChangesBySql
 from synqx_dagster.connectors.postgresql_errors import wrap_errors
 from synqx_dagster.connectors.postgresql_names import qualify, quote, quote_names
-from synqx_dagster.connectors.protocol import OLD_KEY_PREFIX, PART_COLUMN, ChangedTable
+from synqx_dagster.connectors.protocol import OLD_KEY_PREFIX, PART_COLUMN, ChangedTable, StagedParts
 from synqx_dagster.errors import FatalError, SynqxError
 from synqx_dagster.model.table import TableName
 
@@ -69,6 +70,8 @@ class PostgresqlChanges(ChangesBySql):
 
     _cursor: Any
     _action: str
+    #: The table whose rows a statement writes; what it refuses then is a row, and no fault of the statement.
+    _rows_at: str | None = None
 
     @property
     @abstractmethod
@@ -118,6 +121,26 @@ class PostgresqlChanges(ChangesBySql):
             raise
         rows: int = self._cursor.rowcount
         return rows
+
+    def apply_changes(self, staging: TableName, changed: ChangedTable, parts: StagedParts) -> None:
+        """Bring the staged changes into the table."""
+        with self._writing_rows(changed.table):
+            super().apply_changes(staging, changed, parts)
+
+    def append_changes(
+        self, staging: TableName, changed: ChangedTable, parts: StagedParts, log: tuple[str, str]
+    ) -> int:
+        """Add all staged rows to a table that keeps every change."""
+        with self._writing_rows(changed.table):
+            return super().append_changes(staging, changed, parts, log)
+
+    @contextmanager
+    def _writing_rows(self, table: TableName) -> Iterator[None]:
+        self._rows_at = str(table)
+        try:
+            yield
+        finally:
+            self._rows_at = None
 
     def _qualify(self, table: TableName) -> str:
         return qualify(table)

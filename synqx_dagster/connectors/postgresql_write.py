@@ -139,7 +139,7 @@ class PostgresqlWriteSession(PostgresqlChanges):
     def _run(self, sql: str, parameters: Sequence[object]) -> None:
         if any(isinstance(value, str) and "\x00" in value for value in parameters):
             raise BadRowsError(f"{self._action}: text holds a NUL character, which PostgreSQL cannot store")
-        with wrap_errors(self._action):
+        with wrap_errors(self._action, rows_at=self._rows_at):
             if parameters:
                 self._cursor.execute(to_pyformat(sql), tuple(parameters))
             else:

@@ -26,7 +26,7 @@ from synqx_dagster.replication.fold import Budget, Folded
 from synqx_dagster.replication.position import ReplicationState, TableState
 from synqx_dagster.replication.report import BatchReport, TableCounts
 from synqx_dagster.replication.state_keeper import StateKeeper
-from synqx_dagster.replication.table_changes import Commit, TableChanges
+from synqx_dagster.replication.table_changes import Commit, TableChanges, placed
 from synqx_dagster.replication.tables import FollowedTable, refuse_shared_targets
 from synqx_dagster.replication.target_plan import TargetPlan
 from synqx_dagster.transfer.failpoints import reach
@@ -65,6 +65,7 @@ class Applier(StateKeeper):
         self._piece_bytes = piece_bytes
         #: How tables were fitted to their relations; for as long as nothing has gone wrong.
         self._plans: dict[TableName, TargetPlan] = {}
+        self._refused: TableName | None = None
         #: The session that is kept from batch to batch, where the connector pools them.
         self._kept = ExitStack()
         self._session: ChangingWriteSession | None = None
@@ -105,6 +106,11 @@ class Applier(StateKeeper):
             }
         return state.position
 
+    @property
+    def refused_table(self) -> TableName | None:
+        """The source table whose changes the last `apply` could not bring in; None where it failed at no table."""
+        return self._refused
+
     def _refuse_other_writers(self, others: Mapping[TableName, str]) -> None:
         for table in self._followed.values():
             if table.target in others:
@@ -129,9 +135,11 @@ class Applier(StateKeeper):
         Raises:
             FencedError: A newer attempt has taken over.
             RetryableError: A passing fault, or the target was altered where that commits.
-            TargetMismatchError, BadRowsError, SourceChangedError: A change cannot be brought into its table.
+            TargetMismatchError, BadRowsError, SourceChangedError: A change cannot be brought into its table, which is
+                `refused_table`.
         """
         batch: _Batch | None = None
+        self._refused = None
         try:
             session = self._open_session()
             session.begin()
@@ -160,6 +168,7 @@ class Applier(StateKeeper):
                 self._commit(session, state)
                 reach("replication_after_commit")
         except BaseException:
+            self._refused = None if batch is None else batch.refused
             self._plans.clear()
             self._end_session()
             raise
@@ -244,6 +253,8 @@ class _Batch:
         self._transactions = self._skipped = 0
         self._committed_at: datetime | None = None
         self.changed_states: dict[TableName, TableState] = {}
+        #: The source table at which the batch has failed.
+        self.refused: TableName | None = None
 
     def take(self, transaction: Transaction, position: int) -> int:
         """Take a transaction's changes; returns the position after it."""
@@ -273,7 +284,8 @@ class _Batch:
             try:
                 table.add(change, commit, ordinal)
             except SynqxError as error:
-                raise _placed(error, relation, lsn) from error
+                self.refused = relation.table
+                raise placed(error, f"{relation.table}, at {format_lsn(lsn)}") from error
             if budget.bytes > limit:
                 self._flush()
         return max(position, transaction.end_lsn)
@@ -319,7 +331,11 @@ class _Batch:
 
     def _write(self, piece: Sequence[tuple[TableChanges, Folded]]) -> None:
         for table, folded in piece:
-            table.write(self._session, folded)
+            try:
+                table.write(self._session, folded)
+            except SynqxError as error:
+                self.refused = table.plan.table.source
+                raise placed(error, str(self.refused)) from error
 
     def _wait(self) -> None:
         writing, self._writing = self._writing, None
@@ -391,9 +407,3 @@ class _Batch:
             state = self._states.get(relation.table)
             if state is not None and state.status != "following":
                 self._waiting[relation.table] += count
-
-
-def _placed(error: SynqxError, relation: Relation | None, lsn: int) -> SynqxError:
-    """The same error, saying which table it is of, and where in the log."""
-    place = "" if relation is None else f"{relation.table}, at {format_lsn(lsn)}: "
-    return type(error)(f"{place}{error.message}", hint=error.hint, **error.context)

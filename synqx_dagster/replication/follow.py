@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from synqx_dagster.connectors.protocol import WriteSession
-from synqx_dagster.errors import RetryableError, SynqxError
+from synqx_dagster.errors import DataError, RetryableError, SynqxError
 from synqx_dagster.model.table import TableName
 from synqx_dagster.replication.account import Account
 from synqx_dagster.replication.adapt import TargetAlteredError
@@ -195,4 +195,11 @@ class _Follower:
                 return StreamLoop(self._request, self._account, applier, prepared).run()
             except TargetAlteredError as error:
                 logger.info("%s: %s", self._replication.name, error)
+            except DataError as error:
+                # One table that refuses a row does not hold up the others: they are read again from the position.
+                source = applier.refused_table
+                if source is None:
+                    raise
+                applier.stop_table(source, str(error))
+                self._account.warn(f"stopped {source}", f"{source} has stopped: {error}")
         raise RetryableError(f"replication {self._replication.name!r}: the target's tables keep changing")

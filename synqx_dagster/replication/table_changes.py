@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from synqx_dagster.connectors.protocol import ChangingWriteSession, Connector, StagedParts
-from synqx_dagster.errors import FatalError, TargetMismatchError
+from synqx_dagster.errors import FatalError, SynqxError, TargetMismatchError
 from synqx_dagster.model.replication import Replication
 from synqx_dagster.model.table import Column, TableName
 from synqx_dagster.replication.changes import Change, Delete, Insert, Truncate, Update, format_lsn
@@ -32,6 +32,11 @@ class Commit:
         """From numbers."""
         moment = f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"
         return cls(format_lsn(lsn), f"{moment}+00", moment)
+
+
+def placed(error: SynqxError, place: str) -> SynqxError:
+    """The same error, saying of which table it is."""
+    return type(error)(f"{place}: {error.message}", hint=error.hint, **error.context)
 
 
 class TableChanges:
