@@ -1,7 +1,8 @@
 """The sensor that guards sources' disks from slots, and what it does to other work.
 
 It looks at the slots of all replications, the paused ones above all: nobody reads these, and they keep every byte.
-Only what it has disabled itself is enabled again, and only where nobody has changed it since.
+Only what it has disabled itself is enabled again, and only where nobody has changed it since; which that is the
+catalog's revisions say, so that an evaluation that was ended half-way forgets nothing.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -20,11 +21,13 @@ from synqx_dagster.catalog.snapshot import CatalogSnapshot
 from synqx_dagster.defs.access import find_seal_reason, needs_vault
 from synqx_dagster.defs.failures import describe_error
 from synqx_dagster.defs.jobs import connections_of
+from synqx_dagster.defs.monitor_looks import describe_failure
 from synqx_dagster.defs.replication_sensors import find_run
 from synqx_dagster.defs.resources import ConnectionResource
 from synqx_dagster.defs.switches import set_enabled
-from synqx_dagster.errors import ConflictError, NotFoundError, RetryableError, SealedError, SynqxError
+from synqx_dagster.errors import ConflictError, NotFoundError, SealedError, SlotInUseError, SynqxError
 from synqx_dagster.model import Connection, Replication, Schedule, Sensor
+from synqx_dagster.monitor.rounds import Rounds
 from synqx_dagster.replication.guard import Verdict, judge
 from synqx_dagster.replication.operations import drop
 from synqx_dagster.replication.status import drop_endangered, read_book, read_slot_wal
@@ -36,25 +39,31 @@ logger = logging.getLogger(__name__)
 
 GUARD_SENSOR_NAME = "synqx_wal_guard"
 INTERVAL_SECONDS = 60
-#: Sources that are asked at the same time, and how long one may take to answer. Dagster ends an evaluation after 60 s.
+#: Sources that are asked at the same time.
 _SOURCES = 8
+#: How long an evaluation waits for databases, and how much of that for the slots. Dagster ends one after 60 s.
 _SECONDS = 40.0
+_LOOK_SHARE = 0.6
+#: Replications that were removed, and are settled at one evaluation: those first that were tried longest ago.
+_SETTLED = 4
 
 #: Who writes the revisions.
 AUTHOR = "the WAL guard"
+#: How their reasons begin, before the name of the replication.
+_REASON = "replication "
 
 
 @dataclass
 class GuardState:
-    """What the guard has done for one replication.
+    """What the guard has done for a replication that was removed.
 
     Attributes:
-        paused: Schedules and sensors that it disabled, as ``kind:name``.
-        settled_at: The revision that ended a replication which was removed, once nothing of it is left at its source.
+        settled_at: The revision that ended it, once nothing of it is left at its source.
+        tried_at: When it was last tried to settle it, in seconds since 1970.
     """
 
-    paused: list[str] = field(default_factory=list)
     settled_at: int = 0
+    tried_at: float = 0.0
 
 
 def read_cursor(text: str | None) -> dict[str, GuardState]:
@@ -62,25 +71,34 @@ def read_cursor(text: str | None) -> dict[str, GuardState]:
     try:
         values: dict[str, Any] = json.loads(text or "{}")
         return {
-            name: GuardState([str(item) for item in state["paused"]], int(state.get("settled_at", 0)))
+            name: GuardState(int(state.get("settled_at", 0)), float(state.get("tried_at", 0.0)))
             for name, state in values.items()
         }
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, AttributeError):
         return {}
 
 
 def write_cursor(states: dict[str, GuardState]) -> str:
     """As Dagster keeps it."""
-    kept = {name: asdict(state) for name, state in sorted(states.items()) if state.paused or state.settled_at}
+    kept = {name: asdict(state) for name, state in sorted(states.items()) if state.settled_at or state.tried_at}
     return json.dumps(kept)
+
+
+class GuardRounds:
+    """What is asked of databases from evaluation to evaluation; one that hangs holds up nothing else."""
+
+    def __init__(self) -> None:
+        self.looks: Rounds[Verdict | None] = Rounds("wal-guard", _SOURCES)
+        self.settled: Rounds[tuple[int, list[str]]] = Rounds("wal-guard-removed", _SETTLED)
 
 
 def build_guard_sensor(snapshot: CatalogSnapshot, get_catalog: Callable[[], Catalog]) -> dg.SensorDefinition:
     """The sensor over the slots of all replications of a snapshot."""
+    rounds = GuardRounds()
 
     def evaluate(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         states = read_cursor(context.cursor)
-        lines = guard_slots(context.instance, get_catalog(), snapshot, states)
+        lines = guard_slots(context.instance, get_catalog(), snapshot, states, rounds)
         for line in lines:
             context.log.warning(line)
         said = "\n".join(lines) or "every slot is within its limits"
@@ -96,51 +114,89 @@ def build_guard_sensor(snapshot: CatalogSnapshot, get_catalog: Callable[[], Cata
 
 
 def guard_slots(
-    instance: dg.DagsterInstance, catalog: Catalog, snapshot: CatalogSnapshot, states: dict[str, GuardState]
+    instance: dg.DagsterInstance,
+    catalog: Catalog,
+    snapshot: CatalogSnapshot,
+    states: dict[str, GuardState],
+    rounds: GuardRounds | None = None,
+    *,
+    seconds: float = _SECONDS,
 ) -> list[str]:
     """Look at every slot once, and do what the policies say; moves `states`. Gives what is to be said."""
-    replications = list(snapshot.replications.values())
-    deadline = time.monotonic() + _SECONDS
+    rounds = rounds or GuardRounds()
+    deadline = time.monotonic() + seconds
+    # What came too late for the evaluation before may not be so any more.
+    rounds.looks.collect(0)
+    rounds.looks.begin({name: partial(_judge, item, snapshot, catalog) for name, item in snapshot.replications.items()})
+    found = rounds.looks.collect(seconds * _LOOK_SHARE)
+    paused = find_paused(catalog, catalog.latest_snapshot())
     lines: list[str] = []
-    with ThreadPoolExecutor(_SOURCES, thread_name_prefix="wal-guard") as pool:
-        looks = [(item, pool.submit(_judge, item, snapshot, catalog, deadline)) for item in replications]
-        for replication, look in looks:
-            state = states.setdefault(replication.name, GuardState())
-            try:
-                verdict = look.result()
-            except SynqxError as exc:
-                # Of a source that cannot be asked nothing is known; what was paused stays so.
-                lines.append(f"{replication.name}: could not look: {describe_error(exc)}")
-                continue
-            if verdict is None or verdict.level == "ok":
-                lines += _resume(catalog, replication, state)
-                continue
-            lines.append(f"{replication.name}: the slot {replication.slot_name}: {verdict.text}")
+    for name, replication in snapshot.replications.items():
+        # Of a source that cannot be asked nothing is known; what was paused stays so.
+        if name not in found:
+            lines.append(f"{name}: could not look: its source has not answered yet")
+            continue
+        verdict, error = found[name].value, found[name].error
+        if error is not None:
+            lines.append(f"{name}: could not look: {_describe(error)}")
+        elif verdict is None or verdict.level == "ok":
+            lines += _resume(catalog, name) if name in paused else []
+        else:
+            lines.append(f"{name}: the slot {replication.slot_name}: {verdict.text}")
             if verdict.level == "act":
-                lines += _act(instance, catalog, snapshot, replication, state, verdict)
-    for name in catalog.removed_names("replication"):
-        state = states.setdefault(name, GuardState())
+                lines += _act(catalog, snapshot, replication, paused.get(name, ()), verdict)
+    for name in sorted(paused.keys() - snapshot.replications.keys()):
         # A replication that is gone keeps nothing disabled, and no slot.
-        state.paused = resume_others(catalog, name, state.paused) if state.paused else []
-        try:
-            lines += _settle_removed(instance, catalog, snapshot, name, state)
-        except SynqxError as exc:
-            lines.append(f"{name} was removed, and may have left a slot: {describe_error(exc)}")
+        _resume(catalog, name)
+    return lines + _settle(instance, catalog, snapshot, states, rounds.settled, deadline)
+
+
+def _describe(error: Exception) -> str:
+    return describe_error(error) if isinstance(error, SynqxError) else describe_failure(error)
+
+
+# --- replications that were removed -----------------------------------------------------------------------------------
+
+
+def _settle(
+    instance: dg.DagsterInstance,
+    catalog: Catalog,
+    snapshot: CatalogSnapshot,
+    states: dict[str, GuardState],
+    rounds: Rounds[tuple[int, list[str]]],
+    deadline: float,
+) -> list[str]:
+    """Settle a few of the replications that were removed; the others have their turn next time."""
+    removed = catalog.removed_names("replication")
+    begun = 0
+    for name in sorted(removed, key=lambda name: (states.setdefault(name, GuardState()).tried_at, name)):
+        if begun >= _SETTLED or time.monotonic() > deadline:
+            break
+        last = catalog.versions("replication", name)[-1]
+        if states[name].settled_at == last.valid_to:
+            continue
+        replication = last.decode()
+        assert isinstance(replication, Replication)
+        if find_run(instance, replication) is not None:
+            continue
+        states[name].tried_at = time.time()
+        begun += len(rounds.begin({name: partial(_settle_removed, catalog, snapshot, replication, last.valid_to or 0)}))
+    lines: list[str] = []
+    for name, outcome in rounds.collect(max(0.0, deadline - time.monotonic())).items():
+        if outcome.error is not None:
+            lines.append(f"{name} was removed, and may have left a slot: {_describe(outcome.error)}")
+        elif outcome.value is not None:
+            states.setdefault(name, GuardState()).settled_at, said = outcome.value
+            lines += said
     return lines
 
 
 def _settle_removed(
-    instance: dg.DagsterInstance, catalog: Catalog, snapshot: CatalogSnapshot, name: str, state: GuardState
-) -> list[str]:
+    catalog: Catalog, snapshot: CatalogSnapshot, replication: Replication, ended_at: int
+) -> tuple[int, list[str]]:
     """Drop what a replication that was removed has left at its source, if its target says that it was made there."""
-    last = catalog.versions("replication", name)[-1]
-    if state.settled_at == last.valid_to:
-        return []
-    replication = last.decode()
-    assert isinstance(replication, Replication)
-    if find_run(instance, replication) is not None:
-        return []
-    lines = []
+    name = replication.name
+    lines: list[str] = []
     if not any(_shares_slot(replication, other) for other in snapshot.replications.values()):
         ends = [
             _last_connection(catalog, snapshot, end)
@@ -152,14 +208,17 @@ def _settle_removed(
         resources = [ConnectionResource(connection, lambda: catalog) for connection in ends]
         try:
             book, _ = read_book(replication, resources[1].connector)
-            if book.slot == replication.slot_name and book.position is not None:
+            # By now it may have been made again.
+            is_free = not any(
+                _shares_slot(replication, other) for other in catalog.latest_snapshot().replications.values()
+            )
+            if is_free and book.slot == replication.slot_name and book.position is not None:
                 dropped = drop(replication, resources[0].connector, resources[1].connector)
                 lines = [f"{name} was removed from the catalog: {line}" for line in dropped.lines[:2]]
         finally:
             for resource in resources:
                 resource.close()
-    state.settled_at = last.valid_to or 0
-    return lines
+    return ended_at, lines
 
 
 def _shares_slot(one: Replication, other: Replication) -> bool:
@@ -175,11 +234,12 @@ def _last_connection(catalog: Catalog, snapshot: CatalogSnapshot, name: str) -> 
     return found
 
 
-def _judge(replication: Replication, snapshot: CatalogSnapshot, catalog: Catalog, deadline: float) -> Verdict | None:
+# --- slots ------------------------------------------------------------------------------------------------------------
+
+
+def _judge(replication: Replication, snapshot: CatalogSnapshot, catalog: Catalog) -> Verdict | None:
     """What the guard says of a slot; None where there is none."""
     connection = snapshot.get_connection(replication.source_connection)
-    if time.monotonic() > deadline:
-        raise RetryableError("the other sources took too long to answer; it is its turn next time")
     if (reason := find_seal_reason(catalog, secrets_needed=needs_vault(connection))) is not None:
         raise SealedError(reason)
     resource = ConnectionResource(connection, lambda: catalog)
@@ -191,24 +251,23 @@ def _judge(replication: Replication, snapshot: CatalogSnapshot, catalog: Catalog
 
 
 def _act(
-    instance: dg.DagsterInstance,
     catalog: Catalog,
     snapshot: CatalogSnapshot,
     replication: Replication,
-    state: GuardState,
+    paused: Sequence[Schedule | Sensor],
     verdict: Verdict,
 ) -> list[str]:
     if verdict.action == "pause":
         done = pause_others(catalog, replication, verdict.text)
-        state.paused = list(dict.fromkeys([*state.paused, *done]))
-        return [f"{replication.name}: paused until it is over: {', '.join(state.paused)}"] if state.paused else []
-    if find_run(instance, replication) is not None:
-        # A run that reads the slot looks after it itself.
-        return []
+        names = dict.fromkeys([*map(_label, paused), *done])
+        return [f"{replication.name}: paused until it is over: {', '.join(names)}"] if names else []
     ends = (replication.source_connection, replication.target_connection)
     resources = [ConnectionResource(snapshot.get_connection(name), lambda: catalog) for name in ends]
     try:
         drop_endangered(replication, resources[0].connector, resources[1].connector, verdict.text)
+    except SlotInUseError:
+        # A run that reads the slot looks after it itself. One that copies does not, however long it does.
+        return []
     except SynqxError as exc:
         return [f"{replication.name}: the slot could not be dropped: {describe_error(exc)}"]
     finally:
@@ -220,12 +279,13 @@ def _act(
     ]
 
 
-def _resume(catalog: Catalog, replication: Replication, state: GuardState) -> list[str]:
-    if not state.paused:
-        return []
-    paused = state.paused
-    state.paused = resume_others(catalog, replication.name, paused)
-    return [] if state.paused else [f"{replication.name}: it is over; started again: {', '.join(paused)}"]
+def _resume(catalog: Catalog, name: str) -> list[str]:
+    """Enable what was disabled for a replication. Where somebody else is first, the next look tries again."""
+    snapshot = catalog.latest_snapshot()
+    paused = find_paused(catalog, snapshot).get(name, [])
+    reason = f"{_REASON}{name}: its slot is within its limits again"
+    done = _switch(catalog, snapshot, paused, enabled=True, reason=reason)
+    return [f"{name}: it is over; started again: {', '.join(done)}"] if done else []
 
 
 # --- other work -------------------------------------------------------------------------------------------------------
@@ -235,23 +295,21 @@ def pause_others(catalog: Catalog, replication: Replication, why: str) -> list[s
     """Disable what loads from or into the replication's source; gives ``kind:name`` of what was disabled now."""
     snapshot = catalog.latest_snapshot()
     found = [record for record in iter_others(snapshot, replication.source_connection) if record.enabled]
-    return _switch(catalog, snapshot, found, enabled=False, reason=f"replication {replication.name}: {why}"[:1000])
+    return _switch(catalog, snapshot, found, enabled=False, reason=f"{_REASON}{replication.name}: {why}"[:1000])
 
 
-def resume_others(catalog: Catalog, replication: str, names: Iterable[str]) -> list[str]:
-    """Enable what was disabled before; gives what is not settled yet."""
-    names = list(names)
-    snapshot = catalog.latest_snapshot()
-    found = []
-    for name in names:
-        record = _find(snapshot, name)
-        # Who enabled it, or wrote it anew, has decided since.
-        if record is not None and not record.enabled and _was_ours(catalog, record):
-            found.append(record)
-    if not found:
-        return []
-    reason = f"replication {replication}: its slot is within its limits again"
-    return [] if _switch(catalog, snapshot, found, enabled=True, reason=reason) else names
+def find_paused(catalog: Catalog, snapshot: CatalogSnapshot) -> Mapping[str, list[Schedule | Sensor]]:
+    """What the guard has disabled, by the replication; who enabled it, or wrote it anew, has decided since."""
+    found: dict[str, list[Schedule | Sensor]] = {}
+    for record in [*snapshot.schedules.values(), *snapshot.sensors.values()]:
+        if record.enabled:
+            continue
+        changed_at = catalog.versions(record.kind, record.name)[-1].valid_from
+        info = catalog.revisions_of([changed_at]).get(changed_at)
+        if info is not None and info.author == AUTHOR and info.reason is not None:
+            name, _, _ = info.reason.removeprefix(_REASON).partition(": ")
+            found.setdefault(name, []).append(record)
+    return found
 
 
 def iter_others(snapshot: CatalogSnapshot, connection: str) -> Iterator[Schedule | Sensor]:
@@ -273,18 +331,8 @@ def _pipelines_of(sensor: Sensor) -> tuple[str, ...]:
     return () if sensor.pipeline is None else (sensor.pipeline,)
 
 
-def _find(snapshot: CatalogSnapshot, name: str) -> Schedule | Sensor | None:
-    kind, _, rest = name.partition(":")
-    return snapshot.schedules.get(rest) if kind == "schedule" else snapshot.sensors.get(rest)
-
-
-def _was_ours(catalog: Catalog, record: Schedule | Sensor) -> bool:
-    """Whether the guard's revision is the last one that changed a record."""
-    versions = catalog.versions(record.kind, record.name)
-    if not versions:
-        return False
-    info = catalog.revisions_of([versions[-1].valid_from]).get(versions[-1].valid_from)
-    return info is not None and info.author == AUTHOR
+def _label(record: Schedule | Sensor) -> str:
+    return f"{record.kind}:{record.name}"
 
 
 def _switch(
@@ -298,4 +346,4 @@ def _switch(
     except ConflictError:
         # Somebody else was first: the next look tries again.
         return []
-    return [f"{record.kind}:{record.name}" for record in records]
+    return [_label(record) for record in records]
