@@ -24,7 +24,7 @@ from synqx_dagster.defs.replication_assets import REPLICATION_TAG, describe_tabl
 from synqx_dagster.defs.resources import ConnectionResource, build_resource
 from synqx_dagster.defs.translator import Translator
 from synqx_dagster.errors import NotFoundError, RetryableError, SynqxError
-from synqx_dagster.model import Replication, dagster_name
+from synqx_dagster.model import Replication, TableName, dagster_name
 from synqx_dagster.replication.progress import FollowProgress, FollowReport, FollowRequest
 
 
@@ -146,6 +146,7 @@ class _Follower:
             on_progress=_ProgressLog(context, listener),
             on_tables=teller.tell,
             report_seconds=FIRST_REPORT_SECONDS,
+            find_load=_find_loads(catalog, snapshot, replication),
         )
         with nullcontext() if interrupted is None else interrupted.listening():
             report = follow(request)
@@ -164,6 +165,17 @@ class _Follower:
 
 def _nobody() -> bool:
     return False
+
+
+def _find_loads(
+    catalog: CatalogAccess, snapshot: CatalogSnapshot, replication: Replication
+) -> Callable[[TableName], str | None]:
+    """What else loads a table of the target now; the run's own snapshot may have nothing but the replication."""
+    from synqx_dagster.catalog.store import Catalog
+    from synqx_dagster.defs.replication_ends import find_loads
+
+    whole = catalog.latest_snapshot() if isinstance(catalog, Catalog) else snapshot
+    return find_loads(whole, replication.target_connection)
 
 
 class PauseWatch:

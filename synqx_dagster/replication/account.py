@@ -67,6 +67,8 @@ class Account:
             for source, state in states.items():
                 figures = self._figures_of(source, state.target)
                 figures.status, figures.reason = state.status, state.reason
+        for source in states:
+            self.forget_warning(f"unknown {source}")
 
     def take_batch(self, report: BatchReport) -> None:
         """What a batch has done."""
@@ -80,6 +82,11 @@ class Account:
                     figures.rows_inserted += counts.inserted
                     figures.rows_updated += counts.updated
                     figures.rows_deleted += counts.deleted
+        for source in report.unknown:
+            # Somebody has added it to the publication, or it has just come.
+            self.warn(
+                f"unknown {source}", f"{source}: the log has changes of it, and it is not followed: they are left out"
+            )
         for source, reason in report.stopped.items():
             self.warn(f"stopped {source}", f"{source} has stopped: {reason}")
 

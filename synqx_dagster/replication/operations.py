@@ -6,7 +6,7 @@ publication of ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -32,14 +32,17 @@ from synqx_dagster.replication.publication import (
     ensure_publication,
     was_made_by_us,
 )
-from synqx_dagster.replication.run_plan import find_publication_loss, followed_of, judge_mappings
+from synqx_dagster.replication.run_plan import (
+    FindLoad,
+    find_publication_loss,
+    followed_of,
+    judge_loads,
+    judge_mappings,
+)
 from synqx_dagster.replication.slot import SourceConnector, drop_slot, find_slot
 from synqx_dagster.replication.source import SourceReport, SourceTable, inspect_source
 from synqx_dagster.replication.status import BY_HAND, look
 from synqx_dagster.replication.tables import FollowedTable, refuse_shared_targets, state_schema
-
-#: What else loads a table of the target, in words; None where nothing does.
-FindLoad = Callable[[TableName], str | None]
 
 
 def _nothing(_table: TableName) -> str | None:
@@ -159,14 +162,7 @@ def _judge_targets(tables: Sequence[FollowedTable], target: Connector, find_load
         refuse_shared_targets(tables, folds_case=target.capabilities.folds_case)
     except PlanError as error:
         yield SourceProblem(error.message, error.hint or "")
-    for table in tables:
-        load = find_load(table.target)
-        if load is not None:
-            yield SourceProblem(
-                f"{table.source}: {load} loads its target {table.target}, too",
-                "give the table another target, or leave it out",
-                table.source,
-            )
+    yield from judge_loads(tables, find_load)
 
 
 def create(replication: Replication, source: Connector, target: Connector, find_load: FindLoad = _nothing) -> Made:

@@ -193,7 +193,7 @@ def prepare(request: FollowRequest, warn: Callable[[str, str], None]) -> Prepare
     if report.slot is not None and state.slot != replication.slot_name:
         # Before anything is made; asked again, as another run may have made it by now.
         refuse_foreign_slot(replication, report.slot, read_state(replication, request.target))
-    selection = select_tables(replication, report, is_new=state.position is None)
+    selection = select_tables(replication, report, request.find_load, is_new=state.position is None)
     with source.write() as session:
         oids = _read_oids(session.fetch_all(_OIDS_SQL))
     for table, reason in selection.refused.items():

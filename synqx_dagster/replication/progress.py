@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -90,6 +90,10 @@ def _never() -> bool:
     return False
 
 
+def _nothing(_table: TableName) -> str | None:
+    return None
+
+
 @dataclass(frozen=True)
 class FollowRequest:
     """One run of a replication.
@@ -102,7 +106,7 @@ class FollowRequest:
         on_progress: Called about twice a second, from several threads; must be quick and must not raise.
         on_tables: Called about every `report_seconds` with what was done since the last time, by the thread that
             follows; for who tells of a run that goes on for hours.
-        loads: What else loads a target table, in words, by the table: those are refused.
+        find_load: What else loads a target table, in words; None where nothing does. Those that are loaded are refused.
     """
 
     replication: Replication
@@ -116,4 +120,4 @@ class FollowRequest:
     on_progress: Callable[[FollowProgress], None] | None = None
     on_tables: Callable[[FollowReport], None] | None = None
     report_seconds: float = 60.0
-    loads: Mapping[TableName, str] = field(default_factory=dict)
+    find_load: Callable[[TableName], str | None] = _nothing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from synqx_dagster.errors import PlanError, SourceChangedError
@@ -17,6 +17,9 @@ from synqx_dagster.replication.slot import SlotState
 from synqx_dagster.replication.source import SourceReport, SourceTable
 from synqx_dagster.replication.tables import FollowedTable, follow_table
 from synqx_dagster.replication.target_plan import compile_table
+
+#: What else loads a table of the target, in words; None where nothing does.
+FindLoad = Callable[[TableName], str | None]
 
 
 def find_loss(state: ReplicationState, slot: SlotState | None, slot_name: str) -> str | None:
@@ -80,7 +83,7 @@ class Selection:
         return tuple(table for table in self.tables if table.table not in self.refused)
 
 
-def select_tables(replication: Replication, report: SourceReport, *, is_new: bool) -> Selection:
+def select_tables(replication: Replication, report: SourceReport, find_load: FindLoad, *, is_new: bool) -> Selection:
     """Which tables are followed.
 
     What is wrong with the source refuses a replication that begins. One that goes on loses a table that can be
@@ -91,6 +94,7 @@ def select_tables(replication: Replication, report: SourceReport, *, is_new: boo
     """
     problems = [problem for problem in report.problems if not _is_of_slot(problem, report)]
     problems += judge_mappings(replication, report.tables)
+    problems += judge_loads(followed_of(replication, report.tables), find_load)
     names = {entry.name for entry in replication.tables}
     of_all, gone = [], []
     refused: dict[TableName, str] = {}
@@ -145,6 +149,18 @@ def judge_mappings(replication: Replication, tables: Iterable[SourceTable]) -> I
             compile_table(replication, followed, relation, table.entry.column_mappings)
         except (PlanError, SourceChangedError) as error:
             yield SourceProblem(error.message, error.hint or "correct column_mappings", table.table)
+
+
+def judge_loads(tables: Iterable[FollowedTable], find_load: FindLoad) -> Iterator[SourceProblem]:
+    """Tables whose targets a mapping or a pipeline loads: the two would undo what the other does."""
+    for table in tables:
+        load = find_load(table.target)
+        if load is not None:
+            yield SourceProblem(
+                f"{table.source}: {load} loads its target {table.target}, too",
+                "give the table another target, or leave it out",
+                table.source,
+            )
 
 
 def followed_of(replication: Replication, tables: Iterable[SourceTable]) -> list[FollowedTable]:

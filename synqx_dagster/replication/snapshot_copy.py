@@ -75,7 +75,6 @@ class CopiedTable:
 
     task: CopyTask
     result: LoadResult
-    swept_rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -228,12 +227,13 @@ class SnapshotCopy:
             window=ReadWindow(condition=plan.condition),
         )
         result = run_load(request)
-        swept = self._sweep(plan, request, moment) if plan.sweeps else 0
+        if plan.sweeps:
+            self._sweep(plan, request, moment)
         reach("after_table_copy")
-        return CopiedTable(task, result, swept)
+        return CopiedTable(task, result)
 
-    def _sweep(self, plan: CopyPlan, request: LoadRequest, moment: CopyMoment) -> int:
-        """Mark rows of the target that the snapshot does not have as deleted; returns how many."""
+    def _sweep(self, plan: CopyPlan, request: LoadRequest, moment: CopyMoment) -> None:
+        """Mark rows of the target that the snapshot does not have as deleted."""
         target, name = self._target, plan.mapping.target
         digest = hashlib.sha256(f"{self._replication.name}/{name}".encode()).hexdigest()[:16]
         # The same for each copy: what a crash has left is replaced by the next one.
@@ -256,7 +256,7 @@ class SnapshotCopy:
             session.begin()
             try:
                 self._guard(session)
-                swept = session.execute(
+                session.execute(
                     f"UPDATE {table} AS t"
                     f" SET {quote(columns.is_deleted)} = true, {quote(columns.deleted_at)} = {literal}"
                     f" WHERE NOT t.{quote(columns.is_deleted)}"
@@ -267,4 +267,3 @@ class SnapshotCopy:
                 session.rollback()
                 raise
             session.execute(f"DROP TABLE {target.qualify(keys)}")
-        return max(swept, 0)

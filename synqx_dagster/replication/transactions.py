@@ -211,11 +211,6 @@ class Assembler:
         """How much memory the transactions take that have not ended."""
         return sum(transaction.buffer.held_bytes for transaction in self._iter_open())
 
-    @property
-    def is_within(self) -> bool:
-        """Whether a committed transaction is being sent, and has not come to its end."""
-        return self._plain is not None
-
     def spill_largest(self) -> None:
         """Put on disk what takes the most memory of the transactions that have not ended."""
         largest = max(self._iter_open(), key=lambda transaction: transaction.buffer.held_bytes, default=None)

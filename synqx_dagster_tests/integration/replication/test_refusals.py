@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from synqx_dagster.errors import PlanError
+from synqx_dagster.model.table import TableName
 from synqx_dagster.replication import operations
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
 from synqx_dagster_tests.integration.replication.replicating import Pair, open_pair
@@ -55,3 +57,45 @@ def test_a_row_that_a_target_refuses_stops_its_table_alone(pair: Pair) -> None:
     pair.follow()
     pair.assert_equal("lines")
     assert pair.status().state == "following"
+
+
+def loads_lines(table: TableName) -> str | None:
+    return "the mapping 'nightly'" if table.name == "lines" else None
+
+
+def test_a_target_that_something_else_loads_refuses_a_replication_that_begins(pair: Pair) -> None:
+    with pytest.raises(PlanError, match=r"public\.lines: the mapping 'nightly' loads its target public\.lines, too"):
+        pair.follow(find_load=loads_lines)
+    assert (pair.slots(), pair.publications()) == ([], [])
+
+
+def test_a_target_that_something_else_loads_later_stops_its_table_alone(pair: Pair) -> None:
+    pair.follow()
+    pair.source.execute("delete from orders where id < 10; delete from lines where id < 10")
+    report = pair.follow(find_load=loads_lines)
+    pair.assert_equal("orders")
+    assert pair.target.execute("select count(*) from lines") == [(100,)]
+    assert any("the mapping 'nightly' loads its target" in warning for warning in report.warnings)
+    assert pair.status().state == "degraded"
+
+
+def test_a_table_that_was_published_by_hand_is_told_of(postgresql: PostgresqlDatabase, tmp_path: Path) -> None:
+    postgresql.execute(SCHEMA)
+    target = postgresql.create_database()
+    with open_pair(postgresql, target, tmp_path / "spill", tables=["public.orders"]) as pair:
+        pair.follow()
+        published = False
+
+        def publish() -> bool:
+            # Before a run the publication is made to fit; while one goes on it can be changed.
+            nonlocal published
+            if not published and postgresql.execute("select 1 from pg_replication_slots where active"):
+                postgresql.execute(f"alter publication {pair.replication.publication_name} add table lines")
+                postgresql.execute("insert into lines values (500, 1)")
+                published = True
+            return False
+
+        report = pair.follow(is_interrupted=publish)
+        assert published
+        (warning,) = report.warnings
+        assert warning == "public.lines: the log has changes of it, and it is not followed: they are left out"
