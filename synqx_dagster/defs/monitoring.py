@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
@@ -111,6 +111,13 @@ class Monitor:
             outcome = WalOutcome(name, found.value, None if found.error is None else describe_failure(found.error))
             outcomes.append(outcome)
             steps[wal_subject(name)] = partial(_advance_wal, outcome, watched[name])
+        for name, seconds in _iter_hung(self._wal, watched):
+            if wal_subject(name) in due:
+                outcome = WalOutcome(
+                    name, error=f"connection {name!r}: the look at its log hangs since {seconds:.0f} s"
+                )
+                outcomes.append(outcome)
+                steps[wal_subject(name)] = partial(_advance_wal, outcome, watched[name])
         events = self.history.advance(steps)
         return outcomes, _describe("log", outcomes, [item.error for item in outcomes], events, sealed, self._wal)
 
@@ -188,11 +195,10 @@ class Monitor:
     def _find_hung(self, tested: Mapping[str, MonitorSettings]) -> dict[str, Outcome[HealthLook]]:
         """Tests that hang beyond any limit: their connections cannot be used either."""
         hung = {}
-        for name, seconds in self._health.under_way().items():
-            if name in tested and seconds > 2 * tested[name].timeout_seconds + _HUNG_SECONDS:
-                message = f"connection {name!r}: the test hangs since {seconds:.0f} s"
-                look = HealthLook(datetime.now(UTC), False, seconds, reason="timeout", message=message)
-                hung[name] = Outcome(look)
+        for name, seconds in _iter_hung(self._health, tested):
+            message = f"connection {name!r}: the test hangs since {seconds:.0f} s"
+            look = HealthLook(datetime.now(UTC), False, seconds, reason="timeout", message=message)
+            hung[name] = Outcome(look)
         return hung
 
     # --- both -------------------------------------------------------------------------------------------------
@@ -258,6 +264,15 @@ class _Alone:
     def __exit__(self, *exc: object) -> None:
         if self._held:
             self._lock.release()
+
+
+def _iter_hung(
+    rounds: Rounds[WalLook] | Rounds[HealthLook], watched: Mapping[str, MonitorSettings]
+) -> Iterator[tuple[str, float]]:
+    """Looks that hang in the operating system, beyond any limit, and for how long."""
+    for name, seconds in rounds.under_way().items():
+        if name in watched and seconds > 2 * watched[name].timeout_seconds + _HUNG_SECONDS:
+            yield name, seconds
 
 
 def _advance_wal(outcome: WalOutcome, settings: MonitorSettings, before: Mapping[str, object] | None) -> Advance:

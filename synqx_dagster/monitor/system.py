@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from synqx_dagster.monitor.rounds import Rounds
+
 if TYPE_CHECKING:
     import psutil
 
@@ -33,6 +35,8 @@ _ROLES: Sequence[tuple[str, tuple[str, ...]]] = (
 )
 #: The same program by another name.
 _MODULES = {"synqx_dagster.cli.main": "synqx"}
+#: How long a disk may take to answer: one that is mounted from a server that is gone never does.
+DISK_SECONDS = 2.0
 #: Options of the interpreter that are followed by a value.
 _VALUED = frozenset({"-W", "-X"})
 
@@ -89,6 +93,7 @@ class SystemMeter:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._disks: Rounds[tuple[int, int]] = Rounds("disk", 1)
         self._host_cpu: tuple[float, float] | None = None
         self._looked_at: float | None = None
         #: CPU time of each process, by its number and start: numbers are given out again.
@@ -136,12 +141,17 @@ class SystemMeter:
         )
 
     def _disk(self) -> tuple[int | None, int | None]:
+        # What came too late for the look before is old by now, and one that hangs still is not waited for again.
+        self._disks.collect(0)
+        if not self._disks.begin({"disk": self._read_disk}):
+            return None, None
+        found = self._disks.collect(DISK_SECONDS).get("disk")
+        return (None, None) if found is None or found.value is None else found.value
+
+    def _read_disk(self) -> tuple[int, int]:
         import psutil
 
-        try:
-            usage = psutil.disk_usage(str(self._directory))
-        except OSError:
-            return None, None
+        usage = psutil.disk_usage(str(self._directory))
         # As df counts: what is kept for root is of no use to us.
         return int(usage.used), int(usage.used + usage.free)
 
