@@ -241,6 +241,19 @@ def read_removed_names(connection: Connection, kind: RecordKind) -> list[str]:
     return sorted(connection.execute(query).scalars())
 
 
+def read_written_by(connection: Connection, author: str) -> list[tuple[RecordKind, str, str | None]]:
+    """Kind, name and reason of the records whose current version an author has written."""
+    record, version, revision = tables.record, tables.record_version, tables.revision
+    query = (
+        sa.select(record.c.kind, record.c.name, revision.c.reason)
+        .join_from(record, version, record.c.record_id == version.c.record_id)
+        .join(revision, revision.c.number == version.c.valid_from)
+        .where(version.c.valid_to.is_(None), revision.c.author == author)
+        .order_by(record.c.kind, record.c.name)
+    )
+    return [(kind, name, reason) for kind, name, reason in connection.execute(query)]
+
+
 def read_names(
     connection: Connection, revision: int, kind: RecordKind, among: Collection[str] | None = None
 ) -> list[str]:

@@ -286,6 +286,11 @@ class Catalog:
         with self.read() as connection:
             return revisions.read_versions(connection, kind, name)
 
+    def written_by(self, author: str) -> list[tuple[RecordKind, str, str | None]]:
+        """Kind, name and reason of the records whose current version an author has written."""
+        with self.read() as connection:
+            return revisions.read_written_by(connection, author)
+
     def removed_names(self, kind: RecordKind) -> list[str]:
         """Names of records of a kind that the catalog once had, and has no more."""
         with self.read() as connection:

@@ -283,7 +283,7 @@ def _resume(catalog: Catalog, name: str) -> list[str]:
     """Enable what was disabled for a replication. Where somebody else is first, the next look tries again."""
     snapshot = catalog.latest_snapshot()
     paused = find_paused(catalog, snapshot).get(name, [])
-    reason = f"{_REASON}{name}: its slot is within its limits again"
+    reason = _reason(name, "its slot is within its limits again")
     done = _switch(catalog, snapshot, paused, enabled=True, reason=reason)
     return [f"{name}: it is over; started again: {', '.join(done)}"] if done else []
 
@@ -295,21 +295,28 @@ def pause_others(catalog: Catalog, replication: Replication, why: str) -> list[s
     """Disable what loads from or into the replication's source; gives ``kind:name`` of what was disabled now."""
     snapshot = catalog.latest_snapshot()
     found = [record for record in iter_others(snapshot, replication.source_connection) if record.enabled]
-    return _switch(catalog, snapshot, found, enabled=False, reason=f"{_REASON}{replication.name}: {why}"[:1000])
+    return _switch(catalog, snapshot, found, enabled=False, reason=_reason(replication.name, why))
 
 
 def find_paused(catalog: Catalog, snapshot: CatalogSnapshot) -> Mapping[str, list[Schedule | Sensor]]:
     """What the guard has disabled, by the replication; who enabled it, or wrote it anew, has decided since."""
     found: dict[str, list[Schedule | Sensor]] = {}
-    for record in [*snapshot.schedules.values(), *snapshot.sensors.values()]:
-        if record.enabled:
-            continue
-        changed_at = catalog.versions(record.kind, record.name)[-1].valid_from
-        info = catalog.revisions_of([changed_at]).get(changed_at)
-        if info is not None and info.author == AUTHOR and info.reason is not None:
-            name, _, _ = info.reason.removeprefix(_REASON).partition(": ")
-            found.setdefault(name, []).append(record)
+    for kind, name, reason in catalog.written_by(AUTHOR):
+        record = snapshot.find(kind, name)
+        if isinstance(record, Schedule | Sensor) and not record.enabled and reason is not None:
+            found.setdefault(_replication_of(reason), []).append(record)
     return found
+
+
+def _reason(name: str, why: str) -> str:
+    """The reason of a revision. A name may hold what follows it here, so it stands in quotes."""
+    return f"{_REASON}{json.dumps(name, ensure_ascii=False)}: {why}"[:1000]
+
+
+def _replication_of(reason: str) -> str:
+    """The replication for which a revision was written."""
+    name, _ = json.JSONDecoder().raw_decode(reason.removeprefix(_REASON))
+    return str(name)
 
 
 def iter_others(snapshot: CatalogSnapshot, connection: str) -> Iterator[Schedule | Sensor]:

@@ -64,7 +64,7 @@ def loads_lines(table: TableName) -> str | None:
 
 
 def test_a_target_that_something_else_loads_refuses_a_replication_that_begins(pair: Pair) -> None:
-    with pytest.raises(PlanError, match=r"public\.lines: the mapping 'nightly' loads its target public\.lines, too"):
+    with pytest.raises(PlanError, match=r"public\.lines: the mapping 'nightly' loads its target lines, too"):
         pair.follow(find_load=loads_lines)
     assert (pair.slots(), pair.publications()) == ([], [])
 
