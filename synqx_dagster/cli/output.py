@@ -18,6 +18,7 @@ import click
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.table import Table
 
 #: Control characters and direction overrides: data must not be able to drive the terminal.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -36,6 +37,21 @@ def printable(text: str, *, keep_lines: bool = False) -> str:
         return character.encode("unicode_escape").decode("ascii")
 
     return _UNPRINTABLE.sub(spell, text)
+
+
+def new_table() -> Table:
+    """A table without columns, as all commands draw them."""
+    from rich import box
+    from rich.table import Table
+
+    return Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        header_style="bold",
+        border_style="dim",
+        show_edge=False,
+    )
 
 
 def discard_broken_pipe() -> bool:
@@ -164,17 +180,7 @@ class Output:
         title: str | None = None,
     ) -> None:
         """Draw a table; columns named in `right` are flushed right, those in `fold` break across lines first."""
-        from rich import box
-        from rich.table import Table
-
-        table = Table(
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-            padding=(0, 1, 0, 0),
-            header_style="bold",
-            border_style="dim",
-            show_edge=False,
-        )
+        table = new_table()
         for name in columns:
             table.add_column(
                 name,

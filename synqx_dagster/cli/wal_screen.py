@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from synqx_dagster.cli.figures import format_age, format_bytes, format_count, format_seconds, format_time, plural
-from synqx_dagster.cli.output import printable
+from synqx_dagster.cli.output import new_table, printable
 from synqx_dagster.errors import SynqxError
 from synqx_dagster.model.connection import WalThresholds
 from synqx_dagster.monitor.wal import WalLook, WalSlot
@@ -242,17 +242,7 @@ _NAMES = frozenset({"slot", "database", "client", "user", "address"})
 
 
 def _table(columns: list[str]) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-        header_style="bold",
-        border_style="dim",
-        show_edge=False,
-    )
+    table = new_table()
     for name in columns:
         table.add_column(
             name,

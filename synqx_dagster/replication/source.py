@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Any, cast
 
 from synqx_dagster.connectors.protocol import WriteSession
@@ -16,6 +15,7 @@ from synqx_dagster.mapping.quoting import quote_name
 from synqx_dagster.model.mapping import RESERVED_PREFIX
 from synqx_dagster.model.replication import ReplicatedTable, Replication
 from synqx_dagster.model.table import Column, TableName
+from synqx_dagster.model.table_pattern import matches
 from synqx_dagster.replication import publication as publications
 from synqx_dagster.replication.changes import ReplicaIdentity
 from synqx_dagster.replication.identity import IDENTITIES, SourceProblem, TableFacts, judge_identity, key_of
@@ -196,13 +196,9 @@ def _is_meant(one: TableFacts, schema: str, name: str, *, is_pattern: bool) -> b
     return (
         one.root is None
         and not one.table.name.casefold().startswith(RESERVED_PREFIX)
-        and fnmatchcase(one.table.schema or "", _literal_brackets(schema))
-        and fnmatchcase(one.table.name, _literal_brackets(name))
+        and matches(schema, one.table.schema or "")
+        and matches(name, one.table.name)
     )
-
-
-def _literal_brackets(pattern: str) -> str:
-    return pattern.replace("[", "[[]")
 
 
 def _judge_table(

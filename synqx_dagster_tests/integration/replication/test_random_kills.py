@@ -195,7 +195,7 @@ class Havoc:
         moment = self.rng.uniform(0, case.typical_seconds)
         is_interrupted = self.rng.random() < 0.2
         with following(self._request(case)) as run:
-            report = run.interrupt_after(moment) if is_interrupted else run.kill_after(moment)
+            report = run.interrupt_after(moment) if is_interrupted else run.wait(kill_after_seconds=moment)
         if report is None:
             case.kills += 1
             self.kills += 1

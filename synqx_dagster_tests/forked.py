@@ -1,0 +1,101 @@
+"""Work in processes of its own, which start in a moment and may be killed or interrupted at any other.
+
+A process that imports the engine takes a second to start; these are forked from one that has imported it.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import Any, Generic, TypeVar
+
+ReportT = TypeVar("ReportT")
+_RequestT = TypeVar("_RequestT")
+
+#: Nothing of these is used before the fork, so that no thread of theirs is lost in it.
+_IMPORTED_BEFORE_THE_FORK = (
+    "pytest",
+    "duckdb",
+    "pyarrow.compute",
+    "psycopg2.extras",
+    "pymysql",
+    "adbc_driver_postgresql.dbapi",
+    "sqlglot",
+    "synqx_dagster.connectors.registry",
+    "synqx_dagster.transfer.load",
+    "synqx_dagster.replication.follow",
+    __name__,
+)
+
+#: Work that is not killed ends by then; generous, for a machine that is busy.
+PATIENCE_SECONDS = 240.0
+
+
+class ForkedWork(Generic[ReportT]):
+    """One piece of work, which has begun."""
+
+    def __init__(self, work: Callable[[Any], ReportT], request: object, imported: Sequence[str]) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([*_IMPORTED_BEFORE_THE_FORK, *imported])
+        self._reports, there = context.Pipe(duplex=False)
+        self.process = context.Process(target=_run, args=(work, request, there), daemon=True)
+        self.process.start()
+        there.close()
+        assert self._reports.poll(PATIENCE_SECONDS), "the work did not start"
+        assert self._reports.recv() == "started"
+
+    def wait(self, *, kill_after_seconds: float | None = None) -> ReportT | None:
+        """How it ended; None when it had not by then, and was killed."""
+        ended = self._reports.poll(PATIENCE_SECONDS if kill_after_seconds is None else kill_after_seconds)
+        if not ended and kill_after_seconds is None:
+            raise AssertionError(f"the work did not end in {PATIENCE_SECONDS:g} s")
+        if not ended:
+            self.process.kill()
+        self.process.join(PATIENCE_SECONDS)
+        if self.process.exitcode == -signal.SIGKILL:
+            return None
+        # It may have ended while we were about to kill it.
+        assert self.process.exitcode == 0, self.process.exitcode
+        report: ReportT = self._reports.recv()
+        return report
+
+    def interrupt_after(self, seconds: float) -> ReportT | None:
+        """As `wait`, after asking it to end by SIGTERM."""
+        if not self._reports.poll(seconds):
+            self.process.terminate()
+        return self.wait()
+
+    def close(self) -> None:
+        """End the process, if it is still there."""
+        self.process.kill()
+        self.process.join()
+        self.process.close()
+        self._reports.close()
+
+
+@contextmanager
+def forked(
+    work: Callable[[_RequestT], ReportT], request: _RequestT, imported: Sequence[str] = ()
+) -> Iterator[ForkedWork[ReportT]]:
+    """Work that has begun, and is over at the end of the block.
+
+    Args:
+        work: A function of a module, called in the process; what it returns is its report.
+        imported: Modules that are imported before the fork, beside the engine.
+    """
+    started: ForkedWork[ReportT] = ForkedWork(work, request, imported)
+    try:
+        yield started
+    finally:
+        started.close()
+
+
+def _run(work: Callable[[Any], Any], request: object, reports: Connection) -> None:
+    # What hangs says where, before it is given up.
+    faulthandler.dump_traceback_later(PATIENCE_SECONDS - 20)
+    reports.send("started")
+    reports.send(work(request))
