@@ -21,6 +21,9 @@ from synqx_dagster.transfer.evolve import apply_to
 
 logger = logging.getLogger(__name__)
 
+#: In place of a copy's load, for a table that changes have filled from the beginning.
+WITHOUT_COPY = "without a copy"
+
 
 class TargetAlteredError(RetryableError):
     """The target's tables were changed where such a change commits; the batch is to be read again."""
@@ -71,19 +74,34 @@ class Adapter:
         if now is None and known is not None:
             kept = replace(kept, numbers=known.numbers)
         try:
-            plan, words = self._fit(table, relation, evolved, session)
+            plan, words = self._fit(table, relation, evolved, session, was_there=state.load_id is not None)
         except (PlanError, SourceChangedError, TargetMismatchError) as error:
             return self._stop(state, str(error))
-        return Adapted(plan, replace(state, relation=kept.to_json()), tuple(words))
+        # A table that was never copied is there from now on, too.
+        state = replace(state, load_id=state.load_id or WITHOUT_COPY, relation=kept.to_json())
+        return Adapted(plan, state, tuple(words))
 
     def _stop(self, state: TableState, reason: str) -> Adapted:
         return Adapted(None, replace(state, status="stopped", reason=reason))
 
     def _fit(
-        self, table: FollowedTable, relation: Relation, evolved: Evolved, session: ChangingWriteSession
+        self,
+        table: FollowedTable,
+        relation: Relation,
+        evolved: Evolved,
+        session: ChangingWriteSession,
+        *,
+        was_there: bool,
     ) -> tuple[TargetPlan, list[str]]:
         words: list[str] = []
         existing = session.find_columns(table.target)
+        if existing is None and was_there:
+            # Made anew it would have the rows of these changes alone.
+            raise TargetMismatchError(
+                f"the target table {table.target} is gone",
+                hint=f"`synqx replications resync {self._replication.name} --table {table.source}` copies it anew",
+                table=str(table.target),
+            )
         freed: list[ColumnChange] = []
         if existing is not None:
             if table.definition.column_mappings is None:

@@ -61,7 +61,8 @@ class TableState:
     Attributes:
         source: Always with its schema.
         copied_at: The copy shows the transactions before it; changes of those that commit at or after it are taken.
-        load_id: Of the copy that began last, by which the transfer engine's ledger knows whether it has committed.
+        load_id: Of the copy that began last, by which the transfer engine's ledger knows whether it has committed. None
+            where the target table may have to be made yet.
         relation: How the log described the table last, as JSON; None before its first change.
         reason: Why it has stopped; None otherwise.
         definition: Digest of what the record said when its copy began, or when it began to follow; None before that,

@@ -114,6 +114,7 @@ def test_a_table_that_was_copied_later_skips_what_its_copy_has(target: Target) -
         assert report.waiting == {TableName("other", "public"): 1}
         applier.begin_copy(TableName("other", "public"), "load-1")
         assert applier.table_states[TableName("other", "public")].load_id == "load-1"
+        target.run("CREATE TABLE other (id bigint primary key, name varchar(10), big varchar(10))")
         applier.follow(TableName("other", "public"), 200)
         # 150 lies before its copy, 200 does not.
         for lsn in (150, 200):

@@ -99,3 +99,20 @@ def test_a_table_that_was_published_by_hand_is_told_of(postgresql: PostgresqlDat
         assert published
         (warning,) = report.warnings
         assert warning == "public.lines: the log has changes of it, and it is not followed: they are left out"
+
+
+@pytest.mark.parametrize("snapshot", ["initial", "never"])
+def test_a_target_table_that_somebody_dropped_is_not_made_of_its_next_changes(pair: Pair, snapshot: str) -> None:
+    pair.change(snapshot=snapshot)
+    pair.follow()
+    pair.source.execute("update orders set customer = 'b'; update lines set amount = 2")
+    pair.follow()
+    pair.target.execute("drop table orders")
+    pair.source.execute("update orders set customer = 'c' where id < 10; update lines set amount = 3")
+    report = pair.follow()
+    (warning,) = report.warnings
+    assert "the target table orders is gone" in warning
+    assert "--table public.orders" in warning
+    assert pair.target.execute("select to_regclass('orders')") == [(None,)]
+    assert pair.target.execute("select distinct amount from lines") == [(3,)]
+    assert pair.status().state == "degraded"
