@@ -105,7 +105,8 @@ def code_server(home: Path) -> Iterator[Path]:
             time.sleep(0.1)
         yield socket
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        # Nothing of it is wanted any more, and with so much to free it takes its time to end by itself.
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
@@ -187,7 +188,7 @@ def main() -> None:
                 print(f"nothing runs: {reloads()}", flush=True)
                 with Runs(home) as runs:
                     report = reloads()
-            print(f"while runs go on: {report}")
+                print(f"while runs go on: {report}", flush=True)
             failed = sum(code != 0 for code in runs.codes)
             print(f"{len(runs.codes)} runs, {statistics.median(runs.seconds):.1f} s each, {failed} failed")
             if failed:

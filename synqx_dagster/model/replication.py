@@ -206,7 +206,7 @@ class Replication(Record):
     interval_seconds: int = Field(default=30, ge=5, le=86_400)
     #: A batch is applied when it has so many changes, or its first is so old.
     batch_changes: int = Field(default=100_000, ge=1, le=10_000_000)
-    batch_seconds: float = Field(default=0.5, gt=0, le=3600)
+    batch_seconds: float = Field(default=0.25, gt=0, le=3600)
     #: How many tables are copied at the same time.
     parallelism: int = Field(default=2, ge=1, le=64)
     #: How often an idle database gets a mark of its own in the log, so that its slot moves; 0: never.
