@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import faulthandler
 import multiprocessing
+import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
+
+import psutil
 
 ReportT = TypeVar("ReportT")
 _RequestT = TypeVar("_RequestT")
@@ -28,6 +34,7 @@ _IMPORTED_BEFORE_THE_FORK = (
     "synqx_dagster.connectors.registry",
     "synqx_dagster.transfer.load",
     "synqx_dagster.replication.follow",
+    "synqx_dagster.api.app",
     __name__,
 )
 
@@ -35,12 +42,21 @@ _IMPORTED_BEFORE_THE_FORK = (
 PATIENCE_SECONDS = 240.0
 
 
+def fork_context(imported: Sequence[str] = ()) -> ForkServerContext:
+    """Where processes come from that have the engine and these modules imported, and nothing of this process's.
+
+    The first to ask decides what is imported; the other's modules are imported by their own processes.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*_IMPORTED_BEFORE_THE_FORK, *imported])
+    return context
+
+
 class ForkedWork(Generic[ReportT]):
     """One piece of work, which has begun."""
 
     def __init__(self, work: Callable[[Any], ReportT], request: object, imported: Sequence[str]) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([*_IMPORTED_BEFORE_THE_FORK, *imported])
+        context = fork_context(imported)
         self._reports, there = context.Pipe(duplex=False)
         self.process = context.Process(target=_run, args=(work, request, there), daemon=True)
         self.process.start()
@@ -69,12 +85,30 @@ class ForkedWork(Generic[ReportT]):
             self.process.terminate()
         return self.wait()
 
+    def wait_until_stopped(self) -> None:
+        """Wait until it has stopped itself."""
+        wait_until_stopped(self.process)
+
+    def resume(self) -> None:
+        """Let it go on after it has stopped itself."""
+        assert self.process.pid is not None
+        os.kill(self.process.pid, signal.SIGCONT)
+
     def close(self) -> None:
         """End the process, if it is still there."""
         self.process.kill()
         self.process.join()
         self.process.close()
         self._reports.close()
+
+
+def wait_until_stopped(process: BaseProcess) -> None:
+    """Wait until a process has stopped itself. It is its server's child, so the system does not tell us of it."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+        assert process.is_alive(), "the process has ended"
+        assert time.monotonic() < deadline, "the process does not stop"
+        time.sleep(0.01)
 
 
 @contextmanager

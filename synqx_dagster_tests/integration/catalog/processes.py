@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import functools
-import multiprocessing
 from collections.abc import Callable
 from typing import Any, TypeVar
+
+from synqx_dagster_tests.forked import fork_context
 
 _T = TypeVar("_T")
 
 
 def run_at_once(act: Callable[..., _T], *arguments: object, count: int = 2) -> list[_T]:
-    """Call ``act(*arguments, number, meet)`` in ``count`` fresh processes; ``meet()`` waits for all of them.
+    """Call ``act(*arguments, number, meet)`` in ``count`` processes of their own; ``meet()`` waits for all of them.
 
     Returns:
         What they returned, by number. An error in one of them is raised here.
     """
-    context = multiprocessing.get_context("spawn")
+    context = fork_context([act.__module__])
     barrier = context.Barrier(count)
     results = context.Queue()
     workers = [

@@ -201,7 +201,7 @@ def test_killed_at_any_step_a_retry_is_exact(source: ConnectionConfig, target: C
 def test_a_paused_attempt_that_comes_back_late_is_refused(source: ConnectionConfig, target: ConnectionConfig) -> None:
     mapping = make_mapping(source_table="orders", target_table="orders", mode="append")
     late = ChildLoad(source, target, mapping, failpoints="before_commit=stop")
-    with reaped(late.process):
+    with late:
         late.wait_until_stopped()
         result = load(connect(source), connect(target), mapping, run_id="run-2")
         assert (result.rows_out, result.already_committed) == (ROWS, False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from synqx_dagster.replication.apply import Applier
 from synqx_dagster.replication.changes import UNCHANGED, Change
 from synqx_dagster.transfer.failpoints import VARIABLE
 from synqx_dagster_tests.faulty_proxies import LostReplies, Resets, faulty_proxy
+from synqx_dagster_tests.forked import fork_context, wait_until_stopped
 from synqx_dagster_tests.integration.replication.applying import (
     MadeTransaction,
     Target,
@@ -92,7 +92,7 @@ def follow_all(applier: Applier) -> None:
 
 
 def begin_process(*arguments: object) -> BaseProcess:
-    process = multiprocessing.get_context("spawn").Process(target=run_applier, args=arguments, daemon=True)
+    process = fork_context([__name__]).Process(target=run_applier, args=arguments, daemon=True)
     process.start()
     return process
 
@@ -183,20 +183,6 @@ def test_a_newer_attempt_waits_for_a_commit_that_is_under_way_and_goes_on_behind
         follow_all(applier)
         assert applier.state.position == 608
     target.connector.close()
-
-
-def wait_until_stopped(process: BaseProcess) -> None:
-    import time
-
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        tasks = Path(f"/proc/{process.pid}/task")
-        states = [stat.read_text().rsplit(")", 1)[1].split()[0] for stat in tasks.glob("*/stat")]
-        if "T" in states:
-            return
-        assert process.is_alive(), "the applier ended"
-        time.sleep(0.02)
-    raise AssertionError("the applier did not reach its place")
 
 
 #: How each server's client ends a COMMIT.

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
-import textwrap
+import time
+from dataclasses import dataclass
 from typing import Any
 
 from synqx_dagster.connectors.protocol import ConnectionConfig, Connector
 from synqx_dagster.connectors.registry import connector_class
+from synqx_dagster.errors import SynqxError
 from synqx_dagster.model import Mapping, Schema
 from synqx_dagster.transfer.failpoints import VARIABLE
 from synqx_dagster.transfer.load import run_load
 from synqx_dagster.transfer.result import LoadRequest, LoadResult, PartitionSlice, ReadWindow
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
-from synqx_dagster_tests.processes import reaped
+from synqx_dagster_tests.forked import ForkedWork
 
 #: A source and a target.
 Databases = tuple[PostgresqlDatabase, PostgresqlDatabase]
@@ -61,41 +60,42 @@ def load(
     return run_load(LoadRequest(mapping, schema, source, target, run_id, load_id, window=window))
 
 
-CHILD = textwrap.dedent(
-    """
-    import json, sys
-    from datetime import datetime
-    from synqx_dagster.connectors.protocol import ConnectionConfig
-    from synqx_dagster.connectors.registry import connector_class
-    from synqx_dagster.errors import SynqxError
-    from synqx_dagster.model import Mapping, PoolSettings, Schema
-    from synqx_dagster.transfer.load import run_load
-    from synqx_dagster.transfer.result import LoadRequest, PartitionSlice, ReadWindow
+@dataclass(frozen=True)
+class _Attempt:
+    """What a process is asked to load."""
 
-    asked = json.load(sys.stdin)
-    def connect(values):
-        values["pool"] = PoolSettings(**values["pool"])
-        config = ConnectionConfig(**values)
-        return connector_class(config.db_type)(config)
-    mapping = Mapping.model_validate(asked["mapping"])
-    schema = Schema.model_validate(asked["schema"]) if asked["schema"] else None
-    day = asked["day"]
-    window = ReadWindow()
-    if day:
-        window = ReadWindow(partition=PartitionSlice(day, day, 1, *map(datetime.fromisoformat, asked["bounds"])))
+    source: ConnectionConfig
+    target: ConnectionConfig
+    mapping: Mapping
+    schema: Schema | None
+    load_id: str
+    run_id: str
+    partition: PartitionSlice | None
+    failpoints: str
+
+
+def _attempt(asked: _Attempt) -> dict[str, Any]:
+    os.environ[VARIABLE] = asked.failpoints
+    window = ReadWindow(partition=asked.partition)
     try:
-        result = run_load(LoadRequest(mapping, schema, connect(asked["source"]), connect(asked["target"]),
-                                      asked["run_id"], asked["load_id"], window=window))
+        result = run_load(
+            LoadRequest(
+                asked.mapping,
+                asked.schema,
+                connect(asked.source),
+                connect(asked.target),
+                asked.run_id,
+                asked.load_id,
+                window=window,
+            )
+        )
     except SynqxError as error:
-        print(json.dumps({"error": type(error).__name__, "message": str(error)}))
-    else:
-        print(json.dumps({"rows_out": result.rows_out, "already_committed": result.already_committed}))
-    """
-)
+        return {"error": type(error).__name__, "message": str(error)}
+    return {"rows_out": result.rows_out, "already_committed": result.already_committed}
 
 
 class ChildLoad:
-    """One attempt in a process of its own, which a failpoint may kill or stop."""
+    """One attempt in a process of its own, which a failpoint may kill or stop; as a block: it ends with it."""
 
     def __init__(
         self,
@@ -109,49 +109,52 @@ class ChildLoad:
         run_id: str = "run-1",
         partition: PartitionSlice | None = None,
     ) -> None:
-        asked = {
-            "source": _config(source),
-            "target": _config(target),
-            "mapping": mapping.model_dump(mode="json", exclude_none=True),
-            "schema": schema.model_dump(mode="json", exclude_none=True) if schema else None,
-            "load_id": load_id,
-            "run_id": run_id,
-            "day": partition and partition.first,
-            "bounds": partition and [str(partition.start), str(partition.end)],
-        }
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", CHILD],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, VARIABLE: failpoints, "PYTHONPATH": os.pathsep.join(sys.path)},
-        )
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(asked))
-        self.process.stdin.close()
-        self.process.stdin = None
+        asked = _Attempt(source, target, mapping, schema, load_id, run_id, partition, failpoints)
+        self._work: ForkedWork[dict[str, Any]] = ForkedWork(_attempt, asked, [__name__])
+        self._is_closed = False
+
+    def __enter__(self) -> ChildLoad:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def wait_until_stopped(self) -> None:
         """Wait until the process has stopped itself at a failpoint."""
-        _, status = os.waitpid(self.process.pid, os.WUNTRACED)
-        assert os.WIFSTOPPED(status), status
+        self._work.wait_until_stopped()
 
     def resume(self) -> None:
         """Let a stopped process go on."""
-        os.kill(self.process.pid, signal.SIGCONT)
+        self._work.resume()
+
+    def resume_to_the_end(self) -> dict[str, Any] | None:
+        """What the attempt reports; each of its threads may stop the process once more."""
+        while self._work.process.is_alive():
+            self._work.resume()
+            time.sleep(0.05)
+        return self.wait()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the attempt goes on, or is stopped."""
+        return self._work.process.is_alive()
+
+    def interrupt(self, *, patience_seconds: float) -> int | None:
+        """Interrupt it as by Ctrl-C; its exit code, or None when it has not ended in so many seconds."""
+        assert self._work.process.pid is not None
+        os.kill(self._work.process.pid, signal.SIGINT)
+        self._work.process.join(patience_seconds)
+        return self._work.process.exitcode
 
     def wait(self) -> dict[str, Any] | None:
         """What the attempt reported; None when it was killed."""
-        with reaped(self.process):
-            output, _ = self.process.communicate(timeout=120)
-        code = self.process.returncode
-        if code == -signal.SIGKILL:
-            return None
-        assert code == 0, code
-        report: dict[str, Any] = json.loads(output)
-        return report
+        try:
+            return self._work.wait()
+        finally:
+            self.close()
 
-
-def _config(config: ConnectionConfig) -> dict[str, Any]:
-    values = {name: getattr(config, name) for name in config.__dataclass_fields__}
-    return {**values, "options": dict(config.options), "pool": config.pool.model_dump()}
+    def close(self) -> None:
+        """End the process, if it is still there."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._work.close()

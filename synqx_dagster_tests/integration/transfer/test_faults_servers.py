@@ -20,7 +20,6 @@ from synqx_dagster_tests.fix_postgresql import (
 )
 from synqx_dagster_tests.integration.transfer.faults import assert_exact, connected, end_of, fill, orders
 from synqx_dagster_tests.integration.transfer.loading import ChildLoad, load
-from synqx_dagster_tests.processes import reaped
 
 ROWS = 20_000
 
@@ -203,7 +202,7 @@ def test_a_session_that_idles_in_its_transaction_is_ended_and_a_retry_is_exact(
             orders(),
             failpoints="before_commit=stop",
         )
-        with reaped(child.process):
+        with child:
             child.wait_until_stopped()
             deadline = time.monotonic() + 60
             while target.fetch(

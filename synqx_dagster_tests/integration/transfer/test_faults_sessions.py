@@ -26,7 +26,6 @@ from synqx_dagster_tests.integration.transfer.faults import (
     orders,
 )
 from synqx_dagster_tests.integration.transfer.loading import ChildLoad, load
-from synqx_dagster_tests.processes import reaped
 
 ROWS = 3_000
 MYSQL = pytest.param("mysql", marks=pytest.mark.mysql)
@@ -161,7 +160,7 @@ def test_one_tick_that_fires_three_times_brings_each_row_once(
     ]
     with ExitStack() as stack:
         for child in children:
-            stack.enter_context(reaped(child.process))
+            stack.enter_context(child)
         reports = [child.wait() for child in children]
     done = [report["rows_out"] for report in reports if report and "rows_out" in report]
     refused = [report["error"] for report in reports if report and "error" in report]

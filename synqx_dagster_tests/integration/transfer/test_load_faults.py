@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import threading
 import time
@@ -21,7 +20,6 @@ from synqx_dagster_tests.integration.transfer.loading import (
     load,
     make_mapping,
 )
-from synqx_dagster_tests.processes import reaped
 
 ROWS = 5000
 SOURCE = f"""
@@ -76,7 +74,7 @@ def test_a_paused_attempt_that_comes_back_late_is_refused(
     target.execute("create table copies (id integer, body text)")
     # The table exists and append takes no lock that a second writer would wait for.
     late = ChildLoad(*configs, mapping, failpoints="before_commit=stop")
-    with reaped(late.process):
+    with late:
         late.wait_until_stopped()
         assert ChildLoad(*configs, mapping, run_id="run-2").wait() == {"rows_out": ROWS, "already_committed": False}
         late.resume()
@@ -94,7 +92,7 @@ def test_two_loads_at_once_leave_one_exact_result(pair: Databases) -> None:
     children = [ChildLoad(*configs, mapping, load_id=f"load-{n}", run_id=f"run-{n}") for n in range(3)]
     with ExitStack() as stack:
         for child in children:
-            stack.enter_context(reaped(child.process))
+            stack.enter_context(child)
         reports = [child.wait() for child in children]
     done = [report for report in reports if report and "rows_out" in report]
     assert done, reports
@@ -223,7 +221,7 @@ def test_an_interrupt_ends_a_load_that_waits_for_its_source(pair: Databases, lan
     if lane == "arrow":
         config = ConnectionConfig(name="target", db_type="duckdb", database=str(tmp_path / "target.duckdb"))
     child = ChildLoad(source.config("source"), config, make_mapping(source_table="slow", target_table="copies"))
-    with reaped(child.process):
+    with child:
         while not any(
             "slow" in query
             for (query,) in source.execute(
@@ -231,10 +229,9 @@ def test_an_interrupt_ends_a_load_that_waits_for_its_source(pair: Databases, lan
                 " and pid <> pg_backend_pid()"
             )
         ):
-            assert child.process.poll() is None
+            assert child.is_alive
             time.sleep(0.1)
         time.sleep(1)
-        child.process.send_signal(signal.SIGINT)
-        assert child.process.wait(timeout=20) != 0
+        assert child.interrupt(patience_seconds=20) == 1
     if lane == "passthrough":
         assert target.execute("select tablename from pg_tables where tablename = 'copies'") == []

@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -124,34 +123,17 @@ def test_an_orphan_cannot_add_a_range_and_is_told_why(pair: Databases, paralleli
     mapping = items(range_rows=5_000, parallelism=parallelism)
     config = source.config("source"), target.config("target")
     orphan = ChildLoad(*config, mapping, failpoints="before_range=stop")
-    with killed_at_the_end(orphan):
+    with orphan:
         orphan.wait_until_stopped()
         report = ChildLoad(*config, mapping, load_id=load_id, run_id="run-2").wait()
         assert report is not None
         assert report.get("rows_out") == ROWS, report
-        refused = resume_to_the_end(orphan)
+        refused = orphan.resume_to_the_end()
     assert refused is not None
     assert refused["error"] == "FencedError", refused
     assert "this one has epoch 1, the newest 2" in refused["message"]
     assert target.execute(CHECKSUM) == source.execute(CHECKSUM)
     assert leftovers(target) == []
-
-
-@contextmanager
-def killed_at_the_end(child: ChildLoad) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        child.process.kill()
-        child.process.communicate()
-
-
-def resume_to_the_end(child: ChildLoad) -> dict[str, Any] | None:
-    """What an attempt reports; each of its threads may stop the process once more."""
-    while child.process.poll() is None:
-        child.resume()
-        time.sleep(0.05)
-    return child.wait()
 
 
 @pytest.mark.parametrize("parallelism", [1, 2])
@@ -160,13 +142,13 @@ def test_a_lost_connection_is_a_passing_fault_for_the_newest_attempt(pair: Datab
     mapping = items(range_rows=5_000, parallelism=parallelism)
     config = source.config("source"), target.config("target")
     child = ChildLoad(*config, mapping, failpoints="before_range=stop")
-    with killed_at_the_end(child):
+    with child:
         child.wait_until_stopped()
         target.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database()"
             " and pid <> pg_backend_pid() and backend_type = 'client backend'"
         )
-        report = resume_to_the_end(child)
+        report = child.resume_to_the_end()
     assert report is not None
     assert report["error"] in ("RetryableError", "ConnectionFailedError"), report
     again = ChildLoad(*config, mapping, run_id="run-2").wait()
@@ -184,11 +166,11 @@ def test_an_orphan_that_meets_a_bad_row_leaves_the_newer_attempt_alone(pair: Dat
     mapping = items(range_rows=ROWS // 2)
     config = source.config("source"), target.config("target")
     orphan = ChildLoad(*config, mapping, schema, failpoints="after_range=stop")
-    with killed_at_the_end(orphan):
+    with orphan:
         orphan.wait_until_stopped()
         source.execute(f"update items set code = 'good' where id = {ROWS * 7}")
         newer = ChildLoad(*config, mapping, schema, run_id="run-2", failpoints="before_range=stop")
-        with killed_at_the_end(newer):
+        with newer:
             newer.wait_until_stopped()
             orphan.resume()
             refused = orphan.wait()

@@ -26,7 +26,6 @@ from synqx_dagster_tests.integration.transfer.loading import (
     make_schema,
 )
 from synqx_dagster_tests.integration.transfer.modes import Target, make_target
-from synqx_dagster_tests.integration.transfer.test_load_ranges import killed_at_the_end, resume_to_the_end
 
 ROWS = 8_000
 SOURCE = f"""
@@ -284,12 +283,12 @@ def test_an_orphan_cannot_add_a_range_and_is_told_why(
     ends = source.config("source"), target.config
     mapping = items(parallelism=parallelism)
     orphan = ChildLoad(*ends, mapping, failpoints=f"{place}=stop")
-    with killed_at_the_end(orphan):
+    with orphan:
         orphan.wait_until_stopped()
         report = ChildLoad(*ends, mapping, load_id=load_id, run_id="run-2").wait()
         assert report is not None
         assert report.get("rows_out") == ROWS, report
-        refused = resume_to_the_end(orphan)
+        refused = orphan.resume_to_the_end()
     assert refused is not None
     assert refused["error"] == "FencedError", refused
     assert "this one has epoch 1, the newest 2" in refused["message"]
@@ -321,13 +320,13 @@ def test_a_lost_connection_is_a_passing_fault_for_the_newest_attempt(
 ) -> None:
     ends = source.config("source"), target.config
     child = ChildLoad(*ends, items(parallelism=parallelism), failpoints="before_range=stop")
-    with killed_at_the_end(child):
+    with child:
         child.wait_until_stopped()
         with closing(mysql.server.connect(as_root=True)) as connection, connection.cursor() as cursor:
             cursor.execute("select id from information_schema.processlist where db = %s", (mysql.name,))
             for (thread,) in cursor.fetchall():
                 cursor.execute(f"kill {thread}")
-        report = resume_to_the_end(child)
+        report = child.resume_to_the_end()
     assert report is not None
     assert report["error"] in ("RetryableError", "ConnectionFailedError"), report
     again = ChildLoad(*ends, items(parallelism=parallelism), run_id="run-2").wait()
