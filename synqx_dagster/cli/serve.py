@@ -113,7 +113,8 @@ def _greet(output: Output, gateway: Gateway, host: str, port: int) -> None:
         output.note(f"The catalog cannot be opened now ({state.reason}); until it can, nobody logs in.", style="yellow")
     else:
         if state.warning is not None:
-            output.note(f"Note: {state.warning} `synqx unlock` opens it.", style="yellow")
+            page = f"{address_of(host, port)}/unlock"
+            output.note(f"Note: {state.warning} `synqx unlock` opens it, or {page} in a browser.", style="yellow")
         if gateway.context.people.accounts.is_empty():
             output.note("Nobody has an account yet: make one with `synqx users add NAME --role admin`.")
     if not is_loopback(host) and gateway.context.settings.server.public_url is None:

@@ -132,8 +132,8 @@ def test_what_commands_do_is_in_the_trail(project: Project) -> None:
         "vault.initialise",
         "schema.create",
         "vault.seal",
-        "vault.lift_seal",
         "vault.unlock",
+        "vault.lift_seal",
         "vault.add_keyslot",
         "vault.rotate",
     ]
