@@ -28,6 +28,7 @@ from synqx_dagster.gateway.mutation_trail import MutationTrail
 from synqx_dagster.gateway.pages.account import account_menu
 from synqx_dagster.gateway.pages.context import PagesContext
 from synqx_dagster.gateway.pages.not_ready import not_ready
+from synqx_dagster.gateway.pages.problems import LoginProblems
 from synqx_dagster.gateway.pages.routes import PAGES, create_pages
 from synqx_dagster.gateway.run_control import DagsterRunControl
 from synqx_dagster.gateway.state import ServerState, read_state
@@ -99,7 +100,7 @@ def create_gateway(
         state=state,
     )
     identified = IdentityMiddleware(NoteCaller(switch), lambda: context.people)
-    app = AccessLog(SecurityHeaders(LastResort(identified)))
+    app = AccessLog(SecurityHeaders(LoginProblems(LastResort(identified))))
     return Gateway(app, context, links, state, process_context.instance)
 
 
