@@ -99,7 +99,8 @@ def create_gateway(
         metrics_open=settings.metrics_open,
         state=state,
     )
-    identified = IdentityMiddleware(NoteCaller(switch), lambda: context.people)
+    # Inside as well, where a request has its id.
+    identified = IdentityMiddleware(LastResort(NoteCaller(switch)), lambda: context.people)
     app = AccessLog(SecurityHeaders(LoginProblems(LastResort(identified))))
     return Gateway(app, context, links, state, process_context.instance)
 
