@@ -195,7 +195,7 @@ def read_step_output(
     identity: Reader,
     run_id: RunId,
     key: StepKey,
-    stream: Annotated[Stream, Query(description="Dagster's own log lines of a step go to stderr.")] = "stdout",
+    stream: Annotated[Stream, Query(description="The step's lines of the log stand in stderr, too.")] = "stdout",
     after: Annotated[int, Query(ge=0, le=_MAX_BYTE, description="The byte to begin at: `next_after` or `end`.")] = 0,
     limit: Annotated[int, Query(ge=1024, le=1024 * 1024, description="How many bytes at most.")] = 65536,
     capture: Annotated[int | None, Query(ge=1, le=10_000, description="Of a step that was tried again: which.")] = None,
