@@ -46,6 +46,7 @@ class Provider:
         claims: Beside the usual ones, in the ID token; None removes one.
         userinfo: What it tells of them elsewhere.
         forge: Makes the ID token in place of the provider.
+        refuses: Sends browsers back with this error, and lets nobody in.
     """
 
     issuer: str = ""
@@ -53,6 +54,7 @@ class Provider:
     claims: dict[str, Any] = field(default_factory=lambda: {"email": "ann@example.org", "email_verified": True})
     userinfo: dict[str, Any] = field(default_factory=dict)
     forge: Callable[[dict[str, Any]], str] | None = None
+    refuses: str | None = None
     secret: str | None = CLIENT_SECRET
     key: rsa.RSAPrivateKey = field(default_factory=_usual_key)
     key_id: str = "key-1"
@@ -112,6 +114,9 @@ def make_provider(provider: Provider) -> FastAPI:
         assert asked["client_id"] == CLIENT_ID
         assert "openid" in asked["scope"].split()
         assert asked["code_challenge_method"] == "S256"
+        if provider.refuses is not None:
+            query = urlencode({"error": provider.refuses, "state": asked["state"]})
+            return RedirectResponse(f"{asked['redirect_uri']}?{query}", 302)
         code = secrets.token_urlsafe(16)
         provider.grants[code] = Grant(asked["redirect_uri"], asked["code_challenge"], asked["nonce"])
         return RedirectResponse(f"{asked['redirect_uri']}?{urlencode({'code': code, 'state': asked['state']})}", 302)

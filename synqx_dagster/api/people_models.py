@@ -93,6 +93,7 @@ class UserOutput(BaseModel):
     created_at: datetime
     password_changed_at: datetime | None
     last_login_at: datetime | None
+    etag: str = Field(description="The version of the account; send it in quotes as If-Match.")
 
     @classmethod
     def of(cls, user: User) -> UserOutput:
@@ -108,6 +109,7 @@ class UserOutput(BaseModel):
             created_at=user.created_at,
             password_changed_at=user.password_changed_at,
             last_login_at=user.last_login_at,
+            etag=user.etag,
         )
 
 

@@ -69,9 +69,9 @@ class Precondition:
             return cls(frozenset({"*"}))
         return cls(frozenset(re.findall(r'(?<![Ww]/)"([^"]*)"', header)))
 
-    def allows(self, stored: StoredRecord) -> bool:
-        """Whether a record is of one of the versions."""
-        return self.etags is None or "*" in self.etags or stored.etag in self.etags
+    def allows(self, etag: str) -> bool:
+        """Whether a version is one of them."""
+        return self.etags is None or "*" in self.etags or etag in self.etags
 
 
 @dataclass
@@ -312,7 +312,7 @@ class RecordService:
         AuditTrail(self.catalog).record(current_actor().signs(event))
 
     def _require(self, precondition: Precondition, stored: StoredRecord) -> None:
-        if not precondition.allows(stored):
+        if not precondition.allows(stored.etag):
             raise ApiError(
                 412,
                 f"The {stored.record.kind} {stored.record.name!r} was changed by {stored.updated_by} in the meantime",

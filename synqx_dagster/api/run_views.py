@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from synqx_dagster.defs.run_detail import RunDetail, StepReport, find_trigger
 from synqx_dagster.defs.run_logs import NumberedLine
 from synqx_dagster.defs.runs import RunInfo
+from synqx_dagster.defs.step_output import OutputPage, Stream
 
 #: Dagster's own words.
 RunStatus = Literal[
@@ -163,3 +164,40 @@ class LogView(BaseModel):
     status: str
     lines: list[LogLineView]
     next_after: int | None = Field(description="Send it as `after` for the next page; null where there is none yet.")
+
+
+class StepOutputView(BaseModel):
+    """A piece of what the process of a step wrote to one of its streams."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    run_id: str
+    status: str
+    step_key: str
+    stream: Stream
+    captures: int = Field(description="How many processes of the step Dagster has captured; 0 for none.")
+    capture: int | None = Field(description="Which of them this is, from 1.")
+    step_keys: list[str] = Field(description="The steps that ran in this process: what they wrote stands together.")
+    text: str = Field(description="Whole lines, as far as there are any; what looks like a credential is masked.")
+    next_after: int | None = Field(description="Send it as `after` for the next page; null where there is none yet.")
+    end: int = Field(description="The byte after the text: send it as `after` later, while `is_complete` is false.")
+    is_complete: bool = Field(description="Nothing is written any more.")
+    external_url: str | None = Field(description="Where the stream is kept, if that is not in Dagster's home.")
+
+    @classmethod
+    def of(cls, info: RunInfo, step: str, stream: Stream, page: OutputPage) -> StepOutputView:
+        """A piece as Dagster has captured it."""
+        return cls(
+            run_id=info.run_id,
+            status=info.status,
+            step_key=step,
+            stream=stream,
+            captures=page.captures,
+            capture=page.capture,
+            step_keys=list(page.step_keys),
+            text=page.text,
+            next_after=page.end if page.has_more else None,
+            end=page.end,
+            is_complete=page.is_complete,
+            external_url=page.external_url,
+        )

@@ -14,6 +14,9 @@ from synqx_dagster.audit.actor import Actor, current_actor, find_actor
 from synqx_dagster.audit.event import AuditEvent, Outcome
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pydantic import SecretStr
     from sqlalchemy.engine import Connection
 
     from synqx_dagster.catalog.apply import Commit
@@ -35,6 +38,29 @@ def record_act(catalog: Catalog, action: str, *, kind: str, name: str, detail: s
     """Enter what is about to be done with a record and is no write of the catalog, as the act of who acts here."""
     event = AuditEvent(action, "allowed", "", target_kind=kind, target=name, detail=detail)
     trail.AuditTrail(catalog).record(current_actor().signs(event))
+
+
+def unlock_vault(
+    catalog: Catalog,
+    *,
+    password: SecretStr | None = None,
+    key_file: Path | None = None,
+    recovery: SecretStr | None = None,
+) -> None:
+    """Unlock the vault as the act of who acts here; where that cannot be entered, the vault stays sealed.
+
+    What changes the vault's state enters itself, and to unlock where nobody had sealed changes none.
+
+    Raises:
+        SynqxError: As `Vault.unlock`.
+    """
+    event = AuditEvent("vault.unlock", "allowed", "", target_kind="vault")
+    catalog.vault.unlock(
+        password=password,
+        key_file=key_file,
+        recovery=recovery,
+        before_opening=lambda: trail.AuditTrail(catalog).record(current_actor().signs(event)),
+    )
 
 
 def _enter_commit(connection: Connection, commit: Commit) -> None:

@@ -234,11 +234,12 @@ class AuditTrail:
             return read_end(connection)
 
     def page(
-        self, wanted: AuditFilter | None = None, *, skip: int = 0, limit: int = 50
+        self, wanted: AuditFilter | None = None, *, skip: int = 0, limit: int = 50, descending: bool = True
     ) -> tuple[list[AuditEntry], int]:
-        """Entries, the newest first, and how many there are in all."""
+        """Entries, the newest first unless it is said otherwise, and how many there are in all."""
         conditions = (wanted or AuditFilter()).conditions()
-        query = sa.select(audit).where(*conditions).order_by(audit.c.number.desc()).offset(skip).limit(limit)
+        order = audit.c.number.desc() if descending else audit.c.number.asc()
+        query = sa.select(audit).where(*conditions).order_by(order).offset(skip).limit(limit)
         count = sa.select(sa.func.count()).select_from(audit).where(*conditions)
         with self._catalog.read() as connection:
             rows = connection.execute(query).all()

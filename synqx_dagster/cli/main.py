@@ -74,6 +74,9 @@ SECTIONS: dict[str, dict[str, LazyCommand]] = {
     },
     "People": {
         "users": LazyCommand("users:users", "List and change accounts, and bring them from another system."),
+        "signing-keys": LazyCommand(
+            "signing_keys:signing_keys", "List, rotate and retire the keys that sign access tokens."
+        ),
         "audit": LazyCommand("audit:audit", "Look at the audit trail, verify it and write it out."),
     },
     "Serve": {

@@ -6,9 +6,9 @@ import contextlib
 import logging
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -113,7 +113,8 @@ def _greet(output: Output, gateway: Gateway, host: str, port: int) -> None:
         output.note(f"The catalog cannot be opened now ({state.reason}); until it can, nobody logs in.", style="yellow")
     else:
         if state.warning is not None:
-            output.note(f"Note: {state.warning} `synqx unlock` opens it.", style="yellow")
+            page = f"{address_of(host, port)}/unlock"
+            output.note(f"Note: {state.warning} `synqx unlock` opens it, or {page} in a browser.", style="yellow")
         if gateway.context.people.accounts.is_empty():
             output.note("Nobody has an account yet: make one with `synqx users add NAME --role admin`.")
     if not is_loopback(host) and gateway.context.settings.server.public_url is None:
@@ -162,10 +163,26 @@ def _watching(group: ProcessGroup, server: Server) -> Iterator[Callable[[], Mana
 
 def _set_up_logs(settings: Settings, *, verbose: bool) -> None:
     """Warnings, and a line for each request where it is asked for: as text here, as JSON by `follow_settings`."""
+    from synqx_dagster.api.identify import put_request_ids_into_logs
+
+    put_request_ids_into_logs()
     as_json = settings.log_format == "json"
     if not as_json:
-        logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+        logging.basicConfig(level=logging.WARNING)
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(_LineFormatter("%(levelname)s %(name)s: %(message)s"))
     logging.getLogger("synqx_dagster.access").setLevel(logging.INFO if verbose or as_json else logging.WARNING)
+
+
+class _LineFormatter(logging.Formatter):
+    """A line of text; of a request with its id, by which its answer, the trail and its runs are found."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's own name
+        """The first line, which a traceback may follow."""
+        fields: Mapping[str, Any] = getattr(record, "synqx_fields", None) or {}
+        request_id = fields.get("request_id") or getattr(record, "request_id", "")
+        line = super().formatMessage(record)
+        return f"{line} [request {request_id}]" if request_id else line
 
 
 def _pass_on(output: Output, line: str, *, verbose: bool) -> None:

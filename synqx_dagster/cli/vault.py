@@ -36,6 +36,8 @@ def unlock(output: Output, key_file: Path | None, recovery: bool, password_file:
     Opens with the key file or password that the settings give, or asks for the master password on a terminal. Lifts
     an operator's seal. The key stays in memory-backed storage on this machine until `synqx seal` or a reboot.
     """
+    from synqx_dagster.audit.recording import unlock_vault
+
     catalog = open_catalog()
     settings = catalog.settings
     if password_file is not None or recovery:
@@ -45,27 +47,16 @@ def unlock(output: Output, key_file: Path | None, recovery: bool, password_file:
             else _ask_on_terminal("Recovery passphrase", "--password-file")
         )
         if recovery:
-            catalog.vault.unlock(recovery=passphrase)
+            unlock_vault(catalog, recovery=passphrase)
         else:
-            catalog.vault.unlock(password=passphrase)
+            unlock_vault(catalog, password=passphrase)
     elif key_file is not None:
-        catalog.vault.unlock(key_file=key_file)
+        unlock_vault(catalog, key_file=key_file)
     elif settings.key_file is not None or settings.master_password is not None:
-        catalog.vault.unlock(key_file=settings.key_file, password=settings.master_password)
+        unlock_vault(catalog, key_file=settings.key_file, password=settings.master_password)
     else:
-        catalog.vault.unlock(password=_ask_on_terminal("Master password", "--key-file or --password-file"))
-    _record_unlock(catalog)
+        unlock_vault(catalog, password=_ask_on_terminal("Master password", "--key-file or --password-file"))
     output.result({"unsealed": True}, lambda: output.print("The vault is unsealed. `synqx seal` closes it again."))
-
-
-def _record_unlock(catalog: Catalog) -> None:
-    from synqx_dagster.audit.actor import current_actor
-    from synqx_dagster.audit.event import AuditEvent
-    from synqx_dagster.audit.trail import AuditTrail
-
-    # What changes the vault's state enters itself; to unlock where nobody had sealed changes none.
-    event = AuditEvent("vault.unlock", "allowed", "", target_kind="vault")
-    AuditTrail(catalog).record(current_actor().signs(event))
 
 
 def _ask_on_terminal(prompt: str, instead: str) -> SecretStr:

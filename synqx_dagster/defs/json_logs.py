@@ -70,6 +70,8 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": mask_secrets(str(meta.get("orig_message") or record.getMessage())),
+            # Of what a server says while it answers a request.
+            "request_id": getattr(record, "request_id", None) or None,
         }
         if meta:
             fields |= self._run_fields(meta)

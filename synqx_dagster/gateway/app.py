@@ -27,6 +27,8 @@ from synqx_dagster.gateway.metrics import MEDIA_TYPE, Metrics
 from synqx_dagster.gateway.mutation_trail import MutationTrail
 from synqx_dagster.gateway.pages.account import account_menu
 from synqx_dagster.gateway.pages.context import PagesContext
+from synqx_dagster.gateway.pages.not_ready import not_ready
+from synqx_dagster.gateway.pages.problems import LoginProblems
 from synqx_dagster.gateway.pages.routes import PAGES, create_pages
 from synqx_dagster.gateway.run_control import DagsterRunControl
 from synqx_dagster.gateway.state import ServerState, read_state
@@ -73,6 +75,7 @@ def create_gateway(
         return read_state(lambda: context.catalog)
 
     pages = PagesContext(
+        catalog=lambda: context.catalog,
         people=lambda: context.people,
         state=state,
         links=links,
@@ -95,17 +98,11 @@ def create_gateway(
         metrics=Metrics(process_context.instance, lambda: context.catalog),
         metrics_open=settings.metrics_open,
         state=state,
-        not_ready=pages_not_ready(pages),
     )
-    identified = IdentityMiddleware(NoteCaller(switch), lambda: context.people)
-    return Gateway(AccessLog(SecurityHeaders(LastResort(identified))), context, links, state, process_context.instance)
-
-
-def pages_not_ready(pages: PagesContext) -> Callable[[Request, str], Response]:
-    """What browsers are told while there is no catalog to log in by."""
-    from synqx_dagster.gateway.pages.login import LoginPages
-
-    return LoginPages(pages).not_ready
+    # Inside as well, where a request has its id.
+    identified = IdentityMiddleware(LastResort(NoteCaller(switch)), lambda: context.people)
+    app = AccessLog(SecurityHeaders(LoginProblems(LastResort(identified))))
+    return Gateway(app, context, links, state, process_context.instance)
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,6 @@ class _Switch:
     metrics: Metrics
     metrics_open: bool
     state: Callable[[], ServerState]
-    not_ready: Callable[[Request, str], Response]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -151,7 +147,7 @@ class _Switch:
         if identity_of(request) is None and wants_html(request):
             state = await run_in_threadpool(self.state)
             if state.status in ("not_initialised", "unavailable"):
-                return self.not_ready(request, state.status)
+                return not_ready(request, state.status)
         return None
 
     async def _metrics(self, request: Request) -> Response:

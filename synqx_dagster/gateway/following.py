@@ -12,9 +12,9 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from synqx_dagster.api.seeding import seed_catalog
+from synqx_dagster.api.seeding import VARIABLE, seed_catalog
 from synqx_dagster.defs.reload import request_reload
-from synqx_dagster.errors import SynqxError
+from synqx_dagster.errors import SealedError, SynqxError
 
 if TYPE_CHECKING:
     from synqx_dagster.catalog.store import Catalog
@@ -55,11 +55,22 @@ class FirstCatalog:
         if waited:
             # The code server has loaded what there is without a catalog.
             request_reload(catalog.settings)
-        try:
-            catalog.unseal()
-            seed_catalog(catalog, os.environ)
-        except SynqxError as exc:
-            _log.warning("nothing was made of DATABASE_URL: %s", exc.message)
+        if os.environ.get(VARIABLE):
+            self._seed(catalog)
+
+    def _seed(self, catalog: Catalog) -> None:
+        while True:
+            try:
+                catalog.unseal()
+                seed_catalog(catalog, os.environ)
+            except SealedError:
+                # Its password cannot be kept yet; somebody may unlock the vault at any time.
+                if self._ended.wait(_LOOK_SECONDS):
+                    return
+                continue
+            except SynqxError as exc:
+                _log.warning("nothing was made of %s: %s", VARIABLE, exc.message)
+            return
 
     def _look(self) -> Catalog | None:
         try:

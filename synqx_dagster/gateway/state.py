@@ -25,7 +25,7 @@ class ServerState:
     def warning(self) -> str | None:
         """What those who are logged in should know about it."""
         if self.status == "sealed":
-            return f"The vault is sealed ({self.reason}): runs that need a password wait, and so do access tokens."
+            return f"{self.reason}: until it is unlocked, runs that need a password fail, and access tokens wait."
         return None
 
 
@@ -36,7 +36,9 @@ def read_state(find_catalog: Callable[[], Catalog]) -> ServerState:
     except NotInitialisedError:
         return ServerState("not_initialised", "there is no catalog or no vault yet")
     except SealedError as exc:
-        return ServerState("sealed", exc.message)
+        # It may say why no credential opens it, and not that this is what is the matter.
+        words = exc.message.removesuffix(".")
+        return ServerState("sealed", words if "vault" in words else f"The vault is sealed ({words})")
     except SynqxError as exc:
         return ServerState("unavailable", type(exc).__name__)
     return ServerState("ready")

@@ -6,13 +6,14 @@ Everything here that changes something locks the end of the trail first, so that
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -43,6 +44,10 @@ _MAX_KEY_CHARACTERS = 254
 _RESERVED = frozenset({"system", "anonymous", "nobody", "demo", "local", "synqx", "dagster"})
 
 
+#: What accounts are listed by.
+UserSort = Literal["username", "created_at", "last_login_at"]
+
+
 @dataclass(frozen=True)
 class User:
     """An account. Holds no password and no hash of one."""
@@ -57,6 +62,12 @@ class User:
     created_at: datetime
     password_changed_at: datetime | None
     last_login_at: datetime | None
+
+    @property
+    def etag(self) -> str:
+        """Names what an admin changes of an account; a login alone makes no other version of it."""
+        seen = (self.username, self.email, self.role.value, sorted(self.teams), self.disabled)
+        return hashlib.sha256(repr(seen).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     def identity(
         self, method: AuthMethod, *, credential_id: str | None = None, scopes: Iterable[Permission] | None = None
@@ -273,9 +284,16 @@ class Accounts:
             return connection.execute(sa.select(user.c.user_id).limit(1)).first() is None
 
     def page(
-        self, *, skip: int = 0, limit: int = 50, search: str | None = None, role: Role | None = None
+        self,
+        *,
+        skip: int = 0,
+        limit: int = 50,
+        search: str | None = None,
+        role: Role | None = None,
+        sort: UserSort = "username",
+        descending: bool = False,
     ) -> tuple[list[User], int]:
-        """Accounts by name, and how many there are in all; `search` is a part of a name or of an address."""
+        """Accounts, and how many there are in all; `search` is a part of a name or of an address."""
         conditions: list[sa.ColumnElement[bool]] = []
         if search is not None:
             part = key_of(search)
@@ -287,7 +305,10 @@ class Accounts:
             )
         if role is not None:
             conditions.append(user.c.role == role.value)
-        query = sa.select(user).where(*conditions).order_by(user.c.username_key).offset(skip).limit(limit)
+        column = user.c.username_key if sort == "username" else user.c[sort]
+        # Who has never logged in comes last, whatever a database makes of NULL.
+        order = (column.is_(None), column.desc() if descending else column.asc(), user.c.username_key)
+        query = sa.select(user).where(*conditions).order_by(*order).offset(skip).limit(limit)
         with self._catalog.read() as connection:
             found = with_teams(connection, connection.execute(query).all())
             total = connection.execute(sa.select(sa.func.count()).select_from(user).where(*conditions)).scalar_one()
@@ -366,10 +387,15 @@ class Accounts:
             append_all(connection, [current_actor().signs(event) for event in events])
         return made, skipped
 
-    def update(self, user_id: UUID, change: UserChange) -> User:
+    def update(self, user_id: UUID, change: UserChange, *, check: Callable[[User], None] | None = None) -> User:
         """Change role, teams or whether an account is disabled; counts from its next request on.
 
         Who is disabled is logged out everywhere. An unchanged account is no act.
+
+        Args:
+            user_id: Whose.
+            change: What is to change.
+            check: Called with the account as it is, while nobody else changes it; raises where that is not expected.
 
         Raises:
             NotFoundError: There is no such account.
@@ -381,6 +407,8 @@ class Accounts:
         with self._catalog.write() as connection:
             lock_end(connection)
             before = _get(connection, user_id)
+            if check is not None:
+                check(before)
             after = replace(
                 before,
                 role=before.role if change.role is None else change.role,

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import jwt
 
-from synqx_dagster.errors import ConfigurationError, LoginFailedError, RetryableError
+from synqx_dagster.errors import ConfigurationError, LoginFailedError, RetryableError, SynqxError
 from synqx_dagster.model.web_address import is_loopback
 from synqx_dagster.people.external import ExternalIdentity
 
@@ -36,6 +36,10 @@ _KEEP_SECONDS = 3600
 #: A token that names an unknown key makes us ask for the keys again, but not as often as a stranger likes.
 _ASK_AGAIN_SECONDS = 60
 
+#: Errors that a provider sends a browser back with (RFC 6749, 4.1.2.1): those that pass, and those of the client there.
+_PASSING = frozenset({"server_error", "temporarily_unavailable"})
+_OF_THE_CLIENT = frozenset({"invalid_request", "unauthorized_client", "unsupported_response_type", "invalid_scope"})
+
 
 @dataclass(frozen=True)
 class OidcAttempt:
@@ -45,6 +49,15 @@ class OidcAttempt:
     state: str = field(repr=False)
     nonce: str = field(repr=False)
     code_verifier: str = field(repr=False)
+
+    def check_state(self, state: str) -> None:
+        """Make sure that what comes back answers this attempt.
+
+        Raises:
+            LoginFailedError: It answers another one, or none.
+        """
+        if not hmac.compare_digest(state.encode("utf-8", "surrogatepass"), self.state.encode()):
+            raise _not_vouched("this is the answer to another login")
 
 
 class OidcProvider:
@@ -79,8 +92,7 @@ class OidcProvider:
             LoginFailedError: The provider does not vouch for this attempt.
             RetryableError: It does not answer.
         """
-        if not hmac.compare_digest(state.encode("utf-8", "surrogatepass"), attempt.state.encode()):
-            raise _not_vouched("this is the answer to another login")
+        attempt.check_state(state)
         tokens = self._fetch_tokens(attempt, redirect_uri, code)
         claims = self._verify(tokens.get("id_token"), attempt.nonce)
         subject = claims["sub"]
@@ -242,6 +254,20 @@ def _is_safe(url: str) -> bool:
     except ValueError:
         return False
     return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
+
+
+def refusal_of(error: str) -> SynqxError:
+    """What it means that a provider sends a browser back with this error, in words that a stranger cannot choose."""
+    if error in _PASSING:
+        return RetryableError("The OpenID provider cannot let anybody in at the moment", hint="log in again later")
+    if error in _OF_THE_CLIENT:
+        return ConfigurationError(
+            f"The OpenID provider does not take what this server asks of it ({error})",
+            hint="an admin should compare the client of SYNQX_OIDC_CLIENT_ID there with this server's address",
+        )
+    if error == "access_denied":
+        return LoginFailedError("The login was refused at the OpenID provider, or given up there", hint="log in again")
+    return LoginFailedError("The OpenID provider did not let anybody in", hint="log in again")
 
 
 def _not_vouched(reason: str) -> LoginFailedError:

@@ -1,4 +1,4 @@
-"""Limits on how often somebody may try: logins by name and by address, requests by caller.
+"""Limits on how often somebody may try: logins by name and by address, the vault by address, requests by caller.
 
 Counted in the process's memory, or in a Redis that all processes share. Without an answer from the Redis each process
 counts for itself: a limit holds, though a weaker one, and nobody is locked out.
@@ -44,6 +44,7 @@ class Throttle:
         self._by_address = RateLimitItemPerMinute(
             settings.login_rate_per_minute * _ADDRESS_FACTOR, namespace="synqx_login_address"
         )
+        self._unlocks = RateLimitItemPerMinute(settings.login_rate_per_minute, namespace="synqx_unlock_address")
         self._requests = RateLimitItemPerMinute(settings.api_rate_per_minute, namespace="synqx_requests")
         memory = MemoryStorage()
         self._spare = (MovingWindowRateLimiter(memory), SlidingWindowCounterRateLimiter(memory))
@@ -65,6 +66,21 @@ class Throttle:
         if wait := max(waits):
             raise TooManyAttemptsError(
                 "Too many logins were tried for this name or from this address",
+                hint=f"try again in {wait} s",
+                retry_after_seconds=wait,
+            )
+
+    def count_unlock(self, address: str) -> None:
+        """Count an attempt to unlock the vault, before the password is looked at.
+
+        The vault itself delays whoever guesses, wherever they are; this keeps one address from having it try at all.
+
+        Raises:
+            TooManyAttemptsError: Too many from this address.
+        """
+        if wait := self._hit(0, self._unlocks, address or "-"):
+            raise TooManyAttemptsError(
+                "Too many passwords of the vault were tried from this address",
                 hint=f"try again in {wait} s",
                 retry_after_seconds=wait,
             )

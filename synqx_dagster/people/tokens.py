@@ -45,7 +45,7 @@ class AccessTokens:
     """Signs and verifies the access tokens of one catalog."""
 
     def __init__(self, catalog: Catalog) -> None:
-        self._keys = SigningKeys(catalog, verify_retired=LIFETIME + LEEWAY)
+        self._keys = SigningKeys(catalog, verify_replaced=LIFETIME + LEEWAY)
         self._issuer = f"urn:synqx:{catalog.catalog_id}"
         self._audience = f"urn:synqx:{catalog.catalog_id}:api"
 

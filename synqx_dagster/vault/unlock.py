@@ -178,6 +178,7 @@ class Vault:
         key_file: Path | None = None,
         recovery: SecretStr | None = None,
         remember: bool = True,
+        before_opening: Callable[[], object] | None = None,
     ) -> None:
         """An operator's act: unseal, lift an operator's seal, and let this user's other processes unseal too.
 
@@ -186,6 +187,7 @@ class Vault:
             key_file: As for `unseal`.
             recovery: As for `unseal`.
             remember: Leave the root key in a memory-backed file that `unseal_from_settings` finds.
+            before_opening: Called once the credential has proven right; what it raises leaves the vault as it was.
 
         Raises:
             ConfigurationError: As for `unseal`, or there is no safe place for the root key; nothing was changed.
@@ -195,6 +197,8 @@ class Vault:
             state = load_state(self._storage)
             file = self._writable_runtime_file(state) if remember else None
             keyring = self._opener.open(state, password=password, key_file=key_file, recovery=recovery)
+            if before_opening is not None:
+                before_opening()
             state = update_state(self._storage, VaultState.unlocked)
             self._keep(Keyring(keyring.root_key, vault_id=state.vault_id, seal_epoch=state.seal_epoch))
             if file is not None:

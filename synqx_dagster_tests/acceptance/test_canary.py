@@ -324,6 +324,13 @@ def look_at_the_api(server: Server) -> list[str]:
                     more = server.request("GET", f"{path}/{key}{suffix}")
                     found += hits(f"{path}/{key}{suffix}", more.content)
     assert seen > 15
+    for run in server.request("GET", "/api/v1/runs").json()["items"]:
+        path = f"/api/v1/runs/{run['run_id']}/steps"
+        for step in server.request("GET", path).json()["steps"]:
+            for stream in ("stdout", "stderr"):
+                answer = server.request("GET", f"{path}/{step['step_key']}/output", params={"stream": stream})
+                assert answer.status_code == 200, answer.text
+                found += hits(f"{stream} of {step['step_key']}", answer.content)
     for name in ("good", "gone", "behind", "behind_key"):
         answer = server.request("POST", f"/api/v1/connections/{name}/test")
         found += hits(f"test of {name}", answer.content)

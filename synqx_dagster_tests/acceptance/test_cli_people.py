@@ -132,14 +132,41 @@ def test_what_commands_do_is_in_the_trail(project: Project) -> None:
         "vault.initialise",
         "schema.create",
         "vault.seal",
-        "vault.lift_seal",
         "vault.unlock",
+        "vault.lift_seal",
         "vault.add_keyslot",
         "vault.rotate",
     ]
     assert (found[1]["actor"], found[1]["method"], found[1]["revision"]) == ("ann", "local", 1)
     assert {item["method"] for item in found[2:]} == {"local"}
     assert "customer" in project("audit", "tail").stdout
+
+
+def test_the_life_of_a_signing_key(project: Project) -> None:
+    assert "none yet" in project("signing-keys", "list").stdout
+    first = project("signing-keys", "rotate", "--json").document
+    second = project("signing-keys", "rotate", "--json").document
+    assert (first["state"], second["state"]) == ("signs", "signs")
+    listed = project("signing-keys", "list", "--json").document
+    assert [(key["key_id"], key["state"]) for key in listed] == [
+        (second["key_id"], "signs"),
+        (first["key_id"], "verifies"),
+    ]
+    assert set(listed[0]) == {"key_id", "created_at", "replaced_at", "verifies_until", "state"}
+    assert "verifies until" in project("signing-keys", "list").stdout
+    retired = project("signing-keys", "retire", second["key_id"][:8])
+    assert retired.exit_code == 0, retired.output
+    assert "no token that it has signed" in retired.stdout
+    left = [key["key_id"] for key in project("signing-keys", "list", "--json").document]
+    assert second["key_id"] not in left
+    assert len(left) == 2
+    assert project("signing-keys", "retire", second["key_id"]).exit_code == 2
+    acts = [(item["action"], item["target"], item["method"]) for item in entries(project, "--action", "token.*")]
+    assert [action for action, _, _ in acts] == [*["token.new_signing_key"] * 3, "token.retire_signing_key"]
+    assert acts[-1][1] == second["key_id"]
+    assert {method for _, _, method in acts} == {"local"}
+    assert project("seal").exit_code == 0
+    assert project("signing-keys", "rotate").exit_code == 3
 
 
 def test_the_trail_is_verified_and_written_out(project: Project) -> None:

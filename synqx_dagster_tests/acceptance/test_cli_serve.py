@@ -19,8 +19,11 @@ import httpx
 import psutil
 import pytest
 
+from synqx_dagster_tests import http_server
 from synqx_dagster_tests.acceptance.test_cli_dev import find_free_port, processes_of
 from synqx_dagster_tests.fix_cli import Project
+from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
+from synqx_dagster_tests.oidc_provider import CLIENT_ID, CLIENT_SECRET, Provider, make_provider
 from synqx_dagster_tests.processes import reaped
 
 
@@ -117,6 +120,66 @@ def test_without_a_code_server_the_api_answers(project: Project) -> None:
         assert psutil.Process(server.process.pid).children() == []
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(60) == 0
+
+
+def test_everything_works_on_a_catalog_in_postgresql(empty_project: Project, postgresql: PostgresqlDatabase) -> None:
+    """Logins by password, token and provider, Dagster's web UI, a key that is retired, and the trail of it all."""
+    project = empty_project
+    password = "a password of ann"
+    project.environment |= {"SYNQX_CATALOG_URL": postgresql.uri, "SYNQX_ADMIN_PASSWORD": password}
+    made = project("init", "--generate-key-file", "--admin", "ann")
+    assert made.exit_code == 0, made.output
+    assert not (project.home / "catalog.db").exists()
+    provider = Provider(claims={"email": "bob@example.org", "email_verified": True})
+    with http_server.served(make_provider(provider)) as issuer:
+        provider.issuer = issuer
+        oidc = {
+            "SYNQX_OIDC_ISSUER": issuer,
+            "SYNQX_OIDC_CLIENT_ID": CLIENT_ID,
+            "SYNQX_OIDC_CLIENT_SECRET": CLIENT_SECRET,
+            "SYNQX_OIDC_CREATE_ROLE": "viewer",
+        }
+        with (
+            serving(project, "--no-code-server", "--verbose", **oidc) as server,
+            httpx.Client(base_url=server.base, timeout=60, trust_env=False) as client,
+        ):
+            origin = {"Origin": server.base}
+            entered = client.post("/login", data={"username": "ann", "password": password}, headers=origin)
+            assert entered.status_code == 303, entered.text
+            # httpx sends no secure cookie over HTTP; a browser does to its own machine.
+            cookie = {"Cookie": entered.headers["set-cookie"].partition(";")[0]}
+            query = {"query": 'mutation { terminateRun(runId: "none") { __typename } }'}
+            answer = client.post("/graphql", json=query, headers={**origin, **cookie})
+            line = f"POST /graphql 200 [request {answer.headers['x-request-id']}]"
+            server.wait_for(lambda: line in server.log.read_text(), 10)
+            assert answer.json()["data"]["terminateRun"]["__typename"] == "RunNotFoundError"
+            assert "version" in client.post("/graphql", json={"query": "{ version }"}, headers=cookie | origin).text
+
+            tokens = client.post("/api/v1/auth/login", json={"username": "ann", "password": password}).json()
+            bearer = {"Authorization": f"Bearer {tokens['access_token']}"}
+            assert client.get("/graphql?query={version}", headers=bearer).status_code == 200
+            (key,) = project("signing-keys", "list", "--json").document
+            assert project("signing-keys", "retire", key["key_id"]).exit_code == 0
+            # The server, another process, takes nothing any more that the key has signed.
+            assert client.get("/api/v1/auth/me", headers=bearer).status_code == 401
+            renewed = client.post("/api/v1/auth/refresh", json={"refresh_token": tokens["refresh_token"]}).json()
+            bearer = {"Authorization": f"Bearer {renewed['access_token']}"}
+            assert client.get("/api/v1/auth/me", headers=bearer).json()["username"] == "ann"
+
+            there = client.get("/api/v1/auth/oidc/login")
+            back = httpx.get(there.headers["location"], trust_env=False).headers["location"]
+            attempt = {"Cookie": there.headers["set-cookie"].partition(";")[0]}
+            session = client.get(back, headers=attempt).headers["set-cookie"]
+            cookies = {"Cookie": "; ".join(re.findall(r"__Host-synqx_session=[^;]+", session))}
+            me = client.get("/api/v1/auth/me", headers=cookies).json()
+            assert (me["username"], me["role"]) == ("bob@example.org", "viewer")
+    trail = project("audit", "tail", "--json", "-n", "100").document
+    acts = [(item["actor"], item["action"], item["method"]) for item in trail]
+    assert ("ann", "user.login", "none") in acts
+    assert ("ann", "run.cancel", "session") in acts
+    assert "token.retire_signing_key" in [action for _, action, _ in acts]
+    assert ("bob@example.org", "user.create", "none") in acts
+    assert project("audit", "verify").exit_code == 0
 
 
 def test_what_cannot_be_served_is_told_before_anything_starts(project: Project) -> None:

@@ -156,6 +156,9 @@ def test_a_pipeline_is_made_run_and_read_by_http_alone(client: httpx.Client, ser
     (step,) = steps
     lines = client.get(f"/runs/{answer['job_id']}/steps/{step['step_key']}/logs").json()["lines"]
     assert {line["step"] for line in lines} == {step["step_key"]}
+    output = client.get(f"/runs/{answer['job_id']}/steps/{step['step_key']}/output", params={"stream": "stderr"}).json()
+    assert (output["captures"], output["is_complete"], output["step_keys"]) == (1, True, [step["step_key"]])
+    assert "node load_backup (load.table): 1,000 rows in" in output["text"]
     assert client.get("/runs").json()["total"] == 1
     lineage = client.get("/lineage/app_users")
     assert lineage.status_code == 200, lineage.text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import AwareDatetime
@@ -33,10 +33,11 @@ def list_entries(
     target: Text = None,
     since: AwareDatetime | None = None,
     until: AwareDatetime | None = None,
+    order: Literal["asc", "desc"] = "desc",
 ) -> AuditPage:
-    """Entries, the newest first."""
+    """Entries by their number, the newest first."""
     wanted = AuditFilter(action, actor, outcome, target_kind, target, since, until)
-    found, total = AuditTrail(context.catalog).page(wanted, skip=skip, limit=limit)
+    found, total = AuditTrail(context.catalog).page(wanted, skip=skip, limit=limit, descending=order == "desc")
     return AuditPage(items=[AuditEntryOutput.of(item) for item in found], total=total, skip=skip, limit=limit)
 
 

@@ -15,14 +15,17 @@ from synqx_dagster.api.context import Context
 from synqx_dagster.api.identify import SESSION_COOKIE
 from synqx_dagster.api.problems import ApiError, problems_of
 from synqx_dagster.errors import LoginFailedError
-from synqx_dagster.people.oidc import OidcAttempt, OidcProvider
+from synqx_dagster.people.oidc import OidcAttempt, OidcProvider, refusal_of
 
 router = APIRouter(prefix="/auth/oidc", tags=["auth"])
 
 #: Keeps an attempt in the browser that began it; nobody else's login can be finished there.
 ATTEMPT_COOKIE = "__Host-synqx_oidc"
 _ATTEMPT_SECONDS = 600
+_LOGIN = "/api/v1/auth/oidc/login"
 _CALLBACK = "/api/v1/auth/oidc/callback"
+#: Where browsers come along: `synqx serve` answers them with pages, also when something is wrong.
+BROWSER_PATHS = frozenset({_LOGIN, _CALLBACK})
 _LOCAL_PATH = re.compile(r"/(?![/\\])[\x21-\x5b\x5d-\x7e]{0,1000}")
 
 
@@ -80,11 +83,13 @@ def finish(
     client: Caller,
     state: Annotated[str, Query(max_length=512)] = "",
     code: Annotated[str, Query(max_length=4096)] = "",
+    error: Annotated[str, Query(max_length=512, description="Why the provider lets nobody in.")] = "",
 ) -> RedirectResponse:
     """Open a session for whom the provider vouches, and send the browser where it wanted to go."""
-    attempt, path = _read_attempt(request.cookies.get(ATTEMPT_COOKIE, ""))
-    if not code:
-        raise LoginFailedError("The OpenID provider did not let anybody in", hint="log in again")
+    attempt, path = read_attempt(request.cookies.get(ATTEMPT_COOKIE, ""))
+    attempt.check_state(state)
+    if error or not code:
+        raise refusal_of(error)
     who = provider.finish(attempt, _redirect_uri(request, context), state=state, code=code)
     people = context.people
     opened = people.open_session(people.login_external(who, client).identity, client)
@@ -97,7 +102,12 @@ def finish(
     return answer
 
 
-def _read_attempt(value: str) -> tuple[OidcAttempt, str]:
+def read_attempt(value: str) -> tuple[OidcAttempt, str]:
+    """What the browser has kept of the login that it began, and where it wanted to go.
+
+    Raises:
+        LoginFailedError: It has kept none.
+    """
     parts = value.split(".")
     if len(parts) != 4 or not all(parts):
         raise LoginFailedError("This browser has begun no login, or too long ago", hint="log in again")

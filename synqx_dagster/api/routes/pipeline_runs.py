@@ -94,18 +94,16 @@ def _launch(runs: RunControl, request: LaunchRequest, identity: Identity) -> str
 
 def _wait(context: ApiContext, run_id: str, seconds: float) -> str:
     """Dagster's status of a run when it has ended, or the time has."""
-    from synqx_dagster.defs.instance import open_instance
     from synqx_dagster.defs.runs import get_run
 
     deadline = time.monotonic() + seconds
     waits = _waiters.acquire(blocking=False)
     try:
-        with open_instance(context.settings) as instance:
-            while True:
-                status = get_run(instance, run_id).status
-                if status in _ENDED or not waits or time.monotonic() >= deadline:
-                    return status
-                time.sleep(min(_POLL_SECONDS, max(deadline - time.monotonic(), 0.01)))
+        while True:
+            status = get_run(context.instance, run_id).status
+            if status in _ENDED or not waits or time.monotonic() >= deadline:
+                return status
+            time.sleep(min(_POLL_SECONDS, max(deadline - time.monotonic(), 0.01)))
     finally:
         if waits:
             _waiters.release()
@@ -135,7 +133,6 @@ def pause(context: Context, identity: Switcher, client: Caller, ref: Ref) -> Swi
 
 
 def _switch(context: ApiContext, writer: Writer, ref: str, *, enabled: bool) -> SwitchAnswer:
-    from synqx_dagster.defs.instance import open_instance
     from synqx_dagster.defs.sensors import SENSOR_NAME
     from synqx_dagster.defs.switches import press
 
@@ -159,8 +156,7 @@ def _switch(context: ApiContext, writer: Writer, ref: str, *, enabled: bool) -> 
         context.records.get("schedule", own.name), switch, writer, reason=f"pipeline {name} {word}"
     )
     assert isinstance(stored.record, Schedule)
-    with open_instance(context.settings) as instance:
-        press(instance, [stored.record], marker=SENSOR_NAME)
+    press(context.instance, [stored.record], marker=SENSOR_NAME)
     return SwitchAnswer(
         status=word,
         message=f"The schedule {own.name} of {name} is {'enabled' if enabled else 'disabled'}",

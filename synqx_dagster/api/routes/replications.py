@@ -109,13 +109,11 @@ class DropAnswer(BaseModel):
 
 def how_they_do(context: ApiContext, stored: Sequence[StoredRecord]) -> Sequence[dict[str, Any]]:
     """The last runs and looks of replications, from Dagster's storage."""
-    from synqx_dagster.defs.instance import open_instance
     from synqx_dagster.defs.ticks import report_sensors
 
     if not stored:
         return ()
-    with open_instance(context.settings) as instance:
-        return report_sensors(instance, [item.record for item in stored if isinstance(item.record, Replication)])
+    return report_sensors(context.instance, [item.record for item in stored if isinstance(item.record, Replication)])
 
 
 add_record_routes(
@@ -258,7 +256,6 @@ def _ends(context: ApiContext, record: Replication) -> Iterator[tuple[Replicatio
 
 
 def _switch(context: ApiContext, writer: Writer, ref: str, *, enabled: bool) -> ReplicationSwitch:
-    from synqx_dagster.defs.instance import open_instance
     from synqx_dagster.defs.sensors import SENSOR_NAME
     from synqx_dagster.defs.switches import press
 
@@ -271,8 +268,7 @@ def _switch(context: ApiContext, writer: Writer, ref: str, *, enabled: bool) -> 
     word = "started" if enabled else "paused"
     stored = context.records.change(before, switch, writer, reason=f"replication {name} {word}")
     assert isinstance(stored.record, Replication)
-    with open_instance(context.settings) as instance:
-        press(instance, [stored.record], marker=SENSOR_NAME)
+    press(context.instance, [stored.record], marker=SENSOR_NAME)
     kept = "" if enabled else "; its slot keeps the source's log until it is started again, or dropped"
     return ReplicationSwitch(
         status=word, message=f"{name} is {word}{kept}", enabled=stored.record.enabled, revision=stored.revision

@@ -16,13 +16,23 @@ from synqx_dagster.api.paging import Page, PagingOf
 from synqx_dagster.api.problems import ApiError, problems_of
 from synqx_dagster.api.run_control import RunControl
 from synqx_dagster.api.run_events import iter_events
-from synqx_dagster.api.run_views import LogLineView, LogView, RunDetailView, RunStatus, RunView, StepsView, StepView
+from synqx_dagster.api.run_views import (
+    LogLineView,
+    LogView,
+    RunDetailView,
+    RunStatus,
+    RunView,
+    StepOutputView,
+    StepsView,
+    StepView,
+)
 from synqx_dagster.defs.record_targets import job_of_pipeline, key_of_mapping
 from synqx_dagster.defs.run_detail import read_detail
 from synqx_dagster.defs.run_logs import LogLine, check_step, read_page
 from synqx_dagster.defs.run_table import RunQuery, RunSort
 from synqx_dagster.defs.run_tail import RunTail
 from synqx_dagster.defs.runs import RunInfo, find_runs, find_runs_of_asset, get_exact_run
+from synqx_dagster.defs.step_output import Stream, read_output
 from synqx_dagster.people.identity import Identity
 from synqx_dagster.people.roles import Permission
 
@@ -40,6 +50,8 @@ _LEVELS: tuple[Level, ...] = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 LevelOf = Annotated[Level, Query(description="The least important lines to show.")]
 #: Numbers of lines; PostgreSQL counts to 2^63.
 _MAX_NUMBER = 10**18
+#: Of a file; file systems count further, though not all of them to 2^63.
+_MAX_BYTE = 2**40
 After = Annotated[int | None, Query(ge=0, le=_MAX_NUMBER, description="Lines after this number alone.")]
 LineLimit = Annotated[int, Query(ge=1, le=2000, description="How many lines at most.")]
 
@@ -170,6 +182,33 @@ def read_step_log(
     info = _find(context, run_id)
     check_step(context.instance, run_id, key)
     return _read_log(context, info, level, key, after, limit)
+
+
+@router.get(
+    "/runs/{run_id}/steps/{key}/output",
+    responses=problems_of(404),
+    operation_id="read_step_output",
+    summary="Read what a step printed",
+)
+def read_step_output(
+    context: Context,
+    identity: Reader,
+    run_id: RunId,
+    key: StepKey,
+    stream: Annotated[Stream, Query(description="The step's lines of the log stand in stderr, too.")] = "stdout",
+    after: Annotated[int, Query(ge=0, le=_MAX_BYTE, description="The byte to begin at: `next_after` or `end`.")] = 0,
+    limit: Annotated[int, Query(ge=1024, le=1024 * 1024, description="How many bytes at most.")] = 65536,
+    capture: Annotated[int | None, Query(ge=1, le=10_000, description="Of a step that was tried again: which.")] = None,
+) -> StepOutputView:
+    """What a step's process wrote to its standard output or error, as Dagster captured it, in pages.
+
+    A process is captured as a whole: `step_keys` names the steps that share it. `synqx run` captures nothing, because
+    it shows everything on its terminal; `captures` is 0 then.
+    """
+    info = _find(context, run_id)
+    check_step(context.instance, run_id, key)
+    page = read_output(context.instance, info, key, stream, after=after, limit_bytes=limit, capture=capture)
+    return StepOutputView.of(info, key, stream, page)
 
 
 def _read_log(

@@ -18,14 +18,12 @@ router = APIRouter(tags=["schedules"])
 
 def how_they_do(context: ApiContext, stored: Sequence[StoredRecord]) -> Sequence[dict[str, Any]]:
     """The last and the next runs of schedules, from Dagster's storage."""
-    from synqx_dagster.defs.instance import open_instance
     from synqx_dagster.defs.ticks import report_schedules
 
     if not stored:
         return ()
     found = [item.record for item in stored if isinstance(item.record, Schedule)]
-    with open_instance(context.settings) as instance:
-        reports = report_schedules(instance, found)
+    reports = report_schedules(context.instance, found)
     names = ("last_run_at", "last_run_id", "last_run_status", "next_run_at")
     return [{name: getattr(report, name) for name in names} for report in reports]
 

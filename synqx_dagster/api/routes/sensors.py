@@ -18,13 +18,11 @@ router = APIRouter(tags=["sensors"])
 
 def how_they_do(context: ApiContext, stored: Sequence[StoredRecord]) -> Sequence[dict[str, Any]]:
     """The last runs and ticks of sensors, from Dagster's storage."""
-    from synqx_dagster.defs.instance import open_instance
     from synqx_dagster.defs.ticks import report_sensors
 
     if not stored:
         return ()
-    with open_instance(context.settings) as instance:
-        return report_sensors(instance, [item.record for item in stored if isinstance(item.record, Sensor)])
+    return report_sensors(context.instance, [item.record for item in stored if isinstance(item.record, Sensor)])
 
 
 add_record_routes(

@@ -14,6 +14,7 @@ from synqx_dagster.api.access import Caller, Public, Requires
 from synqx_dagster.api.context import ApiContext, Context
 from synqx_dagster.api.problems import MEDIA_TYPE, ApiError, ProblemDetails, problems_of, request_id_of
 from synqx_dagster.api.routes.status import find_state
+from synqx_dagster.audit.recording import unlock_vault
 from synqx_dagster.people.accounts import NewUser
 from synqx_dagster.people.identity import Identity
 from synqx_dagster.people.roles import Permission, Role
@@ -94,9 +95,10 @@ def init_system(context: Context, body: InitRequest, public: Nobody) -> SystemSt
 
 
 @router.post("/unlock", response_model=SystemState, summary="Unseal the vault", operation_id="unlock_system")
-def unlock_system(context: Context, body: UnlockRequest, public: Nobody) -> SystemState:
+def unlock_system(context: Context, body: UnlockRequest, client: Caller, public: Nobody) -> SystemState:
     """Whoever has the master password may. Wrong ones are counted, and the next is tried later and later."""
-    context.catalog.vault.unlock(password=body.master_password)
+    context.people.throttle.count_unlock(client.address)
+    unlock_vault(context.catalog, password=body.master_password)
     return _state_of(context)
 
 

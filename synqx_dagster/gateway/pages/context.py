@@ -13,6 +13,7 @@ from synqx_dagster.gateway.state import ServerState
 from synqx_dagster.people.identity import Client
 
 if TYPE_CHECKING:
+    from synqx_dagster.catalog.store import Catalog
     from synqx_dagster.people.service import People
 
 
@@ -21,6 +22,7 @@ class PagesContext:
     """The server as its pages see it.
 
     Attributes:
+        catalog: Gives the open catalog; raises NotInitialisedError before there is one.
         people: Gives the people of the catalog; raises NotInitialisedError before there is one.
         state: Looks what state the server is in.
         links: One-time links of this process.
@@ -28,6 +30,7 @@ class PagesContext:
         oidc_name: What the other way to log in is called; None where there is none.
     """
 
+    catalog: Callable[[], Catalog]
     people: Callable[[], People]
     state: Callable[[], ServerState]
     links: LoginLinks = field(default_factory=LoginLinks)

@@ -18,6 +18,7 @@ from synqx_dagster.gateway.guard import identity_of
 from synqx_dagster.gateway.origin import is_foreign
 from synqx_dagster.gateway.pages.context import PagesContext, client_of
 from synqx_dagster.gateway.pages.forms import read_form, safe_next
+from synqx_dagster.gateway.pages.not_ready import not_ready
 from synqx_dagster.gateway.pages.rendering import render_page
 from synqx_dagster.people.identity import Client
 from synqx_dagster.people.service import Login
@@ -31,6 +32,7 @@ _FORBIDDEN = "Another site's page has sent this. Open this page, and log in here
 _NOTICES = {
     "password": "Your password is changed. Log in with the new one.",
     "logout": "You are logged out.",
+    "unlocked": "The vault is unsealed.",
 }
 
 NOBODY = "Nobody has an account yet. On the server's machine, `synqx users add NAME --role admin` makes the first one."
@@ -51,7 +53,7 @@ class LoginPages:
         """``GET /login``: the form; with a link's token, the login itself."""
         state = await run_in_threadpool(self._context.state)
         if state.status in ("not_initialised", "unavailable"):
-            return self.not_ready(request, state.status)
+            return not_ready(request, state.status)
         there = safe_next(request.query_params.get("next"))
         if (token := request.query_params.get("token")) is not None:
             return await self._follow_link(request, token, there)
@@ -69,7 +71,7 @@ class LoginPages:
             return await run_in_threadpool(self._form, request, "/", error=_FORBIDDEN, status=403)
         state = await run_in_threadpool(self._context.state)
         if state.status in ("not_initialised", "unavailable"):
-            return self.not_ready(request, state.status)
+            return not_ready(request, state.status)
         form = await read_form(request)
         if form is None:
             return await run_in_threadpool(self._form, request, "/", error=UNREADABLE, status=400)
@@ -108,34 +110,6 @@ class LoginPages:
     async def confirm_leaving(self, request: Request) -> Response:
         """``GET /logout``, which people type: it leads to the button, because a mere link must not log out."""
         return RedirectResponse("/account" if identity_of(request) is not None else "/login", status_code=303)
-
-    def not_ready(self, request: Request, status: str) -> Response:
-        """What a browser gets before there is a catalog, or while it cannot be read."""
-        if status == "unavailable":
-            return render_page(
-                request,
-                "message.html",
-                status=503,
-                heading="The catalog cannot be reached",
-                paragraphs=[
-                    "The server runs, but its catalog cannot be opened. Its log says why; try again in a moment."
-                ],
-                commands=(),
-                link=None,
-            )
-        return render_page(
-            request,
-            "message.html",
-            status=503,
-            heading="Not set up yet",
-            paragraphs=[
-                "This server has no catalog yet. On its machine, in its directory and with its environment, run:",
-                "It makes the catalog, its vault and the first user. Or send the setup token that the server printed "
-                "when it started to POST /api/v1/system/init. Then load this page again.",
-            ],
-            commands=("synqx init --admin NAME",),
-            link=None,
-        )
 
     # --- private ---------------------------------------------------------------------------------------------------
 
@@ -178,6 +152,7 @@ class LoginPages:
         status: int = 200,
     ) -> Response:
         secure = keeps_secure_cookies(request)
+        state = self._context.state()
         return render_page(
             request,
             "login.html",
@@ -187,6 +162,7 @@ class LoginPages:
             error=error,
             notice=notice,
             warning=None if secure else INSECURE,
+            sealed=state.warning,
             hint=NOBODY if self._context.people().accounts.is_empty() else None,
             oidc_name=self._context.oidc_name,
             oidc_url=self._context.oidc_url,

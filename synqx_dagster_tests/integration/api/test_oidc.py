@@ -286,6 +286,31 @@ def test_what_comes_back_without_a_login_is_refused(api: Api, provider: Provider
 
 
 @pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        ("access_denied", 401, "refused at the OpenID provider"),
+        ("login_required", 401, "did not let anybody in"),
+        ("server_error", 502, "at the moment"),
+        ("unauthorized_client", 422, "unauthorized_client"),
+        ("<b>anything</b>", 401, "did not let anybody in"),
+    ],
+)
+def test_an_error_of_the_provider_says_what_it_means(
+    api: Api, provider: Provider, error: str, status: int, words: str
+) -> None:
+    provider.refuses = error
+    browser = use(api, provider, create_role="viewer")
+    answer = browser.log_in()
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert words in answer.json()["detail"]
+    assert "<b>" not in answer.text
+    # To a browser that has begun no such login nothing is said of it.
+    url = f"{api.url}/api/v1/auth/oidc/callback?error={error}&state=x"
+    assert "another login" in browser.get(url).json()["detail"]
+    assert SESSION_COOKIE not in browser.cookies
+
+
+@pytest.mark.parametrize(
     "target",
     ["https://evil.example", "//evil.example", "/\\evil.example", "javascript:alert(1)", "/a%0d%0aSet-Cookie:x=y", "x"],
 )

@@ -121,6 +121,42 @@ def test_accounts_of_others(api: Api) -> None:
     assert admin.get(f"/users/{user['id']}").json()["disabled"] is True
 
 
+def test_accounts_are_sorted_and_changed_by_who_has_seen_them(api: Api) -> None:
+    admin = api.client(Role.ADMIN)
+    api.client(Role.VIEWER)
+
+    def names(**query: str) -> list[str]:
+        return [item["username"] for item in admin.get("/users", params=query).json()["items"]]
+
+    assert names() == ["admin", "editor", "operator", "viewer"]
+    assert names(order="desc") == ["viewer", "operator", "editor", "admin"]
+    # Who has never logged in is last either way.
+    assert names(sort="last_login_at") == ["admin", "viewer", "editor", "operator"]
+    assert names(sort="last_login_at", order="desc") == ["viewer", "admin", "editor", "operator"]
+    assert admin.get("/users", params={"sort": "password_hash"}).status_code == 422
+    editor = admin.get("/users", params={"search": "editor"}).json()["items"][0]
+    path = f"/users/{editor['id']}"
+    read = admin.get(path)
+    assert read.headers["ETag"] == f'"{editor["etag"]}"'
+    seen = {"If-Match": read.headers["ETag"]}
+    changed = admin.patch(path, json={"teams": ["data"]}, headers=seen)
+    assert (changed.status_code, changed.headers["ETag"] != read.headers["ETag"]) == (200, True)
+    late = admin.patch(path, json={"role": "admin"}, headers=seen)
+    assert (late.status_code, late.headers["ETag"]) == (412, changed.headers["ETag"])
+    assert admin.delete(path, headers=seen).status_code == 412
+    assert admin.get(path).json() == changed.json()
+    # To log in makes no other version of an account.
+    login(api, "editor", password_of("editor").get_secret_value())
+    assert admin.delete(path, headers={"If-Match": changed.headers["ETag"]}).status_code == 204
+
+
+def test_the_trail_is_listed_in_either_order(api: Api) -> None:
+    admin = api.client(Role.ADMIN)
+    oldest = admin.get("/audit", params={"order": "asc", "limit": 3}).json()["items"]
+    assert [entry["number"] for entry in oldest] == [1, 2, 3]
+    assert admin.get("/audit", params={"limit": 1}).json()["items"][0]["number"] > 3
+
+
 def test_the_last_admin_cannot_leave(api: Api) -> None:
     admin = api.client(Role.ADMIN)
     me = admin.get("/auth/me").json()

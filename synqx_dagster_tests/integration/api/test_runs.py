@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from typing import Any
 import dagster as dg
 import httpx
 import pytest
+from dagster._core.events import ComputeLogsCaptureData
+from dagster._core.storage.compute_log_manager import ComputeIOType
 
 from synqx_dagster.api import run_events
 from synqx_dagster.api.event_stream import StreamSlots
@@ -109,7 +112,7 @@ def test_one_run(hub: Hub, viewer: httpx.Client) -> None:
     assert run["seconds"] > 0
     assert datetime.fromisoformat(run["started_at"]) <= datetime.fromisoformat(run["ended_at"])
     for wrong, status in ((UNKNOWN, 404), (hub.runs["customers"][:8], 404), ("not-hex!", 422), ("a", 422)):
-        for path in ("", "/steps", "/logs", "/events", "/steps/x/logs"):
+        for path in ("", "/steps", "/logs", "/events", "/steps/x/logs", "/steps/x/output"):
             problem(viewer.get(f"/runs/{wrong}{path}"), status)
 
 
@@ -173,6 +176,107 @@ def test_the_log_of_a_step_is_its_own(hub: Hub, viewer: httpx.Client) -> None:
     assert len(lines) < len(get(viewer, f"/runs/{run_id}/logs")["lines"])
     assert any(line["event"] == "STEP_FAILURE" and "not_there" in line["message"] for line in lines)
     assert "no step" in problem(viewer.get(f"/runs/{run_id}/steps/{key}x/logs"), 404)
+
+
+# --- output -------------------------------------------------------------------------------------------------------
+
+LINES = [f"line {number} of öüß" for number in range(900)]
+
+
+@dg.op
+def print_lines() -> None:
+    print("\n".join(LINES), flush=True)
+    print("password=kanarienvogel", file=sys.stderr, flush=True)
+
+
+@dg.op
+def fail_once(context) -> None:  # type: ignore[no-untyped-def]  # Dagster reads no annotation that is a text
+    print(f"attempt {context.retry_number}", flush=True)
+    if context.retry_number < 1:
+        raise dg.RetryRequested(max_retries=1)
+
+
+@dg.job(executor_def=dg.in_process_executor)
+def printing() -> None:
+    print_lines()
+    fail_once()
+
+
+@pytest.fixture(scope="module")
+def printed(hub: Hub) -> Iterator[str]:
+    """A run of two steps in one process, whose output Dagster has captured."""
+    instance = hub.context.instance
+    run_id = printing.execute_in_process(instance=instance).run_id
+    yield run_id
+    instance.compute_log_manager.delete_logs(prefix=[run_id])
+    instance.delete_run(run_id)
+
+
+def test_what_a_step_printed_is_read_by_pages(viewer: httpx.Client, printed: str) -> None:
+    path = f"/runs/{printed}/steps/print_lines/output"
+    whole = get(viewer, path, limit=1024 * 1024)
+    # Both steps ran in one process, so Dagster has one file for them.
+    assert sorted(whole["step_keys"]) == ["fail_once", "print_lines"]
+    assert (whole["captures"], whole["capture"], whole["next_after"], whole["is_complete"]) == (1, 1, None, True)
+    assert set(LINES) <= set(whole["text"].splitlines())
+    assert whole["text"].index("attempt 0") < whole["text"].index("attempt 1")
+    pieces: list[str] = []
+    after: int | None = 0
+    while after is not None:
+        page = get(viewer, path, after=after, limit=1024)
+        assert page["text"].endswith("\n")
+        assert len(page["text"].encode()) <= 1024
+        pieces.append(page["text"])
+        after = page["next_after"]
+    assert len(pieces) > 15
+    assert "".join(pieces) == whole["text"]
+    assert page["end"] == whole["end"]
+    assert get(viewer, path, after=2**40)["text"] == ""
+    errors = get(viewer, path, stream="stderr", limit=1024 * 1024)["text"]
+    assert "password=***" in errors
+    assert "kanarienvogel" not in errors
+
+
+def test_a_step_of_a_command_was_not_captured(hub: Hub, viewer: httpx.Client) -> None:
+    run_id = hub.runs["customers"]
+    (step,) = get(viewer, f"/runs/{run_id}/steps")["steps"]
+    page = get(viewer, f"/runs/{run_id}/steps/{step['step_key']}/output")
+    assert (page["text"], page["next_after"], page["is_complete"]) == ("", None, True)
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ({"stream": "both"}, 422),
+        ({"after": "-1"}, 422),
+        ({"after": str(2**63)}, 422),
+        ({"limit": "10"}, 422),
+        ({"capture": "0"}, 422),
+        ({"capture": "2"}, 404),
+    ],
+)
+def test_an_output_that_there_is_not(viewer: httpx.Client, printed: str, query: dict[str, str], status: int) -> None:
+    problem(viewer.get(f"/runs/{printed}/steps/print_lines/output", params=query), status)
+
+
+def test_the_output_of_a_run_under_way_ends_with_its_last_whole_line(
+    hub: Hub, viewer: httpx.Client, going_on: tuple[dg.DagsterInstance, dg.DagsterRun]
+) -> None:
+    instance, run = going_on
+    log_key = instance.compute_log_manager.build_log_key_for_run(run.run_id, "afilekey")
+    data = ComputeLogsCaptureData(file_key="afilekey", step_keys=["wait"])
+    event = dg.DagsterEvent("LOGS_CAPTURED", run.job_name, event_specific_data=data)
+    instance.report_dagster_event(event, run.run_id)
+    path = f"/runs/{run.run_id}/steps/wait/output"
+    with instance.compute_log_manager.open_log_stream(log_key, ComputeIOType.STDOUT) as stream:
+        assert stream is not None
+        stream.write("one\ntw")
+        stream.flush()
+        page = get(viewer, path)
+        assert (page["text"], page["end"], page["next_after"], page["is_complete"]) == ("one\n", 4, None, False)
+        stream.write("o\n")
+    page = get(viewer, path, after=page["end"])
+    assert (page["text"], page["end"]) == ("two\n", 8)
 
 
 # --- events -------------------------------------------------------------------------------------------------------

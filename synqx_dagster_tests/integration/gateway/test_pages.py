@@ -313,9 +313,9 @@ def test_a_sealed_vault_lets_people_in_and_tells_them(gateway_server: GatewaySer
     vault.seal()
     try:
         assert viewer.get("/").json()["status"] == "sealed"
-        assert "The vault is sealed" in viewer.page("/").text
-        assert "The vault is sealed" in viewer.page("/account").text
+        assert "An operator has sealed the vault" in viewer.page("/").text
+        assert "An operator has sealed the vault" in viewer.page("/account").text
         assert gateway_server.login(Role.OPERATOR).page("/").status_code == 200
     finally:
         vault.unlock(key_file=gateway_server.settings.key_file, remember=False)
-    assert "The vault is sealed" not in viewer.page("/").text
+    assert "An operator has sealed the vault" not in viewer.page("/").text

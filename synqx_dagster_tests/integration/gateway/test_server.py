@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from synqx_dagster.api.identify import put_request_ids_into_logs
 from synqx_dagster.defs.json_logs import JsonFormatter
 from synqx_dagster.errors import ConfigurationError
 from synqx_dagster.gateway.access_log import logger as access_logger
@@ -166,6 +167,26 @@ def test_a_failure_that_nobody_answers_tells_nothing(caplog: pytest.LogCaptureFi
     asyncio.run(LastResort(failing)(scope, None, send))  # type: ignore[arg-type]
     assert sent[0]["status"] == 500
     assert b"a-secret" not in bytes(sent[1]["body"])  # type: ignore[call-overload]
+
+
+def test_what_is_logged_of_a_request_has_its_id(
+    gateway_server: GatewayServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(find_catalog: object) -> None:
+        raise RuntimeError("something that nobody has foreseen")
+
+    monkeypatch.setattr("synqx_dagster.gateway.app.read_state", fail)
+    factory = logging.getLogRecordFactory()
+    put_request_ids_into_logs()
+    try:
+        answer = gateway_server.nobody().get("/")
+    finally:
+        logging.setLogRecordFactory(factory)
+    assert answer.status_code == 500
+    request_id = answer.headers["x-request-id"]
+    assert answer.json()["request_id"] == request_id
+    (record,) = [record for record in caplog.records if record.name == "synqx_dagster.gateway.app"]
+    assert json.loads(JsonFormatter().format(record))["request_id"] == request_id
 
 
 # --- starting -----------------------------------------------------------------------------------------------------

@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from synqx_dagster.audit.trail import AuditTrail
 from synqx_dagster.catalog.people_tables import refresh_token, signing_key, token_family
 from synqx_dagster.catalog.store import Catalog
-from synqx_dagster.errors import IntegrityError, LoginFailedError
+from synqx_dagster.errors import IntegrityError, LoginFailedError, NotFoundError, SealedError
 from synqx_dagster.people.identity import Client
 from synqx_dagster.people.refresh import GRACE
 from synqx_dagster.people.roles import Role
 from synqx_dagster.people.service import People, TokenPair
+from synqx_dagster.people.signing_keys import SigningKey
 from synqx_dagster.settings import Settings
 from synqx_dagster.vault import kdf
 from synqx_dagster_tests.fix_catalog import CHEAP_POLICY
@@ -264,8 +265,7 @@ def _issue(config: Settings, _number: int, meet: Callable[[], object]) -> str:
 
 def test_keys_are_sealed_at_their_place(any_people: People, any_catalog: Catalog) -> None:
     token = logged_in(any_people).access_token
-    any_people.access_tokens.keys.retire()
-    logged_in(any_people)
+    any_people.access_tokens.keys.rotate()
     first, second = key_ids(any_catalog)
     with any_catalog.write() as connection:
         rows = connection.execute(sa.select(signing_key).order_by(signing_key.c.key_number)).all()
@@ -278,12 +278,11 @@ def test_keys_are_sealed_at_their_place(any_people: People, any_catalog: Catalog
     assert first != second
 
 
-def test_a_retired_key_verifies_as_long_as_a_token_lives(
-    any_people: People, any_catalog: Catalog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("synqx_dagster.people.signing_keys._KEEP_SECONDS", 0)
+def test_a_key_that_was_replaced_verifies_as_long_as_a_token_lives(any_people: People, any_catalog: Catalog) -> None:
     old = logged_in(any_people).access_token
-    any_people.access_tokens.keys.retire()
+    made = any_people.access_tokens.keys.rotate()
+    assert [key.state for key in any_people.access_tokens.keys.list()] == ["signs", "verifies"]
+    assert any_people.access_tokens.keys.list()[0] == made
     new = logged_in(any_people).access_token
     assert jwt.get_unverified_header(old)["kid"] != jwt.get_unverified_header(new)["kid"]
     other = People(any_catalog)
@@ -298,6 +297,60 @@ def test_a_retired_key_verifies_as_long_as_a_token_lives(
     for people in (any_people, other):
         assert people.access_tokens.keys.find(jwt.get_unverified_header(old)["kid"]) is None
         assert people.identify_bearer(new) is not None
+        assert [key.state for key in people.access_tokens.keys.list()] == ["signs", "over"]
+
+
+def test_a_retired_key_verifies_nothing_from_then_on_in_any_process(any_people: People, any_catalog: Catalog) -> None:
+    pair = logged_in(any_people)
+    other = People(any_catalog)
+    # Both have the key open.
+    assert any_people.identify_bearer(pair.access_token) is not None
+    assert other.identify_bearer(pair.access_token) is not None
+    (key,) = any_people.access_tokens.keys.list()
+    stolen = any_people.access_tokens.keys.find(key.key_id)
+    assert stolen is not None
+    retired = other.access_tokens.keys.retire(key.key_id[:8])
+    assert retired.key_id == key.key_id
+    for people in (any_people, other):
+        assert people.identify_bearer(pair.access_token) is None
+        assert people.identify_bearer(forge_with(stolen, pair.access_token)) is None
+    # Another one signs, under a number of its own, and the login goes on.
+    with any_catalog.read() as connection:
+        assert connection.execute(sa.select(signing_key.c.key_number)).scalars().all() == [2]
+    renewed = any_people.refresh(pair.refresh_token, CLIENT)
+    assert other.identify_bearer(renewed.access_token) is not None
+    events = [entry.event for entry in AuditTrail(any_catalog).page(limit=2)[0]]
+    assert ("token.retire_signing_key", key.key_id) in [(event.action, event.target) for event in events]
+
+
+def forge_with(key: SigningKey, token: str) -> str:
+    """What somebody signs who has got hold of a key."""
+    claims = jwt.decode(token, options={"verify_signature": False})
+    headers = {"kid": key.key_id, "typ": "at+jwt"}
+    return jwt.encode({**claims, "jti": "forged"}, key.secret, "HS256", headers=headers)
+
+
+def test_a_key_that_is_over_is_retired_and_one_that_is_not_there_is_not(any_people: People) -> None:
+    keys = any_people.access_tokens.keys
+    logged_in(any_people)
+    keys.rotate()
+    signs, replaced = keys.list()
+    assert keys.retire(replaced.key_id).key_id == replaced.key_id
+    assert [key.key_id for key in keys.list()] == [signs.key_id]
+    for wrong in (replaced.key_id, "", signs.key_id[:3], "not an id"):
+        with pytest.raises(NotFoundError, match="There is no signing key"):
+            keys.retire(wrong)
+    assert [key.key_id for key in keys.list()] == [signs.key_id]
+
+
+def test_while_the_vault_is_sealed_the_key_that_signs_is_not_replaced(people: People, catalog: Catalog) -> None:
+    logged_in(people)
+    (key,) = people.access_tokens.keys.list()
+    catalog.vault.seal()
+    for act in (people.access_tokens.keys.rotate, lambda: people.access_tokens.keys.retire(key.key_id)):
+        with pytest.raises(SealedError):
+            act()
+    assert people.access_tokens.keys.list() == [key]
 
 
 def test_an_old_key_is_followed_by_a_new_one(any_people: People, any_catalog: Catalog) -> None:
