@@ -4,7 +4,8 @@ Two tables in the target change only in the transactions that change the rows th
 
 * ``_synqx_replications`` holds one row for each replication: its position, the slot that this is a place in, and an
   epoch. An attempt raises the epoch when it begins, and finds it unchanged, under a row lock, in every transaction that
-  it commits; a newer attempt has raised it, and the older one is refused.
+  it commits; a newer attempt has raised it, and the older one is refused. Epochs begin anywhere, so that one of a
+  replication that was dropped and made again is none of those before.
 * ``_synqx_replicated_tables`` holds one row for each table: whether its rows were copied, which changes it takes, and
   how the log described it last.
 
@@ -15,6 +16,7 @@ rows, states and position are always of one moment of the source.
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -185,7 +187,7 @@ class PositionBook:
                 # The row lock makes two attempts take turns.
                 found = self._lock_state()
                 if found is None:
-                    state = ReplicationState(1, run_id)
+                    state = ReplicationState(_make_first_epoch(), run_id)
                     self._insert(state)
                 else:
                     state = replace(found, epoch=found.epoch + 1, run_id=run_id)
@@ -335,6 +337,14 @@ class PositionBook:
                 self._session.rollback()
                 if self._session.find_columns(name) is None:
                     raise
+
+
+def _make_first_epoch() -> int:
+    """Where the epochs of a replication begin that nothing is known of.
+
+    One of this name may have been dropped while a run of it slept: it must not wake up to find its epoch in use again.
+    """
+    return 1 + secrets.randbelow(2**48)
 
 
 def _lsn_text(lsn: int | None) -> str | None:
