@@ -17,7 +17,7 @@ from datetime import datetime
 from types import TracebackType
 
 from synqx_dagster.connectors.protocol import ChangingWriteSession, Connector
-from synqx_dagster.errors import CommitUnknownError, FatalError, PlanError, RetryableError, SynqxError
+from synqx_dagster.errors import CommitUnknownError, DataError, FatalError, PlanError, RetryableError, SynqxError
 from synqx_dagster.model.replication import Replication
 from synqx_dagster.model.table import TableName
 from synqx_dagster.replication.adapt import Adapter
@@ -168,7 +168,8 @@ class Applier(StateKeeper):
                 self._commit(session, state)
                 reach("replication_after_commit")
         except BaseException:
-            self._refused = None if batch is None else batch.refused
+            if batch is not None and batch.refused is not None:
+                self._refused = batch.refused
             self._plans.clear()
             self._end_session()
             raise
@@ -184,6 +185,10 @@ class Applier(StateKeeper):
     def _commit(self, session: ChangingWriteSession, state: ReplicationState) -> None:
         try:
             session.commit()
+        except DataError as error:
+            # A constraint that is checked only now.
+            self._refused = self._find_named(error)
+            raise
         except CommitUnknownError as error:
             self._end_session()
             with self._target.write() as fresh:
@@ -196,6 +201,17 @@ class Applier(StateKeeper):
             logger.warning(
                 "%s: the reply to COMMIT was lost; the target's position says committed", self._replication.name
             )
+
+    def _find_named(self, error: DataError) -> TableName | None:
+        """The source of the table that an error names, if it takes changes: who does not, cannot stop for it."""
+        try:
+            place = self._target.qualify(TableName.parse(str(error.context["table"])))
+        except (KeyError, ValueError):
+            return None
+        for source, state in self.table_states.items():
+            if state.status == "following" and self._target.qualify(state.target) == place:
+                return source
+        return None
 
     def _open_session(self) -> ChangingWriteSession:
         if self._session is None:
