@@ -23,6 +23,7 @@ from synqx_dagster.model.table import TableName
 from synqx_dagster.replication.adapt import Adapter
 from synqx_dagster.replication.changes import Relation, Transaction, Truncate, format_lsn
 from synqx_dagster.replication.fold import Budget, Folded
+from synqx_dagster.replication.partitions import PartitionSet
 from synqx_dagster.replication.position import ReplicationState, TableState
 from synqx_dagster.replication.report import BatchReport, TableCounts
 from synqx_dagster.replication.state_keeper import StateKeeper
@@ -313,6 +314,18 @@ class _Batch:
                 self._leave_out(relation, 1)
             else:
                 table.add(change, commit, ordinal)
+                self._note_truncation(relation.table, lsn)
+
+    def _note_truncation(self, name: TableName, lsn: int) -> None:
+        """Keep with a partitioned table that the log has told why its partitions are empty."""
+        state = self._states[name]
+        if state.partitions is None:
+            return
+        known = PartitionSet.from_json(state.partitions)
+        if known.was_truncated or lsn < known.lsn:
+            return
+        kept = replace(known, was_truncated=True).to_json()
+        self._states[name] = self.changed_states[name] = replace(state, partitions=kept)
 
     def finish(self) -> None:
         """Bring in what is left, and drop what staged it."""

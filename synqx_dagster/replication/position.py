@@ -65,9 +65,11 @@ class TableState:
         copied_at: The copy shows the transactions before it; changes of those that commit at or after it are taken.
         load_id: Of the copy that began last, by which the transfer engine's ledger knows whether it has committed.
         relation: How the log described the table last, as JSON; None before its first change.
-        reason: Why it has stopped; None otherwise.
+        reason: Why it has stopped; of one that follows, why its rows may differ from the source's all the same.
         definition: Digest of what the record said when its copy began, or when it began to follow; None before that,
             and of a state that an earlier version has kept.
+        partitions: Those of a partitioned table when they were last looked at, as JSON.
+        published: By which publication, and which entry of it, its changes come.
     """
 
     source: TableName
@@ -78,6 +80,8 @@ class TableState:
     relation: str | None = None
     reason: str | None = None
     definition: str | None = None
+    partitions: str | None = None
+    published: str | None = None
 
 
 def _text(
@@ -115,8 +119,8 @@ def tables_columns(dialect: str) -> tuple[Column, ...]:
     )
 
 
-#: Where the digest of a table's definition lies in what is kept of its relation.
-_DEFINITION = "definition"
+#: What lies in the column of a table's relation beside it: tables of earlier versions have that column, too.
+_BESIDE_RELATION = ("definition", "partitions", "published")
 
 _TABLE_FIELDS = ("source_table", "target_table", "status", "copied_at", "load_id", "relation", "reason")
 
@@ -372,37 +376,38 @@ def _values_of(state: TableState) -> tuple[object, ...]:
         state.status,
         copied_at,
         state.load_id,
-        _join_relation(state.relation, state.definition),
+        _join_relation(state),
         state.reason,
     )
 
 
-def _join_relation(relation: str | None, definition: str | None) -> str | None:
-    """Both in one column, which tables of earlier versions have, too."""
-    if definition is None:
-        return relation
-    found = {} if relation is None else json.loads(relation)
-    return json.dumps({**found, _DEFINITION: definition})
+def _join_relation(state: TableState) -> str | None:
+    beside = {name: value for name in _BESIDE_RELATION if (value := getattr(state, name)) is not None}
+    if not beside:
+        return state.relation
+    found = {} if state.relation is None else json.loads(state.relation)
+    return json.dumps({**found, **beside})
 
 
-def _split_relation(text: str | None) -> tuple[str | None, str | None]:
+def _split_relation(text: str | None) -> tuple[str | None, dict[str, str]]:
+    """The relation, and what lies beside it."""
     if text is None:
-        return None, None
+        return None, {}
     try:
         found = json.loads(text)
     except ValueError:
-        return text, None  # Who needs it says that it is not what we wrote.
-    if not isinstance(found, dict) or _DEFINITION not in found:
-        return text, None
-    definition = str(found.pop(_DEFINITION))
-    return (json.dumps(found) if found else None), definition
+        return text, {}  # Who needs it says that it is not what we wrote.
+    if not isinstance(found, dict) or found.keys().isdisjoint(_BESIDE_RELATION):
+        return text, {}
+    beside = {name: str(found.pop(name)) for name in _BESIDE_RELATION if name in found}
+    return (json.dumps(found) if found else None), beside
 
 
 def _table_of(row: Sequence[object]) -> TableState:
     source, target, status, copied_at, load_id, relation, reason = row
     if status not in ("pending", "copying", "following", "stopped"):
         raise FatalError(f"{TABLES_TABLE}: {source} has a status that this version does not know")
-    known, definition = _split_relation(_optional(relation))
+    known, beside = _split_relation(_optional(relation))
     return TableState(
         TableName.parse(str(source)),
         TableName.parse(str(target)),
@@ -411,5 +416,5 @@ def _table_of(row: Sequence[object]) -> TableState:
         _optional(load_id),
         known,
         _optional(reason),
-        definition,
+        **beside,
     )
