@@ -30,6 +30,8 @@ _TITLES: Mapping[str, str] = {
     "connection_up": "is up again",
     "wal_threshold": "has log that needs a look",
     "wal_recovery": "has its log in order again",
+    "replication_trouble": "needs to be seen to",
+    "replication_recovery": "is in order again",
     "test": "test",
 }
 
@@ -51,7 +53,7 @@ class AlertEvent:
         event_id: The same for the same event, however often it is found or sent.
         event_type: One of `AlertEventType`, or ``test``.
         occurred_at: ISO 8601 in UTC.
-        subject: The job, mapping, schedule or connection that it is about.
+        subject: The job, mapping, schedule, connection or replication that it is about.
         troubles: The first twenty, with messages of at most 1,000 characters: events are kept until they are told.
         more_troubles: How many there were beyond those.
         quarantine: Rows that were set aside, by mapping.
@@ -74,6 +76,7 @@ class AlertEvent:
     due_at: tuple[str, ...] = ()
     more_troubles: int = 0
     connections: tuple[str, ...] = ()
+    replications: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shown = tuple(replace(trouble, message=_cut(trouble.message)) for trouble in self.troubles[:_MAX_ITEMS])
@@ -88,8 +91,8 @@ class AlertEvent:
     def from_dict(cls, values: Mapping[str, Any]) -> AlertEvent:
         """Read what `to_dict` gave."""
         lists = {name: tuple(values[name]) for name in ("pipelines", "mappings", "schedules", "due_at")}
-        # Events that wait since before there were those of connections do not have it.
-        lists["connections"] = tuple(values.get("connections", ()))
+        # Events that wait since before there were those of connections, or of replications, do not have it.
+        lists |= {name: tuple(values.get(name, ())) for name in ("connections", "replications")}
         troubles = tuple(Trouble(**item) for item in values["troubles"])
         return cls(**{**values, **lists, "troubles": troubles, "quarantine": dict(values["quarantine"])})
 

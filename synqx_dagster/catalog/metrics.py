@@ -227,6 +227,11 @@ def health_subject(connection: str) -> str:
     return f"health/{connection}"
 
 
+def replication_subject(replication: str) -> str:
+    """The subject of a replication."""
+    return f"replication/{replication}"
+
+
 def system_subject(host_name: str) -> str:
     """The subject of a machine."""
     return f"system/{host_name}"

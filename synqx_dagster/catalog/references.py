@@ -59,6 +59,8 @@ def references_of(record: Record) -> Iterator[tuple[RecordKind, str, FieldPath]]
                 yield "schedule", name, ("schedules", index)
             for index, name in enumerate(record.connections):
                 yield "connection", name, ("connections", index)
+            for index, name in enumerate(record.replications):
+                yield "replication", name, ("replications", index)
         case Agent():
             for index, name in enumerate(record.assets):
                 yield "asset", name, ("assets", index)

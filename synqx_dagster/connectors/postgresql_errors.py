@@ -22,6 +22,7 @@ from synqx_dagster.errors import (
     StatementTimeoutError,
     SynqxError,
 )
+from synqx_dagster.model.table import TableName
 
 #: SQLSTATE classes whose message speaks of objects and syntax, never of values.
 #: Source: PostgreSQL manual, Appendix A, and the calls of ereport() behind them.
@@ -139,6 +140,21 @@ def translate(
             sqlstate=state,
         )
     return DatabaseError(text, hint=hint, sqlstate=state)
+
+
+def translate_refused_commit(error: BaseException, action: str, connection: str) -> SynqxError:
+    """The same for a COMMIT that the server has refused, of a transaction that had gone well until then.
+
+    A constraint that is checked only there names its table, whatever the last statement was about.
+    """
+    name = _diagnostic(error, "table_name")
+    place = connection if name is None else str(TableName(name, _diagnostic(error, "schema_name")))
+    found = translate(error, action, rows_at=place)
+    if isinstance(found, BadRowsError):
+        found.hint = "it is checked at COMMIT, and nothing was stored; correct the rows, or drop the constraint"
+        if name is None:
+            del found.context["table"]
+    return found
 
 
 def _user_of(error: BaseException) -> str | None:

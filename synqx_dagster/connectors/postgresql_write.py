@@ -15,7 +15,7 @@ from synqx_dagster.connectors.postgresql_changes import PostgresqlChanges
 from synqx_dagster.connectors.postgresql_columns import DEFAULT_SCHEMA, find_columns
 from synqx_dagster.connectors.postgresql_connect import settings_sql
 from synqx_dagster.connectors.postgresql_csv import stream_batches
-from synqx_dagster.connectors.postgresql_errors import sqlstate_of, translate, wrap_errors
+from synqx_dagster.connectors.postgresql_errors import sqlstate_of, translate_refused_commit, wrap_errors
 from synqx_dagster.connectors.postgresql_identity import lacks_identity, set_full_identity
 from synqx_dagster.connectors.postgresql_merge import (
     create_current_index,
@@ -94,7 +94,7 @@ class PostgresqlWriteSession(PostgresqlChanges):
             state = sqlstate_of(error)
             if state is not None and state[:2] in _ROLLED_BACK_CLASSES:
                 # A deferred constraint, or a conflict with another transaction.
-                raise translate(error, self._action, rows_at=self._config.name) from None
+                raise translate_refused_commit(error, self._action, self._config.name) from None
             raise CommitUnknownError(
                 f"{self._action}: the reply to COMMIT was lost",
                 hint="the next attempt finds out from the ledger",

@@ -162,6 +162,7 @@ def concerns(alert: Alert, event: AlertEvent) -> bool:
         mappings=mappings,
         schedules=frozenset(event.schedules),
         connections=frozenset(event.connections),
+        replications=frozenset(event.replications),
     )
 
 

@@ -21,6 +21,7 @@ from synqx_dagster.defs.scaffolding import (
     DatasetScaffolder,
     MappingScaffolder,
     PipelineScaffolder,
+    ReplicationScaffolder,
     ScheduleScaffolder,
     SchemaScaffolder,
     SensorScaffolder,
@@ -33,6 +34,7 @@ __all__ = [
     "DatasetComponent",
     "MappingComponent",
     "PipelineComponent",
+    "ReplicationComponent",
     "ScheduleComponent",
     "SchemaComponent",
     "SensorComponent",
@@ -144,6 +146,19 @@ class SensorComponent(RecordComponent):
 
     kind = "sensor"
     produces = ("sensor", "job")
+
+
+@dg.scaffold_with(ReplicationScaffolder)
+class ReplicationComponent(RecordComponent):
+    """Tables that follow those of a PostgreSQL database as they change: a job, the sensor that starts it, and assets.
+
+    ``connections`` may hold what it refers to. Run its job ``<name>_drop`` before the component is taken out: the
+    source keeps its log for the slot.
+    """
+
+    kind = "replication"
+    parts: ClassVar[Parts] = {"connections": "connection"}
+    produces = ("job", "sensor", "asset")
 
 
 class CatalogAttributes(dg.Model):

@@ -1,4 +1,4 @@
-"""Changes of connections and their logs, as events of alerts.
+"""Changes of connections, their logs and replications, as events of alerts.
 
 Guarantee: each change is found once, whoever stored it and however often the sensor of alerts was started since.
 """
@@ -38,13 +38,16 @@ def take_changes(catalog: Catalog, memory: AlertMemory, now: datetime) -> list[A
 
 def _alert_event(catalog: Catalog, event: MonitorEvent) -> AlertEvent:
     body = event.body
+    replication, target = body.get("replication"), body.get("target_connection")
+    subject = event.connection if replication is None else str(replication)
     return AlertEvent(
         # The catalog's id: two catalogs may tell the same channel.
         f"{event.event_type}:{catalog.catalog_id}:{event.number}",
         event.event_type,
         event.occurred_at.astimezone(UTC).isoformat(),
-        subject=event.connection,
+        subject=subject,
         summary=str(body.get("summary", "")),
-        troubles=tuple(Trouble(event.connection, str(text)) for text in body.get("details", ())),
-        connections=(event.connection,),
+        troubles=tuple(Trouble(subject, str(text)) for text in body.get("details", ())),
+        connections=(event.connection,) if target is None else (event.connection, str(target)),
+        replications=() if replication is None else (str(replication),),
     )

@@ -25,6 +25,10 @@ from synqx_dagster.defs.attributes import merge_definitions, refuse_unkept
 from synqx_dagster.defs.jobs import JobBuilder, JobPlan, connections_of, plan_pipeline, plan_schedule
 from synqx_dagster.defs.names import resource_key
 from synqx_dagster.defs.record_sensors import build_sensor, plan_sensor
+from synqx_dagster.defs.replication_acts import build_act_jobs
+from synqx_dagster.defs.replication_assets import table_specs
+from synqx_dagster.defs.replication_jobs import build_replication_job
+from synqx_dagster.defs.replication_sensors import build_replication_sensor
 from synqx_dagster.defs.resources import build_resource
 from synqx_dagster.defs.schedules import build_schedule
 from synqx_dagster.defs.translator import Translator
@@ -37,6 +41,7 @@ from synqx_dagster.model import (
     Pipeline,
     Record,
     RecordKind,
+    Replication,
     Schedule,
     Sensor,
     dagster_name,
@@ -151,7 +156,8 @@ class Project:
         Tables that are read and that nothing here loads are left to Dagster, which knows whether another part of the
         project makes them.
         """
-        assets: list[dg.AssetsDefinition] = []
+        assets: list[dg.AssetsDefinition | dg.AssetSpec] = []
+        jobs: list[dg.JobDefinition] = []
         plans: list[JobPlan] = []
         connections: list[str] = []
         schedules: list[dg.ScheduleDefinition] = []
@@ -178,9 +184,16 @@ class Project:
                     plans += [] if made is None else [made]
                     job_name = dagster_name(record.pipeline or record.name)
                     sensors.append(build_sensor(record, job_name, self.snapshot, self.builder.get_catalog))
+                case Replication():
+                    translator, get_catalog = self.builder.translator, self.builder.get_catalog
+                    assets += table_specs(translator, record)
+                    jobs.append(build_replication_job(translator, record, get_catalog))
+                    jobs += build_act_jobs(self.snapshot, record, get_catalog)
+                    sensors.append(build_replication_sensor(record, self.snapshot, get_catalog))
+                    connections += (record.source_connection, record.target_connection)
         return dg.Definitions(
             assets=assets,
-            jobs=[self.builder.build(plan) for plan in plans],
+            jobs=[*(self.builder.build(plan) for plan in plans), *jobs],
             schedules=schedules,
             sensors=sensors,
             resources={resource_key(name): self._resource(name) for name in connections},

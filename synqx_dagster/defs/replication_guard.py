@@ -23,11 +23,12 @@ from synqx_dagster.defs.failures import describe_error
 from synqx_dagster.defs.jobs import connections_of
 from synqx_dagster.defs.monitor_looks import describe_failure
 from synqx_dagster.defs.replication_sensors import find_run
+from synqx_dagster.defs.replication_troubles import Finding, look_for_troubles, store_findings
 from synqx_dagster.defs.resources import ConnectionResource
 from synqx_dagster.defs.switches import set_enabled
 from synqx_dagster.errors import ConflictError, NotFoundError, SealedError, SlotInUseError, SynqxError
 from synqx_dagster.model import Connection, Replication, Schedule, Sensor
-from synqx_dagster.monitor.rounds import Rounds
+from synqx_dagster.monitor.rounds import Outcome, Rounds
 from synqx_dagster.replication.guard import Verdict, judge
 from synqx_dagster.replication.operations import drop
 from synqx_dagster.replication.status import drop_endangered, read_book, read_slot_wal
@@ -44,6 +45,8 @@ _SOURCES = 8
 #: How long an evaluation waits for databases, and how much of that for the slots. Dagster ends one after 60 s.
 _SECONDS = 40.0
 _LOOK_SHARE = 0.6
+#: How long it waits on for the targets once the slots are done with.
+_TROUBLE_SECONDS = 3.0
 #: Replications that were removed, and are settled at one evaluation: those first that were tried longest ago.
 _SETTLED = 4
 
@@ -90,6 +93,8 @@ class GuardRounds:
     def __init__(self) -> None:
         self.looks: Rounds[Verdict | None] = Rounds("wal-guard", _SOURCES)
         self.settled: Rounds[tuple[int, list[str]]] = Rounds("wal-guard-removed", _SETTLED)
+        # Apart from the slots: a target that hangs must not keep a source's disk from being looked after.
+        self.troubles: Rounds[dict[str, str] | None] = Rounds("replication-troubles", _SOURCES)
 
 
 def build_guard_sensor(snapshot: CatalogSnapshot, get_catalog: Callable[[], Catalog]) -> dg.SensorDefinition:
@@ -127,10 +132,18 @@ def guard_slots(
     deadline = time.monotonic() + seconds
     # What came too late for the evaluation before may not be so any more.
     rounds.looks.collect(0)
+    rounds.troubles.collect(0)
+    rounds.troubles.begin(
+        {
+            name: partial(look_for_troubles, item, snapshot, catalog, is_running=partial(_is_running, instance, item))
+            for name, item in snapshot.replications.items()
+        }
+    )
     rounds.looks.begin({name: partial(_judge, item, snapshot, catalog) for name, item in snapshot.replications.items()})
     found = rounds.looks.collect(seconds * _LOOK_SHARE)
     paused = find_paused(catalog, catalog.latest_snapshot())
     lines: list[str] = []
+    guarded: dict[str, str] = {}
     for name, replication in snapshot.replications.items():
         # Of a source that cannot be asked nothing is known; what was paused stays so.
         if name not in found:
@@ -140,15 +153,38 @@ def guard_slots(
         if error is not None:
             lines.append(f"{name}: could not look: {_describe(error)}")
         elif verdict is None or verdict.level == "ok":
+            guarded[name] = ""
             lines += _resume(catalog, name) if name in paused else []
         else:
-            lines.append(f"{name}: the slot {replication.slot_name}: {verdict.text}")
+            said = [f"{name}: the slot {replication.slot_name}: {verdict.text}"]
             if verdict.level == "act":
-                lines += _act(catalog, snapshot, replication, paused.get(name, ()), verdict)
+                said += _act(catalog, snapshot, replication, paused.get(name, ()), verdict)
+            guarded[name] = "; ".join(line.removeprefix(f"{name}: ") for line in said)
+            lines += said
+    left = max(0.0, min(_TROUBLE_SECONDS, deadline - time.monotonic()))
+    _store_troubles(catalog, snapshot, guarded, rounds.troubles.collect(left))
     for name in sorted(paused.keys() - snapshot.replications.keys()):
         # A replication that is gone keeps nothing disabled, and no slot.
         _resume(catalog, name)
     return lines + _settle(instance, catalog, snapshot, states, rounds.settled, deadline)
+
+
+def _is_running(instance: dg.DagsterInstance, replication: Replication) -> bool:
+    return find_run(instance, replication) is not None
+
+
+def _store_troubles(
+    catalog: Catalog,
+    snapshot: CatalogSnapshot,
+    guarded: Mapping[str, str],
+    found: Mapping[str, Outcome[dict[str, str] | None]],
+) -> None:
+    """Store what is the matter with replications, of which alerts tell."""
+    findings = {
+        name: Finding(guarded.get(name), found[name].value if name in found else None)
+        for name in guarded.keys() | found.keys()
+    }
+    store_findings(catalog, snapshot, findings)
 
 
 def _describe(error: Exception) -> str:

@@ -48,6 +48,14 @@ class PipelineParams(BaseModel):
     mapping: str = Field(default="customers", description="The mapping that its first node runs.")
 
 
+class ReplicationParams(BaseModel):
+    """What a replication is made of."""
+
+    source_connection: str = Field(default="shop", description="The PostgreSQL connection that is followed.")
+    target_connection: str = Field(default="warehouse", description="The connection that follows.")
+    table: str = Field(default="public.*", description="The tables that are followed, by name or pattern.")
+
+
 class ScheduleParams(BaseModel):
     """What a schedule is made of."""
 
@@ -150,6 +158,16 @@ class PipelineScaffolder(RecordScaffolder[PipelineParams]):
     def attributes(self, name: str, params: PipelineParams) -> dict[str, Any]:
         """Its node."""
         return {"nodes": [{"node_id": params.mapping, "config": {"mapping": params.mapping}}]}
+
+
+class ReplicationScaffolder(RecordScaffolder[ReplicationParams]):
+    """A replication that mirrors tables, once somebody starts it."""
+
+    params = ReplicationParams
+
+    def attributes(self, name: str, params: ReplicationParams) -> dict[str, Any]:
+        """Both ends, and what is followed."""
+        return {**params.model_dump(exclude={"table"}), "tables": [params.table], "enabled": False}
 
 
 class ScheduleScaffolder(RecordScaffolder[ScheduleParams]):

@@ -21,6 +21,8 @@ AlertEventType = Literal[
     "connection_up",
     "wal_threshold",
     "wal_recovery",
+    "replication_trouble",
+    "replication_recovery",
 ]
 
 MailTls = Literal["starttls", "implicit", "none"]
@@ -120,16 +122,17 @@ def _check_mailbox(address: str) -> str:
 
 
 class Alert(Record):
-    """Events of some or all pipelines, mappings, schedules and connections, and the one channel that tells them."""
+    """Events of pipelines, mappings, schedules, connections and replications, and the one channel that tells them."""
 
     kind: ClassVar[RecordKind] = "alert"
 
-    events: tuple[AlertEventType, ...] = Field(min_length=1, max_length=8)
-    #: What it is about; with all four left out: everything.
+    events: tuple[AlertEventType, ...] = Field(min_length=1, max_length=10)
+    #: What it is about; with all five left out: everything.
     pipelines: tuple[Name, ...] = ()
     mappings: tuple[Name, ...] = ()
     schedules: tuple[Name, ...] = ()
     connections: tuple[Name, ...] = ()
+    replications: tuple[Name, ...] = ()
     #: ``quarantine_threshold``: a load that sets aside so many rows, or more.
     quarantine_rows: int = Field(default=1, ge=1)
     #: More messages than this in one hour are counted, and not sent.
@@ -148,8 +151,8 @@ class Alert(Record):
 
     @property
     def covers_everything(self) -> bool:
-        """Whether no pipeline, mapping, schedule or connection is named."""
-        return not (self.pipelines or self.mappings or self.schedules or self.connections)
+        """Whether no pipeline, mapping, schedule, connection or replication is named."""
+        return not (self.pipelines or self.mappings or self.schedules or self.connections or self.replications)
 
     def covers(
         self,
@@ -158,6 +161,7 @@ class Alert(Record):
         mappings: frozenset[str] = frozenset(),
         schedules: frozenset[str] = frozenset(),
         connections: frozenset[str] = frozenset(),
+        replications: frozenset[str] = frozenset(),
     ) -> bool:
         """Whether it is about something that has to do with these."""
         if self.covers_everything:
@@ -167,4 +171,5 @@ class Alert(Record):
             and mappings.isdisjoint(self.mappings)
             and schedules.isdisjoint(self.schedules)
             and connections.isdisjoint(self.connections)
+            and replications.isdisjoint(self.replications)
         )

@@ -11,7 +11,7 @@ from synqx_dagster.errors import PlanError, RetryableError, SourceChangedError, 
 from synqx_dagster.model.replication import Replication
 from synqx_dagster.model.table import Column
 from synqx_dagster.replication.changes import Relation
-from synqx_dagster.replication.evolution import Evolved, compare
+from synqx_dagster.replication.evolution import Evolved, compare, numbers_of
 from synqx_dagster.replication.position import TableState
 from synqx_dagster.replication.source_columns import KnownRelation, SourceColumn, ask_source
 from synqx_dagster.replication.tables import FollowedTable
@@ -69,10 +69,12 @@ class Adapter:
             evolved = compare(known, relation, now, self._replication.evolution)
             if evolved.stopped is not None:
                 return self._stop(state, evolved.stopped)
-        numbers = now if now is not None else {}
-        kept = KnownRelation.of(relation.oid, relation.columns, numbers)
-        if now is None and known is not None:
-            kept = replace(kept, numbers=known.numbers)
+        numbers = numbers_of(relation, now)
+        if not numbers and known is not None:
+            # The catalog is ahead of the log: of a column that it calls otherwise by now, only we know the number.
+            names = {column.name for column in relation.columns}
+            numbers = {name: number for name, number in known.numbers.items() if name in names}
+        kept = replace(KnownRelation.of(relation.oid, relation.columns, {}), numbers=numbers)
         try:
             plan, words = self._fit(table, relation, evolved, session, was_there=state.load_id is not None)
         except (PlanError, SourceChangedError, TargetMismatchError) as error:

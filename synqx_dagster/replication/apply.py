@@ -17,12 +17,13 @@ from datetime import datetime
 from types import TracebackType
 
 from synqx_dagster.connectors.protocol import ChangingWriteSession, Connector
-from synqx_dagster.errors import CommitUnknownError, FatalError, PlanError, RetryableError, SynqxError
+from synqx_dagster.errors import CommitUnknownError, DataError, FatalError, PlanError, RetryableError, SynqxError
 from synqx_dagster.model.replication import Replication
 from synqx_dagster.model.table import TableName
 from synqx_dagster.replication.adapt import Adapter
 from synqx_dagster.replication.changes import Relation, Transaction, Truncate, format_lsn
 from synqx_dagster.replication.fold import Budget, Folded
+from synqx_dagster.replication.partitions import PartitionSet
 from synqx_dagster.replication.position import ReplicationState, TableState
 from synqx_dagster.replication.report import BatchReport, TableCounts
 from synqx_dagster.replication.state_keeper import StateKeeper
@@ -168,7 +169,8 @@ class Applier(StateKeeper):
                 self._commit(session, state)
                 reach("replication_after_commit")
         except BaseException:
-            self._refused = None if batch is None else batch.refused
+            if batch is not None and batch.refused is not None:
+                self._refused = batch.refused
             self._plans.clear()
             self._end_session()
             raise
@@ -184,6 +186,10 @@ class Applier(StateKeeper):
     def _commit(self, session: ChangingWriteSession, state: ReplicationState) -> None:
         try:
             session.commit()
+        except DataError as error:
+            # A constraint that is checked only now.
+            self._refused = self._find_named(error)
+            raise
         except CommitUnknownError as error:
             self._end_session()
             with self._target.write() as fresh:
@@ -196,6 +202,17 @@ class Applier(StateKeeper):
             logger.warning(
                 "%s: the reply to COMMIT was lost; the target's position says committed", self._replication.name
             )
+
+    def _find_named(self, error: DataError) -> TableName | None:
+        """The source of the table that an error names, if it takes changes: who does not, cannot stop for it."""
+        try:
+            place = self._target.qualify(TableName.parse(str(error.context["table"])))
+        except (KeyError, ValueError):
+            return None
+        for source, state in self.table_states.items():
+            if state.status == "following" and self._target.qualify(state.target) == place:
+                return source
+        return None
 
     def _open_session(self) -> ChangingWriteSession:
         if self._session is None:
@@ -297,6 +314,18 @@ class _Batch:
                 self._leave_out(relation, 1)
             else:
                 table.add(change, commit, ordinal)
+                self._note_truncation(relation.table, lsn)
+
+    def _note_truncation(self, name: TableName, lsn: int) -> None:
+        """Keep with a partitioned table that the log has told why its partitions are empty."""
+        state = self._states[name]
+        if state.partitions is None:
+            return
+        known = PartitionSet.from_json(state.partitions)
+        if known.was_truncated or lsn < known.lsn:
+            return
+        kept = replace(known, was_truncated=True).to_json()
+        self._states[name] = self.changed_states[name] = replace(state, partitions=kept)
 
     def finish(self) -> None:
         """Bring in what is left, and drop what staged it."""

@@ -49,7 +49,7 @@ def compare(
     if before.oid != relation.oid:
         return Evolved(stopped="the source table was dropped and made again; what the new one holds is not known")
     was = {column.name: column for column in before.columns}
-    numbers = _numbers_of(relation, now)
+    numbers = numbers_of(relation, now)
     before_numbers = before.numbers if numbers and before.numbers.keys() == was.keys() else {}
     earlier_name = _name_matches(was, relation, before_numbers, numbers)
     kept = {old: new for new, old in earlier_name.items()}
@@ -102,7 +102,7 @@ def _follow(
     return Evolved(renamed, added, tuple(vanished))
 
 
-def _numbers_of(relation: Relation, now: Mapping[str, SourceColumn] | None) -> dict[str, int]:
+def numbers_of(relation: Relation, now: Mapping[str, SourceColumn] | None) -> dict[str, int]:
     """The numbers of a relation's columns; empty unless the catalog speaks of the same columns as the log.
 
     The catalog is of now and the log of then: a column may have gone since, or names changed places. The log's columns

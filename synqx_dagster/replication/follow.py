@@ -18,6 +18,7 @@ from synqx_dagster.replication.account import Account
 from synqx_dagster.replication.adapt import TargetAlteredError
 from synqx_dagster.replication.apply import Applier
 from synqx_dagster.replication.own_slot import make_own_slot
+from synqx_dagster.replication.partition_watch import PartitionWatch
 from synqx_dagster.replication.position import PositionBook
 from synqx_dagster.replication.preparation import Prepared, prepare, read_state
 from synqx_dagster.replication.progress import Ending, FollowReport, FollowRequest
@@ -128,7 +129,12 @@ class _Follower:
         for source in waiting:
             described = prepared.describe(source)
             applier.follow(
-                source, slot.consistent_lsn, oid=described.oid, columns=described.columns, found=described.found
+                source,
+                slot.consistent_lsn,
+                oid=described.oid,
+                columns=described.columns,
+                found=described.found,
+                partitions=described.partitions,
             )
 
     def _copy_tables(self, applier: Applier, prepared: Prepared, waiting: Sequence[TableName], slot: NewSlot) -> bool:
@@ -149,6 +155,7 @@ class _Follower:
                 oid=described.oid,
                 columns=described.columns,
                 found=described.found,
+                partitions=described.partitions,
             )
 
         def done(copied: CopiedTable) -> None:
@@ -190,9 +197,14 @@ class _Follower:
     # --- streaming --------------------------------------------------------------------------------------------
 
     def _stream(self, applier: Applier, prepared: Prepared) -> Ending | None:
+        watch = PartitionWatch(
+            self._replication, prepared.source, prepared.selection.partitioned, applier, self._account
+        )
+        watch.tell_all()
+        watch.look()
         for _ in range(_MOST_ALTERATIONS):
             try:
-                return StreamLoop(self._request, self._account, applier, prepared).run()
+                return StreamLoop(self._request, self._account, applier, prepared, watch).run()
             except TargetAlteredError as error:
                 logger.info("%s: %s", self._replication.name, error)
             except DataError as error:

@@ -176,7 +176,9 @@ def create(replication: Replication, source: Connector, target: Connector, find_
     report, check = check_source(replication, source, target, find_load)
     made = Made(check, replication.publication_name, replication.slot_name)
     seen = look(replication, source, target)
-    loss = seen.loss or find_publication_loss(seen.state, report.publication, replication.publication_name)
+    loss = seen.loss or find_publication_loss(
+        seen.state, seen.tables.values(), report.publication, replication.publication_name
+    )
     if loss is not None:
         raise SlotLostError(loss, hint=f"`synqx replications resync {replication.name}` copies the tables anew")
     if check.problems or seen.state.position is not None:

@@ -4,7 +4,8 @@ Two tables in the target change only in the transactions that change the rows th
 
 * ``_synqx_replications`` holds one row for each replication: its position, the slot that this is a place in, and an
   epoch. An attempt raises the epoch when it begins, and finds it unchanged, under a row lock, in every transaction that
-  it commits; a newer attempt has raised it, and the older one is refused.
+  it commits; a newer attempt has raised it, and the older one is refused. Epochs begin anywhere, so that one of a
+  replication that was dropped and made again is none of those before.
 * ``_synqx_replicated_tables`` holds one row for each table: whether its rows were copied, which changes it takes, and
   how the log described it last.
 
@@ -15,6 +16,7 @@ rows, states and position are always of one moment of the source.
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -64,9 +66,11 @@ class TableState:
         load_id: Of the copy that began last, by which the transfer engine's ledger knows whether it has committed. None
             where the target table may have to be made yet.
         relation: How the log described the table last, as JSON; None before its first change.
-        reason: Why it has stopped; None otherwise.
+        reason: Why it has stopped; of one that follows, why its rows may differ from the source's all the same.
         definition: Digest of what the record said when its copy began, or when it began to follow; None before that,
             and of a state that an earlier version has kept.
+        partitions: Those of a partitioned table when they were last looked at, as JSON.
+        published: By which publication, and which entry of it, its changes come.
     """
 
     source: TableName
@@ -77,6 +81,8 @@ class TableState:
     relation: str | None = None
     reason: str | None = None
     definition: str | None = None
+    partitions: str | None = None
+    published: str | None = None
 
 
 def _text(
@@ -114,8 +120,8 @@ def tables_columns(dialect: str) -> tuple[Column, ...]:
     )
 
 
-#: Where the digest of a table's definition lies in what is kept of its relation.
-_DEFINITION = "definition"
+#: What lies in the column of a table's relation beside it: tables of earlier versions have that column, too.
+_BESIDE_RELATION = ("definition", "partitions", "published")
 
 _TABLE_FIELDS = ("source_table", "target_table", "status", "copied_at", "load_id", "relation", "reason")
 
@@ -186,7 +192,7 @@ class PositionBook:
                 # The row lock makes two attempts take turns.
                 found = self._lock_state()
                 if found is None:
-                    state = ReplicationState(1, run_id)
+                    state = ReplicationState(_make_first_epoch(), run_id)
                     self._insert(state)
                 else:
                     state = replace(found, epoch=found.epoch + 1, run_id=run_id)
@@ -338,6 +344,14 @@ class PositionBook:
                     raise
 
 
+def _make_first_epoch() -> int:
+    """Where the epochs of a replication begin that nothing is known of.
+
+    One of this name may have been dropped while a run of it slept: it must not wake up to find its epoch in use again.
+    """
+    return 1 + secrets.randbelow(2**48)
+
+
 def _lsn_text(lsn: int | None) -> str | None:
     return None if lsn is None else format_lsn(lsn)
 
@@ -363,37 +377,38 @@ def _values_of(state: TableState) -> tuple[object, ...]:
         state.status,
         copied_at,
         state.load_id,
-        _join_relation(state.relation, state.definition),
+        _join_relation(state),
         state.reason,
     )
 
 
-def _join_relation(relation: str | None, definition: str | None) -> str | None:
-    """Both in one column, which tables of earlier versions have, too."""
-    if definition is None:
-        return relation
-    found = {} if relation is None else json.loads(relation)
-    return json.dumps({**found, _DEFINITION: definition})
+def _join_relation(state: TableState) -> str | None:
+    beside = {name: value for name in _BESIDE_RELATION if (value := getattr(state, name)) is not None}
+    if not beside:
+        return state.relation
+    found = {} if state.relation is None else json.loads(state.relation)
+    return json.dumps({**found, **beside})
 
 
-def _split_relation(text: str | None) -> tuple[str | None, str | None]:
+def _split_relation(text: str | None) -> tuple[str | None, dict[str, str]]:
+    """The relation, and what lies beside it."""
     if text is None:
-        return None, None
+        return None, {}
     try:
         found = json.loads(text)
     except ValueError:
-        return text, None  # Who needs it says that it is not what we wrote.
-    if not isinstance(found, dict) or _DEFINITION not in found:
-        return text, None
-    definition = str(found.pop(_DEFINITION))
-    return (json.dumps(found) if found else None), definition
+        return text, {}  # Who needs it says that it is not what we wrote.
+    if not isinstance(found, dict) or found.keys().isdisjoint(_BESIDE_RELATION):
+        return text, {}
+    beside = {name: str(found.pop(name)) for name in _BESIDE_RELATION if name in found}
+    return (json.dumps(found) if found else None), beside
 
 
 def _table_of(row: Sequence[object]) -> TableState:
     source, target, status, copied_at, load_id, relation, reason = row
     if status not in ("pending", "copying", "following", "stopped"):
         raise FatalError(f"{TABLES_TABLE}: {source} has a status that this version does not know")
-    known, definition = _split_relation(_optional(relation))
+    known, beside = _split_relation(_optional(relation))
     return TableState(
         TableName.parse(str(source)),
         TableName.parse(str(target)),
@@ -402,5 +417,5 @@ def _table_of(row: Sequence[object]) -> TableState:
         _optional(load_id),
         known,
         _optional(reason),
-        definition,
+        **beside,
     )

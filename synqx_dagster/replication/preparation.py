@@ -16,7 +16,7 @@ from synqx_dagster.replication.apply import Applier
 from synqx_dagster.replication.own_slot import refuse_foreign_slot
 from synqx_dagster.replication.position import PositionBook, ReplicationState, TableState
 from synqx_dagster.replication.progress import FollowRequest
-from synqx_dagster.replication.publication import PublicationState, ensure_publication
+from synqx_dagster.replication.publication import PublicationState, ensure_publication, find_publication
 from synqx_dagster.replication.run_plan import Selection, find_loss, find_publication_loss, followed_of, select_tables
 from synqx_dagster.replication.slot import SourceConnector, find_slot
 from synqx_dagster.replication.snapshot_copy import CopyTask, DescribedTable, describe_table
@@ -42,6 +42,7 @@ class Prepared:
     Attributes:
         tables: Followed, with their places in the target; those that are refused, too.
         refused: By source table, why its changes are left out.
+        marks: By source table, what it is published by, once that was settled.
         publication: As it was found.
         oids: By source table, what tells a table that was made anew from the one before.
     """
@@ -55,6 +56,7 @@ class Prepared:
     publication: PublicationState
     oids: Mapping[TableName, int]
     refused: Mapping[TableName, str] = field(default_factory=dict)
+    marks: Mapping[TableName, str] = field(default_factory=dict)
 
     def settle(self, applier: Applier, warn: Callable[[str, str], None]) -> None:
         """Decide, once no earlier run can commit any more, whether the slot goes on, and which tables begin anew.
@@ -71,7 +73,8 @@ class Prepared:
             slot = find_slot(session, self.replication.slot_name)
         loss = find_loss(state, slot, self.replication.slot_name)
         if loss is None and self.selection.followed:
-            loss = find_publication_loss(state, self.publication, self.replication.publication_name)
+            name = self.replication.publication_name
+            loss = find_publication_loss(state, applier.table_states.values(), self.publication, name)
         if loss is not None:
             if self.replication.snapshot != "again":
                 applier.set_position(state.position, slot=state.slot, status="lost")
@@ -86,7 +89,7 @@ class Prepared:
             for source, table_state in applier.table_states.items():
                 if table_state != TableState(source, table_state.target) or not applier.fits_target(source):
                     applier.reset_table(source)
-            self._publish()
+            self._publish(applier)
             return
         for source, table_state in applier.table_states.items():
             if table_state.relation is not None and self._was_made_anew(source, table_state):
@@ -94,7 +97,7 @@ class Prepared:
             else:
                 self._settle_definition(applier, source, table_state, warn)
         self._settle_publication(applier, warn)
-        self._publish()
+        self._publish(applier)
 
     def _settle_definition(
         self, applier: Applier, source: TableName, state: TableState, warn: Callable[[str, str], None]
@@ -119,8 +122,12 @@ class Prepared:
 
         Written down before the publication is put right, which is all that tells of it.
         """
+        found = self.publication.found
         for source, state in applier.table_states.items():
-            if source not in self.publication.lacking_tables or state.status not in ("copying", "following"):
+            is_other = found is not None and state.published not in (None, found.mark_of(source))
+            if not (is_other or source in self.publication.lacking_tables):
+                continue
+            if state.status not in ("copying", "following"):
                 continue
             why = f"the publication {self.replication.publication_name!r} did not bring all its changes"
             if self.replication.snapshot == "never":
@@ -129,11 +136,18 @@ class Prepared:
                 applier.reset_table(source)
                 warn(f"published {source}", f"{source} is copied again: {why}")
 
-    def _publish(self) -> None:
-        published = tuple(table.published for table in self.selection.followed)
-        if published:
-            with self.source.write() as session:
-                ensure_publication(session, self.replication.publication_name, published, self.server_version)
+    def _publish(self, applier: Applier) -> None:
+        """Make the publication fit, and keep which one it is."""
+        wanted = tuple(table.published for table in self.selection.followed)
+        if not wanted:
+            return
+        name, found = self.replication.publication_name, self.publication.found
+        with self.source.write() as session:
+            if ensure_publication(session, name, wanted, self.server_version):
+                found = find_publication(session, name, self.server_version)
+        # One that goes again at this moment is missed by the next look.
+        self.marks = {} if found is None else {one.table: found.mark_of(one.table) for one in wanted}
+        applier.note_published(self.marks)
 
     def _was_made_anew(self, source: TableName, state: TableState) -> bool:
         oid = self.oids.get(source)
@@ -162,6 +176,9 @@ class Prepared:
             oids = _read_oids(session.fetch_all(_OIDS_SQL))
         known = {table.table: table.columns for table in self.selection.tables}
         if {table.table for table in report.tables} - known.keys() or not report.publication.is_sufficient:
+            return True
+        found = report.publication.found
+        if found is None or any(found.mark_of(source) != mark for source, mark in self.marks.items()):
             return True
         if any(oids.get(source) != oid for source, oid in self.oids.items() if source in known and source in oids):
             return True

@@ -28,6 +28,8 @@ GENERATED_VERSION = 180_000
 
 #: How the comment of a publication begins that SynqX has made.
 _COMMENT_MARK = "SynqX "
+#: Between the oids of a publication and of a table's entry.
+_MARK_SEPARATOR = "/"
 
 _COMMENT_SQL = """
 select pg_catalog.obj_description(p.oid, 'pg_publication') from pg_catalog.pg_publication p where p.pubname = ?
@@ -68,22 +70,32 @@ class PublishedTable:
 
 @dataclass(frozen=True)
 class FoundTable:
-    """What of a table is published."""
+    """What of a table is published.
 
+    Attributes:
+        oid: Of the entry itself: another one once the table was taken out and put back.
+    """
+
+    oid: int
     columns: frozenset[str] | None
     where: str | None
 
 
 @dataclass(frozen=True)
 class FoundPublication:
-    """A publication as the catalog describes it."""
+    """A publication as the catalog describes it.
 
+    Attributes:
+        schemas: Of which all tables are in it, with the oids of these entries.
+    """
+
+    oid: int
     is_owned: bool
     all_tables: bool
     publishes_all_changes: bool
     via_partition_root: bool
     publishes_generated: bool
-    schemas: tuple[str, ...]
+    schemas: Mapping[str, int]
     comment: str | None
     tables: Mapping[TableName, FoundTable]
 
@@ -91,6 +103,16 @@ class FoundPublication:
     def is_ours(self) -> bool:
         """Whether SynqX has made it, and may alter it; a user may have made his own under the same role."""
         return self.is_owned and (self.comment or "").startswith(_COMMENT_MARK)
+
+    def mark_of(self, table: TableName) -> str:
+        """What tells the publication, and a table's place in it, from one that was made anew since."""
+        found = self.tables.get(table)
+        entry = self.schemas.get(table.schema or "", 0) if found is None else found.oid
+        return f"{self.oid}{_MARK_SEPARATOR}{entry}"
+
+    def is_same(self, mark: str) -> bool:
+        """Whether a mark is of this publication, whatever became of the table's place in it."""
+        return mark.partition(_MARK_SEPARATOR)[0] == str(self.oid)
 
 
 @dataclass(frozen=True)
@@ -129,18 +151,20 @@ def find_publication(session: WriteSession, name: str, server_version: int) -> F
     rows = session.fetch_all(load_query(query), [name])
     if not rows:
         return None
-    owned, all_tables, all_changes, via_root, generated, schemas, comment, tables = cast("tuple[Any, ...]", rows[0])
+    *facts, schemas, comment, tables = cast("tuple[Any, ...]", rows[0])
+    oid, owned, all_tables, all_changes, via_root, generated = facts
     return FoundPublication(
+        oid,
         owned,
         all_tables,
         all_changes,
         via_root,
         generated,
-        tuple(schemas),
+        dict(sorted(schemas.items())),
         comment,
         {
-            TableName(table, schema): FoundTable(None if columns is None else frozenset(columns), where)
-            for schema, table, columns, where in tables
+            TableName(table, schema): FoundTable(entry, None if columns is None else frozenset(columns), where)
+            for schema, table, entry, columns, where in tables
         },
     )
 

@@ -52,15 +52,23 @@ def find_loss(state: ReplicationState, slot: SlotState | None, slot_name: str) -
     return None
 
 
-def find_publication_loss(state: ReplicationState, publication: PublicationState, name: str) -> str | None:
+def find_publication_loss(
+    state: ReplicationState, tables: Iterable[TableState], publication: PublicationState, name: str
+) -> str | None:
     """Why a publication that is gone stops a replication that had begun; None where it has not, or it is there.
 
     The log is read with the publications that were there when it was written: one that is made now says nothing of
     what came before it, and some versions refuse to read on at all.
     """
-    if state.position is None or publication.found is not None:
+    found = publication.found
+    if state.position is None:
         return None
-    return f"the publication {name!r} is gone, and with it changes since {format_lsn(state.position)}"
+    since = f"and with it changes since {format_lsn(state.position)}"
+    if found is None:
+        return f"the publication {name!r} is gone, {since}"
+    if any(table.published is not None and not found.is_same(table.published) for table in tables):
+        return f"the publication {name!r} was dropped and made again: the one before is gone, {since}"
+    return None
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,11 @@ class Selection:
     def followed(self) -> tuple[SourceTable, ...]:
         """Those without what is refused."""
         return tuple(table for table in self.tables if table.table not in self.refused)
+
+    @property
+    def partitioned(self) -> tuple[TableName, ...]:
+        """Those of them that have partitions."""
+        return tuple(table.table for table in self.followed if table.is_partitioned)
 
 
 def select_tables(replication: Replication, report: SourceReport, find_load: FindLoad, *, is_new: bool) -> Selection:

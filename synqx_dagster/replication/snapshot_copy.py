@@ -28,6 +28,7 @@ from synqx_dagster.model.mapping import (
 from synqx_dagster.model.replication import DEFAULT_SCHEMA, Replication
 from synqx_dagster.model.table import Column, TableName
 from synqx_dagster.replication.copy_plan import CopyMoment, CopyPlan, plan_copy
+from synqx_dagster.replication.partitions import read_partitions_at
 from synqx_dagster.replication.slot import NewSlot
 from synqx_dagster.replication.snapshot_source import SnapshotSource
 from synqx_dagster.replication.source_columns import SourceColumn, read_source_columns
@@ -84,10 +85,16 @@ class DescribedTable:
     oid: int
     columns: tuple[Column, ...]
     found: Mapping[str, SourceColumn]
+    partitions: str | None = None
 
 
-def describe_table(source: Connector, read: ReadSession, table: TableName, names: Sequence[str]) -> DescribedTable:
+def describe_table(
+    source: Connector, read: ReadSession, table: TableName, names: Sequence[str], lsn: int | None = None
+) -> DescribedTable:
     """Ask the source for a table.
+
+    Args:
+        lsn: What the session sees are the transactions before it; None: what is there now.
 
     Raises:
         SourceChangedError: It is gone, or one of the columns is.
@@ -106,7 +113,13 @@ def describe_table(source: Connector, read: ReadSession, table: TableName, names
             table=str(table),
         )
     number = int(str(oid))
-    return DescribedTable(number, tuple(columns[one] for one in names), read_source_columns(read, number))
+    partitions = read_partitions_at(read, table, lsn)
+    return DescribedTable(
+        number,
+        tuple(columns[one] for one in names),
+        read_source_columns(read, number),
+        None if partitions is None else partitions.to_json(),
+    )
 
 
 def has_copied(target: Connector, table: TableName, load_id: str, run_id: str) -> bool:
@@ -207,7 +220,7 @@ class SnapshotCopy:
     def _copy(self, task: CopyTask, source: SnapshotSource, moment: CopyMoment) -> CopiedTable:
         table, target = task.table, self._target
         with source.read() as read:
-            described = describe_table(source, read, table.source, task.names)
+            described = describe_table(source, read, table.source, task.names, moment.lsn)
             columns = read.find_columns(table.source) or ()
         self._on_begin(task, described)
         with target.write() as write:

@@ -32,6 +32,7 @@ class StateKeeper:
         self._schema = state_schema(replication)
         self._state = ReplicationState()
         self._states: dict[TableName, TableState] = {}
+        self._published: Mapping[TableName, str] = {}
         self._lock = threading.Lock()
 
     @property
@@ -78,11 +79,13 @@ class StateKeeper:
         oid: int | None = None,
         columns: Sequence[Column] = (),
         found: Mapping[str, SourceColumn] | None = None,
+        partitions: str | None = None,
     ) -> None:
         """Enter that a table is being copied by this load; until it follows, its changes are left to the copy.
 
         Args:
             oid, columns, found: The table as the copy reads it, so that a change of its columns since then is noticed.
+            partitions: Its partitions as the copy reads them.
         """
         relation = None if oid is None else KnownRelation.of(oid, columns, found or {}).to_json()
         definition = self._definitions[source]
@@ -96,6 +99,8 @@ class StateKeeper:
                 relation=relation,
                 reason=None,
                 definition=definition,
+                partitions=partitions,
+                published=self._published.get(source),
             ),
         )
 
@@ -107,11 +112,12 @@ class StateKeeper:
         oid: int | None = None,
         columns: Sequence[Column] = (),
         found: Mapping[str, SourceColumn] | None = None,
+        partitions: str | None = None,
     ) -> None:
         """Enter that a table takes the changes of transactions that commit at or after `copied_at`.
 
         Args:
-            oid, columns, found: The table as it was then. Left out: as `begin_copy` has entered it.
+            oid, columns, found, partitions: The table as it was then. Left out: as `begin_copy` has entered it.
         """
         relation = None if oid is None else KnownRelation.of(oid, columns, found or {}).to_json()
         self._put(
@@ -123,13 +129,35 @@ class StateKeeper:
                 relation=state.relation if relation is None else relation,
                 reason=None,
                 definition=self._definitions[source],
+                partitions=state.partitions if oid is None else partitions,
+                published=self._published.get(source, state.published),
             ),
         )
+
+    def note_published(self, published: Mapping[TableName, str]) -> None:
+        """Enter by what the changes of tables come from now on, in one transaction; see `TableState.published`."""
+        self._published = published
+        with self._lock:
+            changed = [
+                replace(state, published=published[source])
+                for source, state in self._states.items()
+                # Of one that is to be copied it is entered when that begins.
+                if state.status != "pending" and state.published != published.get(source, state.published)
+            ]
+            if not changed:
+                return
+            with self._change_book() as (book, _):
+                written = [state for state in changed if self._put_table(book, state)]
+            self._states.update({state.source: state for state in written})
 
     def redefine_table(self, source: TableName) -> None:
         """Enter that a table goes on as the record has it now, without a copy."""
         target, definition = self._followed[source].target, self._definitions[source]
         self._put(source, lambda state: replace(state, target=target, definition=definition))
+
+    def note_partitions(self, source: TableName, partitions: str, reason: str | None) -> None:
+        """Enter a table's partitions as they are, and why its rows may differ from the source's for their sake."""
+        self._put(source, lambda state: replace(state, partitions=partitions, reason=reason))
 
     def stop_table(self, source: TableName, reason: str) -> None:
         """Enter that a table takes no changes until it is copied again."""

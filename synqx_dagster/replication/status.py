@@ -8,19 +8,23 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
-from synqx_dagster.connectors.protocol import Connector
+from synqx_dagster.connectors.protocol import Connector, WriteSession
 from synqx_dagster.errors import ConfigurationError, RetryableError, StatementTimeoutError
 from synqx_dagster.model.replication import Replication
 from synqx_dagster.model.table import TableName
 from synqx_dagster.replication.changes import format_lsn
 from synqx_dagster.replication.guard import SlotWal, Verdict, format_bytes, judge, wal_of
+from synqx_dagster.replication.partitions import PartitionSet, compare, read_partitions
 from synqx_dagster.replication.position import PositionBook, ReplicationState, TableState
 from synqx_dagster.replication.preparation import require_source
 from synqx_dagster.replication.publication import was_made_by_us
-from synqx_dagster.replication.run_plan import find_loss, waits_for_copy
+from synqx_dagster.replication.run_plan import find_loss, find_publication_loss, waits_for_copy
 from synqx_dagster.replication.slot import SlotState, drop_slot, find_slot
-from synqx_dagster.replication.source import inspect_source
+from synqx_dagster.replication.source import SourceTable, inspect_source
 from synqx_dagster.replication.tables import state_schema
+
+#: What is said of tables that take changes and may differ from the source all the same.
+DOUBT = "rows may differ from the source's"
 
 #: Who takes a replication over, where it is no run.
 BY_HAND = "by hand"
@@ -38,7 +42,7 @@ select count(*) from (
 """
 
 #: ``new``: never started. ``copying``, ``following``. ``lost``: stopped until it is copied anew. ``degraded``: some of
-#: its tables have stopped.
+#: its tables have stopped, or may differ from the source.
 StateWord = Literal["new", "copying", "following", "degraded", "lost"]
 
 
@@ -150,7 +154,9 @@ def read_status(replication: Replication, source: Connector, target: Connector) 
     ]
     word = _state_word(state, tables, loss)
     stopped = [str(table.source) for table in found if table.status == "stopped"]
-    reason = loss or (f"stopped: {', '.join(stopped)}" if stopped else None)
+    doubtful = [str(table.source) for table in found if table.status == "following" and table.reason]
+    parts = [f"{what}: {', '.join(names)}" for what, names in (("stopped", stopped), (DOUBT, doubtful)) if names]
+    reason = loss or "; ".join(parts) or None
     lag = None if slot is None else slot.confirmed_lag_bytes
     verdict = Verdict("ok", replication.wal_guard.action)
     if slot is not None:
@@ -188,7 +194,7 @@ def _state_word(state: ReplicationState, tables: Mapping[TableName, TableState],
         return "new"
     if any(waits_for_copy(one) for one in tables.values()) or state.status == "copying":
         return "copying"
-    return "degraded" if any(one.status == "stopped" for one in tables.values()) else "following"
+    return "degraded" if any(one.status == "stopped" or one.reason for one in tables.values()) else "following"
 
 
 def _describe_cost(replication: Replication, slot: SlotState | None) -> str | None:
@@ -312,17 +318,25 @@ def find_work(replication: Replication, source: Connector, target: Connector) ->
         return Work()
     if slot.confirmed_lag_bytes > IDLE_LAG_BYTES:
         return Work(f"the slot is behind by {format_bytes(slot.confirmed_lag_bytes)}")
-    return _find_changes(replication, source, tables)
+    return _find_changes(replication, source, state, tables)
 
 
-def _find_changes(replication: Replication, source: Connector, tables: Mapping[TableName, TableState]) -> Work:
+def _find_changes(
+    replication: Replication, source: Connector, state: ReplicationState, tables: Mapping[TableName, TableState]
+) -> Work:
     with require_source(source).write() as session:
         report = inspect_source(session, replication)
         new = [str(table.table) for table in report.tables if table.table not in tables]
         if new:
             return Work(f"tables have come: {', '.join(new[:5])}")
+        loss = find_publication_loss(state, tables.values(), report.publication, replication.publication_name)
+        if loss is not None:
+            return Work(loss)
         if not report.publication.is_sufficient:
             return Work("the publication does not cover the tables any more")
+        changed = [str(table.table) for table in report.tables if _has_changed_partitions(session, table, tables)]
+        if changed:
+            return Work(f"partitions have changed: {', '.join(changed[:5])}")
         session.begin()
         try:
             session.execute(f"set local statement_timeout = {int(_PEEK_SECONDS * 1000)}")
@@ -332,6 +346,15 @@ def _find_changes(replication: Replication, source: Connector, tables: Mapping[T
         finally:
             session.rollback()
     return Work("the slot has changes") if int(str(rows[0][0])) else Work()
+
+
+def _has_changed_partitions(session: WriteSession, table: SourceTable, states: Mapping[TableName, TableState]) -> bool:
+    """Whether something happened to partitions of which the log tells nothing, so that no change would start a run."""
+    state = states.get(table.table)
+    if not table.is_partitioned or state is None or state.status != "following" or state.partitions is None:
+        return False
+    now = read_partitions(session, table.table)
+    return now is not None and compare(PartitionSet.from_json(state.partitions), now).is_suspicious
 
 
 # --- giving a slot up -------------------------------------------------------------------------------------------------

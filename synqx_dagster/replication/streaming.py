@@ -13,6 +13,7 @@ from synqx_dagster.replication.account import Account
 from synqx_dagster.replication.apply import Applier
 from synqx_dagster.replication.changes import Transaction
 from synqx_dagster.replication.guard import judge, wal_of
+from synqx_dagster.replication.partition_watch import PartitionWatch
 from synqx_dagster.replication.preparation import Prepared
 from synqx_dagster.replication.progress import Ending, FollowRequest
 from synqx_dagster.replication.slot import SlotState, drop_slot, find_slot, heartbeat
@@ -25,7 +26,7 @@ _WAIT_SECONDS = 0.25
 _QUIET_SECONDS = 0.2
 #: How often the slot is looked at: its lag for the report, and the guard.
 _SLOT_SECONDS = 5.0
-#: How often the source is asked for new tables, and the target for tables that are to be copied anew.
+#: How often the source is asked for new tables and partitions, and the target for tables that are to be copied anew.
 _TABLES_SECONDS = 30.0
 #: How often at most an idle stream's place is written down.
 _IDLE_SECONDS = 5.0
@@ -49,12 +50,20 @@ class _Clock:
 class StreamLoop:
     """One stream of one run."""
 
-    def __init__(self, request: FollowRequest, account: Account, applier: Applier, prepared: Prepared) -> None:
+    def __init__(
+        self,
+        request: FollowRequest,
+        account: Account,
+        applier: Applier,
+        prepared: Prepared,
+        partitions: PartitionWatch,
+    ) -> None:
         self._request = request
         self._replication = request.replication
         self._account = account
         self._applier = applier
         self._prepared = prepared
+        self._partitions = partitions
         now = time.monotonic()
         self._slot_clock = _Clock(_SLOT_SECONDS)
         self._tables_clock = _Clock(_TABLES_SECONDS, now + _TABLES_SECONDS)
@@ -90,8 +99,7 @@ class StreamLoop:
         while True:
             ending = self._account.why_end()
             if ending is not None:
-                self._settle(stream)
-                self._find_slot()
+                self._end(stream)
                 return ending
             now = time.monotonic()
             batch = self._collect(stream)
@@ -105,14 +113,21 @@ class StreamLoop:
             self._look_round(stream, now)
             if not batch:
                 if self._is_done(stream, now):
-                    self._settle(stream)
-                    self._find_slot()
+                    self._end(stream)
                     return "idle"
                 self._move_on(stream, now)
-            if self._tables_clock.is_due(now) and self._prepared.has_news(self._applier, self._request.target):
-                self._settle(stream)
-                return None
+            if self._tables_clock.is_due(now):
+                self._partitions.look()
+                if self._prepared.has_news(self._applier, self._request.target):
+                    self._settle(stream)
+                    return None
             self._account.tell_stream(now)
+
+    def _end(self, stream: ChangeStream) -> None:
+        """Write down how far the log was read, and look a last time at what the report tells."""
+        self._settle(stream)
+        self._partitions.look()
+        self._find_slot()
 
     def _collect(self, stream: ChangeStream) -> list[Transaction]:
         """Transactions for one batch: enough changes, or those that come before the first is too old, or a pause."""

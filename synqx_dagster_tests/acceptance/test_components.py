@@ -305,10 +305,8 @@ def test_a_folder_is_listed_by_itself(project: DagsterProject) -> None:
 
 @pytest.mark.slow
 def test_components_are_listed_and_scaffolded(empty: DagsterProject) -> None:
-    names = {
-        f"synqx_dagster.{kind}Component"
-        for kind in ("Catalog", "Connection", "Dataset", "Mapping", "Pipeline", "Schedule", "Schema", "Sensor")
-    }
+    kinds = ["Catalog", "Connection", "Dataset", "Mapping", "Pipeline", "Replication", "Schedule", "Schema", "Sensor"]
+    names = {f"synqx_dagster.{kind}Component" for kind in kinds}
     listed = empty.succeed("dg", "list", "components", "--package", "synqx_dagster", "--json")
     assert {item["key"] for item in json.loads(listed[listed.index("{") :])["items"]} == names
 
@@ -321,6 +319,8 @@ def test_components_are_listed_and_scaffolded(empty: DagsterProject) -> None:
     empty.succeed(*scaffold, "synqx_dagster.PipelineComponent", "load_customers")
     empty.succeed(*scaffold, "synqx_dagster.ScheduleComponent", "nightly")
     empty.succeed(*scaffold, "synqx_dagster.CatalogComponent", "more")
+    empty.succeed(*scaffold, "synqx_dagster.ConnectionComponent", "live")
+    empty.succeed(*scaffold, "synqx_dagster.ReplicationComponent", "mirror", "--source-connection", "live")
     text = (empty.defs / "sales" / "customers" / "defs.yaml").read_text()
     assert "type: synqx_dagster.MappingComponent" in text
     assert "name: customers" in text
@@ -328,7 +328,13 @@ def test_components_are_listed_and_scaffolded(empty: DagsterProject) -> None:
     empty.succeed("dg", "check", "defs")
     listed_defs = empty.list_defs()
     assert [asset["asset_key"] for asset in listed_defs["assets"]] == ["shop/orders", "warehouse/main/customer"]
-    assert {job["name"] for job in listed_defs["jobs"]} == {"load_customers", "nightly"}
+    assert {job["name"] for job in listed_defs["jobs"]} == {
+        "load_customers",
+        "nightly",
+        "mirror",
+        "mirror_resync",
+        "mirror_drop",
+    }
 
 
 def test_mistakes_are_told_together_each_with_file_and_line(project: DagsterProject) -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 
 import dagster as dg
 
+from synqx_dagster.alerts.messages import AlertEvent
 from synqx_dagster.catalog.store import Catalog
 from synqx_dagster.connectors.postgresql import PostgresqlConnector
+from synqx_dagster.defs.alert_events import begin_memory
+from synqx_dagster.defs.alert_sensor import concerns
 from synqx_dagster.defs.instance import open_instance
+from synqx_dagster.defs.monitor_events import begin_changes, take_changes
 from synqx_dagster.defs.replication_assets import REPLICATION_TAG
 from synqx_dagster.defs.replication_guard import GuardRounds, GuardState, guard_slots, read_cursor, write_cursor
 from synqx_dagster.defs.replication_sensors import find_run
+from synqx_dagster.model import Alert
 from synqx_dagster.replication.stream import open_stream
 from synqx_dagster_tests.acceptance import test_cli_replications as replications
 from synqx_dagster_tests.acceptance.test_cli_replications import Shop, guarded, look_at_all
@@ -160,6 +166,41 @@ def test_a_removed_replication_whose_source_hangs_is_not_waited_for(shop: Shop, 
         look_at_all(catalog, states)
     assert shop.left_behind() == ([], [])
     assert states["shop-mirror"].settled_at > 0
+
+
+def test_troubles_are_told_once_and_so_is_their_end(shop: Shop, catalog: Catalog) -> None:
+    def told() -> list[AlertEvent]:
+        look_at_all(catalog, {})
+        return take_changes(catalog, memory, datetime.now(UTC))
+
+    assert shop.run("replications", "run", "shop-mirror").exit_code == 0
+    memory = begin_memory(datetime.now(UTC), begin_changes(catalog))
+    assert told() == []
+    shop.target.execute("alter table customer add constraint short check (length(name) < 20)")
+    shop.source.execute("update customer set name = repeat('x', 30) where id = 1")
+    assert shop.run("replications", "run", "shop-mirror").exit_code == 0
+    (event,) = told()
+    assert (event.event_type, event.subject, event.connections) == (
+        "replication_trouble",
+        "shop-mirror",
+        ("shop", "warehouse"),
+    )
+    assert "public.customer has stopped" in event.summary
+    assert "short" in event.summary
+    about = {"name": "a", "events": ["replication_trouble"], "webhook": {"url": {"env": "URL"}}}
+    for names, is_told in ((["shop-mirror"], True), (["another"], False), ([], True)):
+        assert concerns(Alert.model_validate({**about, "replications": names}), event) is is_told
+    assert AlertEvent.from_dict(event.to_dict()) == event
+    assert told() == []
+
+    shop.source.execute("select pg_drop_replication_slot(%s)", (shop.slot,))
+    (event,) = told()
+    assert "is gone" in event.summary
+    assert told() == []
+    shop.target.execute("alter table customer drop constraint short")
+    assert shop.run("replications", "resync", "shop-mirror", "--yes").exit_code == 0
+    assert shop.run("replications", "run", "shop-mirror").exit_code == 0
+    assert [event.event_type for event in told()] == ["replication_recovery"]
 
 
 def test_the_cursor_of_another_version_is_read() -> None:

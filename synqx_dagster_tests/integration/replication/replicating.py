@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from synqx_dagster.connectors.protocol import Connector
 from synqx_dagster.model import Replication
 from synqx_dagster.replication.follow import follow
 from synqx_dagster.replication.progress import FollowReport, FollowRequest
-from synqx_dagster.replication.status import ReplicationStatus, read_status
+from synqx_dagster.replication.status import ReplicationStatus, find_work, read_status
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
 
 _numbers = itertools.count(1)
@@ -57,6 +58,14 @@ class Pair:
         record = build_record("replication", plain)
         assert isinstance(record, Replication)
         self.replication = record
+
+    def wait_for_work(self) -> str:
+        """Why a run is to start; the test's servers write their log a moment after a commit."""
+        deadline = time.monotonic() + 30
+        while (work := find_work(self.replication, self.source_connector, self.target_connector)).reason is None:
+            assert time.monotonic() < deadline, "no run is to start"
+            time.sleep(0.05)
+        return work.reason
 
     def slots(self) -> list[str]:
         rows = self.source.execute(

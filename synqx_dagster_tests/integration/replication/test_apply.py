@@ -93,9 +93,10 @@ def test_a_position_is_kept_for_the_next_attempt(target: Target) -> None:
     with Applier(replication, target.connector, followed(replication)) as applier:
         start(applier, at=50)
         apply(applier, (100, [insert(ITEM, "1", "a", "x")]))
+        first = applier.state.epoch
     with Applier(replication, target.connector, followed(replication)) as applier:
         assert applier.begin("second") == 108
-        assert applier.state.epoch == 2
+        assert applier.state.epoch == first + 1
         assert applier.state.slot == "slot"
         report = apply(applier, (100, [insert(ITEM, "1", "a", "x")]), (108, [update(ITEM, "1", "b", "x")]))
         assert (report.skipped, report.position) == (1, 116)

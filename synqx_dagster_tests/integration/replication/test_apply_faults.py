@@ -18,6 +18,8 @@ from synqx_dagster.errors import FencedError, RetryableError
 from synqx_dagster.replication.adapt import TargetAlteredError
 from synqx_dagster.replication.apply import Applier
 from synqx_dagster.replication.changes import UNCHANGED, Change
+from synqx_dagster.replication.position import PositionBook
+from synqx_dagster.replication.tables import state_schema
 from synqx_dagster.transfer.failpoints import VARIABLE
 from synqx_dagster_tests.faulty_proxies import LostReplies, Resets, faulty_proxy
 from synqx_dagster_tests.forked import fork_context, wait_until_stopped
@@ -97,6 +99,12 @@ def begin_process(*arguments: object) -> BaseProcess:
     return process
 
 
+def epoch_of(target: Target) -> int:
+    """As the target has it."""
+    [(epoch,)] = target.rows("SELECT epoch FROM _synqx_replications")
+    return int(epoch)
+
+
 def rows_of(target: Target, mode: str) -> Sequence[tuple[Any, ...]]:
     if mode == "history":
         names = "change_lsn, change_ordinal, change_operation, id, name, big"
@@ -118,19 +126,52 @@ def expected_rows(mode: str, tmp_path: Path) -> Sequence[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("mode", ["mirror", "history"])
 def test_killed_at_every_place_the_target_holds_each_change_once(target: Target, mode: str, tmp_path: Path) -> None:
+    epochs: list[int] = []
     for number, place in enumerate(PLACES):
         process = begin_process(target.connector.config, mode, f"run-{number}", f"{place}=kill")
         process.join(PATIENCE_SECONDS)
         assert process.exitcode == -signal.SIGKILL, place
+        epochs.append(epoch_of(target))
     replication = make_replication(mode=mode)
     with Applier(replication, target.connector, followed(replication)) as applier:
         start(applier, run_id="last")
         follow_all(applier)
-        assert applier.state.epoch == len(PLACES) + 1
+        epochs.append(applier.state.epoch)
+    assert epochs == list(range(epochs[0], epochs[0] + len(PLACES) + 1))
     assert rows_of(target, mode) == expected_rows(mode, tmp_path)
     if target.kind == "postgresql":
         left = target.rows("SELECT relname FROM pg_class WHERE relname LIKE '\\_synqx\\_changes%'")
         assert left == []
+
+
+def apply_one(applier: Applier, lsn: int, key: str) -> None:
+    """One new row; where the table is made by that, it is read again."""
+    try:
+        applier.apply([MadeTransaction(lsn, [insert(ITEM, key, "a", "x")])])
+    except TargetAlteredError:
+        applier.apply([MadeTransaction(lsn, [insert(ITEM, key, "a", "x")])])
+
+
+def test_an_applier_that_slept_while_its_replication_was_made_anew_commits_nothing(target: Target) -> None:
+    replication = make_replication()
+    with (
+        Applier(replication, target.connector, followed(replication)) as sleeper,
+        Applier(replication, target.connector, followed(replication)) as newer,
+    ):
+        start(sleeper)
+        apply_one(sleeper, 100, "1")
+        with target.connector.write() as session:
+            book = PositionBook(target.connector, session, replication.name, state_schema(replication))
+            book.begin_attempt("drop")
+            session.begin()
+            book.forget()
+            session.commit()
+        # As many attempts as there were before.
+        start(newer)
+        with pytest.raises(FencedError):
+            apply_one(sleeper, 200, "2")
+        apply_one(newer, 300, "3")
+    assert [row[0] for row in target.rows("SELECT id FROM item ORDER BY id")] == [1, 3]
 
 
 @pytest.mark.parametrize("place", ["replication_staged", "replication_before_commit"])

@@ -158,6 +158,46 @@ def test_a_publication_that_is_gone_is_a_loss_with_a_way_out(pair: Pair) -> None
     assert pair.status().state == "following"
 
 
+def test_a_publication_that_was_made_anew_is_a_loss_with_a_way_out(pair: Pair) -> None:
+    name = pair.replication.publication_name
+    [(tables, comment)] = pair.source.execute(
+        "select (select string_agg(tablename, ', ') from pg_publication_tables), obj_description(oid, 'pg_publication')"
+        " from pg_publication"
+    )
+    pair.source.execute(f'drop publication "{name}"')
+    # No version lets the log tell of it.
+    pair.source.execute("insert into t values (3, 'c', 30); delete from u")
+    pair.source.execute(f'create publication "{name}" for table {tables} with (publish_via_partition_root = true)')
+    pair.source.execute(f'comment on publication "{name}" is %s', (comment,))
+    ends = (pair.source_connector, pair.target_connector)
+    assert "made again" in pair.wait_for_work()
+    with pytest.raises(SlotLostError, match="was dropped and made again"):
+        operations.create(pair.replication, *ends)
+    with pytest.raises(SlotLostError, match="was dropped and made again"):
+        pair.follow()
+    assert pair.content("t") == ["(1,a,10)", "(2,b,20)"]
+    assert pair.status().state == "lost"
+    operations.resync(pair.replication, *ends)
+    assert pair.follow().warnings == ()
+    pair.source.execute("insert into t values (4, 'd', 40)")
+    pair.follow()
+    pair.assert_equal("t")
+    pair.assert_equal("u")
+
+
+def test_a_table_that_was_taken_out_and_put_back_is_copied_again(pair: Pair) -> None:
+    name = pair.replication.publication_name
+    pair.source.execute(f'alter publication "{name}" drop table t')
+    pair.source.execute("insert into t values (3, 'c', 30); insert into u values (2, 'b')")
+    pair.source.execute(f'alter publication "{name}" add table only t')
+    report = pair.follow()
+    assert report.warnings == (f"public.t is copied again: the publication {name!r} did not bring all its changes",)
+    assert {str(table.source): table.rows_copied for table in report.tables} == {"public.t": 3, "public.u": None}
+    pair.assert_equal("t")
+    pair.assert_equal("u")
+    assert pair.follow().warnings == ()
+
+
 # --- copies ---------------------------------------------------------------------------------------------------------
 
 

@@ -176,6 +176,26 @@ def test_a_rename_and_a_new_column_at_once_are_told_apart(
     line.assert_equal("id, title, name")
 
 
+def test_a_rename_is_known_also_where_older_changes_were_still_to_come(
+    stack: ExitStack, postgresql: PostgresqlDatabase, target: Target
+) -> None:
+    if target.kind == "mysql":
+        pytest.skip("a rename stops the table there")
+    line = make_line(stack, postgresql, target, PLAIN)
+    line.run("insert into item values (1, 'a', 'b')")
+    # A new run takes the first change when the source's catalog has all of it behind it.
+    line.applier.begin("second run")
+    line.run(
+        "insert into item values (2, 'c', 'd')",
+        "alter table item rename column name to title",
+        "alter table item drop column big",
+        "alter table item add column since date default '2026-01-01'",
+        "insert into item values (3, 'e')",
+    )
+    assert line.state() == "following", line.reason()
+    line.assert_equal("id, title")
+
+
 def test_a_column_that_grows_grows_in_the_target_where_the_policy_lets_it(
     stack: ExitStack, postgresql: PostgresqlDatabase, target: Target
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from synqx_dagster.errors import PlanError
+from synqx_dagster.errors import BadRowsError, PlanError
 from synqx_dagster.model.table import TableName
 from synqx_dagster.replication import operations
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
@@ -57,6 +57,38 @@ def test_a_row_that_a_target_refuses_stops_its_table_alone(pair: Pair) -> None:
     pair.follow()
     pair.assert_equal("lines")
     assert pair.status().state == "following"
+
+
+def test_a_constraint_that_is_checked_at_the_commit_stops_the_table_that_it_is_of(pair: Pair) -> None:
+    pair.follow()
+    pair.target.execute("alter table lines add constraint one_each unique (amount) deferrable initially deferred")
+    pair.source.execute(
+        "begin; insert into lines values (500, 47), (501, 47); update orders set customer = 'x' where id < 50; commit"
+    )
+    (warning,) = pair.follow().warnings
+    assert "public.lines has stopped: public.lines: a key occurs more than once (one_each)" in warning
+    assert "checked at COMMIT" in warning
+    pair.assert_equal("orders")
+    assert pair.target.execute("select count(*) from lines") == [(100,)]
+
+
+def test_a_constraint_of_a_table_that_is_not_followed_is_named(pair: Pair) -> None:
+    pair.follow()
+    pair.target.execute(
+        "create table notes (id int constraint of_an_order references orders deferrable initially deferred);"
+        " insert into notes values (47)"
+    )
+    pair.source.execute("delete from orders where id = 47; insert into lines values (500, 1)")
+    for _ in range(2):
+        with pytest.raises(BadRowsError, match=r"public\.notes: .* \(of_an_order\)") as caught:
+            pair.follow()
+        assert caught.value.context["constraint"] == "of_an_order"
+    # Nobody has stopped, and nothing is lost.
+    assert pair.status().state == "following"
+    pair.target.execute("drop table notes")
+    pair.follow()
+    pair.assert_equal("orders")
+    pair.assert_equal("lines")
 
 
 def loads_lines(table: TableName) -> str | None:
