@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 import pytest
@@ -22,6 +24,7 @@ from synqx_dagster.people.accounts import NewUser, User
 from synqx_dagster.people.identity import Client
 from synqx_dagster.people.roles import Role
 from synqx_dagster.people.service import People
+from synqx_dagster.settings import Settings
 from synqx_dagster_tests.http_server import served
 
 CHEAP_PARAMETERS = Parameters(
@@ -83,12 +86,30 @@ class Api:
         return made
 
 
+@functools.cache
+def _built_once() -> FastAPI:
+    """The application of settings that say nothing of it: FastAPI takes a second to build its routes."""
+    return create_app(ApiContext(Settings(home=Path(), catalog_url="")))
+
+
+def shared_app(context: ApiContext) -> FastAPI:
+    """The application over another context; whoever had it last has it no more.
+
+    What it keeps for its whole life comes from the settings that a context must therefore leave as they are: origins.
+    """
+    assert not context.settings.server.cors_origins
+    app = _built_once()
+    app.state.context = context
+    return app
+
+
 @contextmanager
-def _api_of(catalog: Catalog) -> Iterator[Api]:
+def serve_api(catalog: Catalog, make_app: Callable[[ApiContext], FastAPI] = shared_app) -> Iterator[Api]:
+    """The API over a catalog; with `create_app` a test may do to the application what it likes."""
     context = ApiContext(catalog.settings)
     for role in Role:
         add_user(context.people, role.value, role)
-    app = create_app(context)
+    app = make_app(context)
     with served(IdentityMiddleware(app, lambda: context.people)) as url:
         api = Api(url, context, app)
         try:
@@ -102,12 +123,12 @@ def _api_of(catalog: Catalog) -> Iterator[Api]:
 @pytest.fixture
 def api(any_catalog: Catalog, cheap_passwords: None) -> Iterator[Api]:
     """The API on each backend of the catalog."""
-    with _api_of(any_catalog) as api:
+    with serve_api(any_catalog) as api:
         yield api
 
 
 @pytest.fixture
 def sqlite_api(catalog: Catalog, cheap_passwords: None) -> Iterator[Api]:
     """The API on SQLite, for what does not depend on the backend."""
-    with _api_of(catalog) as api:
+    with serve_api(catalog) as api:
         yield api

@@ -16,15 +16,18 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import iter_route_contexts
 
 from synqx_dagster.api.access import Public, Requires
+from synqx_dagster.api.app import create_app
 from synqx_dagster.audit.trail import AuditTrail
+from synqx_dagster.catalog.store import Catalog
 from synqx_dagster.people.roles import ROLE_PERMISSIONS, Permission, Role
-from synqx_dagster_tests.fix_people import Api
+from synqx_dagster_tests.fix_people import Api, serve_api
 
 
 @pytest.fixture
-def api(sqlite_api: Api) -> Api:
-    """What a route declares does not depend on the backend of the catalog."""
-    return sqlite_api
+def api(catalog: Catalog, cheap_passwords: None) -> Iterator[Api]:
+    """On one backend: what a route declares does not depend on it. The tests put other answers behind routes."""
+    with serve_api(catalog, create_app) as api:
+        yield api
 
 
 #: What FastAPI adds by itself.

@@ -8,12 +8,11 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from synqx_dagster.api.app import create_app
 from synqx_dagster.api.context import ApiContext
 from synqx_dagster.api.identify import IdentityMiddleware
 from synqx_dagster.people.roles import Role
 from synqx_dagster.settings import Settings
-from synqx_dagster_tests.fix_people import Api, password_of
+from synqx_dagster_tests.fix_people import Api, password_of, shared_app
 from synqx_dagster_tests.http_server import served
 
 MASTER = "correct horse battery staple"
@@ -24,7 +23,7 @@ def fresh(any_catalog_settings: Settings, cheap_vault: None, cheap_passwords: No
     """A server that has no catalog yet, and no password of one."""
     settings = replace(any_catalog_settings, master_password=None, dagster_home=any_catalog_settings.home)
     context = ApiContext(settings)
-    app = create_app(context)
+    app = shared_app(context)
     with served(IdentityMiddleware(app, lambda: context.people)) as url:
         api = Api(url, context, app)
         yield api
