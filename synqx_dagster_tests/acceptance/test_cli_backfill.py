@@ -206,6 +206,7 @@ def test_dagster_loads_partitions_and_knows_the_pool(shop: Project) -> None:
     assert {name: limit for name, limit in limits.items() if name.startswith("table_")} == {"table_dwh__main__sale": 1}
 
 
+@pytest.mark.slow
 def test_two_backfills_at_once_wait_for_each_other(shop: Project) -> None:
     command = [sys.executable, "-m", "synqx_dagster.cli.main", "backfill", "sales"]
     processes = [

@@ -73,6 +73,7 @@ def test_a_writer_that_cannot_ask_is_caught_by_the_sensor(server):
     assert shown(server, "caught") < 3 * promised_seconds()
 
 
+@pytest.mark.slow
 def test_a_run_in_flight_finishes_on_its_revision(server):
     project = server.project
     old = project.apply(CUSTOMERS, description="old")
@@ -147,6 +148,7 @@ edges: [{{from_node_id: b, to_node_id: a}}]
 """
 
 
+@pytest.mark.slow
 def test_no_asset_of_a_pipeline_is_out_of_date_after_its_run(server):
     project = server.project
     project.apply(ORDERED, description="ordered")

@@ -145,6 +145,7 @@ def test_what_arrived_is_what_the_source_has(directory: Path, first_run: dict[st
         assert lake.execute("select sum(orders), sum(units) from sales_by_day").fetchone() == sold
 
 
+@pytest.mark.slow
 def test_the_demo_may_be_repeated(directory: Path, first_run: dict[str, Any]) -> None:
     result = synqx(directory, "demo", COLUMNS="160")
     assert result.returncode == 0, result.stderr

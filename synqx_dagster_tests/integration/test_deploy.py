@@ -100,6 +100,7 @@ def storage_variables(database: PostgresqlDatabase) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_the_settings_run_a_job_on_postgresql_and_all_that_looks_at_it(
     project: Project, postgresql: PostgresqlDatabase
 ) -> None:
