@@ -248,8 +248,9 @@ def _among(name: str, values: tuple[str, ...], column: Column, connector: Connec
         case "postgres":
             return f'({among} AND ({name})::text COLLATE "C" IN ({literals}))'
         case "mysql":
-            exact = ", ".join(f"CAST({_value(value, column, connector)} AS BINARY)" for value in values)
-            return f"({among} AND CAST({name} AS BINARY) IN ({exact}))"
+            # The bytes of one character set: those of a latin1 column are others than a literal's.
+            exact = ", ".join(_mysql_bytes(_value(value, column, connector)) for value in values)
+            return f"({among} AND {_mysql_bytes(name)} IN ({exact}))"
         case "sqlite":
             return f"({among} AND {name} COLLATE BINARY IN ({literals}))"
         case "duckdb":
@@ -262,6 +263,10 @@ def _among(name: str, values: tuple[str, ...], column: Column, connector: Connec
                 hint="use whole numbers, or partitions by time",
                 column=column.name,
             )
+
+
+def _mysql_bytes(value: str) -> str:
+    return f"CAST(CONVERT({value} USING utf8mb4) AS BINARY)"
 
 
 def _value(value: str, column: Column, connector: Connector) -> str:
