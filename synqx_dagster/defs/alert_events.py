@@ -221,10 +221,15 @@ def _failure_of(
     )
 
 
+def _figure(metadata: Mapping[str, dg.MetadataValue[Any]], name: str) -> int:
+    entry = metadata.get(f"{METADATA_PREFIX}{name}")
+    return entry.value if entry is not None and isinstance(entry.value, int) else 0
+
+
 def _read_log(
     instance: dg.DagsterInstance, names: LoadNames, run: dg.DagsterRun
 ) -> tuple[list[tuple[Trouble, str | None]], dict[str, int]]:
-    """What went wrong in a run, each with its mapping if it is one's; and rows that were set aside, by mapping."""
+    """What went wrong in a run, each with its mapping if it is one's; and newly bad rows, by mapping."""
     troubles: list[tuple[Trouble, str | None]] = []
     quarantine: dict[str, int] = {}
     for entry in instance.all_logs(run.run_id, of_type=_READ):
@@ -235,11 +240,11 @@ def _read_log(
             troubles.append(_trouble_of(event, names))
         else:
             metadata = event.step_materialization_data.materialization.metadata
-            rows = metadata.get(f"{METADATA_PREFIX}rows_quarantined")
             name = metadata.get(f"{METADATA_PREFIX}mapping")
-            number = rows.value if rows is not None else 0
-            if name is not None and isinstance(number, int) and number > 0:
-                quarantine[str(name.value)] = number
+            # Rows that an earlier load had set aside were told then.
+            rows = _figure(metadata, "rows_quarantined") - _figure(metadata, "rows_quarantined_before")
+            if name is not None and rows > 0:
+                quarantine[str(name.value)] = rows
     return troubles, quarantine
 
 

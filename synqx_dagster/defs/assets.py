@@ -240,6 +240,7 @@ def result_metadata(result: LoadResult, mapping: model.Mapping, revision: int) -
         "rows_updated": result.rows_updated,
         "rows_deleted": result.rows_deleted,
         "rows_quarantined": result.rows_quarantined,
+        "rows_quarantined_before": result.rows_quarantined_before,
         "mode": mapping.mode,
         "parallelism": result.parallelism,
         "bytes": result.bytes,

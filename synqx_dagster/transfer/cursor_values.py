@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 
 from synqx_dagster.errors import PlanError, RequestError
@@ -143,7 +143,7 @@ def literal(value: CursorValue, column: Column, dialect: str, *, minus_seconds: 
         return value
     if dialect in ("postgres", "duckdb", "sqlite"):
         # Left untyped, the server reads it as a value of the column's own type; a cast to varchar(3) would cut it.
-        return _quoted(_local(value, kind) if dialect == "sqlite" else value)
+        return quoted(_local(value, kind) if dialect == "sqlite" else value)
     if dialect == "mysql":
         return _mysql_text(_local(value, kind))
     return _generic(value, kind, dialect)
@@ -161,34 +161,16 @@ def _earlier(value: CursorValue, column: Column, dialect: str, seconds: int) -> 
     match dialect:
         case "postgres" | "duckdb":
             native = column.native_type if dialect == "duckdb" and column.native_dialect == "duckdb" else kind
-            moment = f"CAST({_quoted(value)} AS {native})"
+            moment = f"CAST({quoted(value)} AS {native})"
             return f"({moment} - {days})" if kind == "date" else f"({moment} - INTERVAL '{seconds} seconds')"
         case "mysql":
             moment = f"CAST({_mysql_text(_local(value, kind))} AS {'DATE' if kind == 'date' else 'DATETIME(6)'})"
             return (
                 f"({moment} - INTERVAL {days if kind == 'date' else seconds} {'DAY' if kind == 'date' else 'SECOND'})"
             )
-        case "sqlite":
-            return _quoted(_sqlite_earlier(value, column, kind, seconds, days))
         case _:
             unit, count = ("DAY", days) if kind == "date" else ("SECOND", seconds)
             return _generic_earlier(value, kind, dialect, unit, count)
-
-
-def _sqlite_earlier(value: str, column: Column, kind: TypeKind, seconds: int, days: int) -> str:
-    """SQLite compares texts, so the earlier moment must be written as the column writes its own."""
-    text = _local(value, kind)
-    try:
-        moment = datetime.fromisoformat(text) - (timedelta(days=days) if kind == "date" else timedelta(seconds=seconds))
-    except (ValueError, OverflowError) as exc:
-        raise PlanError(
-            f"the cursor column {column.name!r} does not hold ISO times, so lag_seconds cannot be subtracted",
-            hint="leave lag_seconds out, or write the column as 2024-02-29 12:00:00",
-            column=column.name,
-        ) from exc
-    if len(text) <= len("2024-02-29"):
-        return moment.date().isoformat()
-    return moment.isoformat(sep="T" if "T" in text else " ")
 
 
 def _local(value: str, kind: TypeKind) -> str:
@@ -196,7 +178,8 @@ def _local(value: str, kind: TypeKind) -> str:
     return value.removesuffix("+00") if kind == "timestamptz" else value
 
 
-def _quoted(value: str) -> str:
+def quoted(value: str) -> str:
+    """A text as a literal, for databases to which a backslash is a character as others are."""
     return "'" + value.replace("'", "''") + "'"
 
 

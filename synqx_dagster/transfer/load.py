@@ -81,6 +81,7 @@ class _Load:
         self._is_ranged = False
         self._window: Window | None = None
         self._parallelism = 1
+        self._known_bad_rows = 0
         self._schema_changes: tuple[str, ...] = ()
 
     def run(self) -> LoadResult:
@@ -215,9 +216,10 @@ class _Load:
                     in_place = staging == plan.target
                     rows_before = 0 if in_place else begin_publication(plan, self._mapping, write, target)
                 changes = self._publish(plan, staging, rows_before, write, quarantine, spool)
+                if filled is not None and filled.bad_rows is not None:
+                    quarantine.take_over(filled.bad_rows)
+                self._replace_earlier(quarantine, spool)
                 if filled is not None:
-                    if filled.bad_rows is not None:
-                        quarantine.take_over(filled.bad_rows)
                     RangeBook(target, write, plan.target).forget()
                 entry = self._entry(plan, epoch, moved, spool, changes)
                 if filled is not None:
@@ -302,9 +304,6 @@ class _Load:
                 quarantine.clear()
             elif plan.partition is not None:
                 quarantine.clear_rows(plan.partition.holds)
-            elif self._request.window.quarantined:
-                # They were read again, and those that are still bad are written anew.
-                quarantine.clear_keyed()
             if spool.rows:
                 quarantine.write(
                     spool,
@@ -314,6 +313,15 @@ class _Load:
                 )
         reach("after_publish")
         return changes
+
+    def _replace_earlier(self, quarantine: Quarantine, spool: BadRowSpool) -> None:
+        """Have each bad row in the quarantine once, with today's reasons."""
+        load_id = self._request.load_id
+        if spool.total_rows:
+            self._known_bad_rows = quarantine.replace_earlier(mapping=self._mapping.name, load_id=load_id)
+        if self._request.window.quarantined:
+            # All were read again; those that came good leave it, too.
+            quarantine.clear_keyed(load_id)
 
     def _check(
         self,
@@ -454,6 +462,7 @@ class _Load:
             rows_in=entry.rows_in,
             rows_out=entry.rows_out,
             rows_quarantined=entry.rows_quarantined,
+            rows_quarantined_before=self._known_bad_rows,
             bytes=entry.bytes,
             seconds=self._stopwatch.seconds,
             phase_seconds=dict(self._stopwatch.phase_seconds),

@@ -18,11 +18,11 @@ from synqx_dagster.model.mapping import Mapping
 from synqx_dagster.model.partitions import Partitions, TimePartitions
 from synqx_dagster.model.table import Column
 from synqx_dagster.model.types import TypeKind
-from synqx_dagster.transfer.cursor_values import literal
+from synqx_dagster.transfer.cursor_values import literal, quoted
 from synqx_dagster.transfer.facts import SOURCE_ALIAS, relation_sql
 from synqx_dagster.transfer.result import PartitionSlice, ReadWindow
+from synqx_dagster.transfer.sqlite_order import MOMENTS, Spelling, find_spelling
 
-_TIMES: frozenset[TypeKind] = frozenset({"date", "timestamp", "timestamptz"})
 _WHOLE_NUMBERS: frozenset[TypeKind] = frozenset({"smallint", "integer", "bigint"})
 _NAMES: frozenset[TypeKind] = _WHOLE_NUMBERS | {"string", "uuid"}
 
@@ -150,21 +150,27 @@ def plan_reading(
 
     Raises:
         PlanError: The column's type does not fit the partitions.
-        DataError: Rows belong to no partition, because their column is NULL.
+        DataError: Rows belong to no partition, because their column is NULL or SQLite cannot compare it.
     """
     _check_kind(partitions, column)
     name = f"{SOURCE_ALIAS}.{source.quote(column.name)}"
     _refuse_unplaced(mapping, source, read, column, name)
-    return tuple(_conditions(name, partitions, asked, column, source))
+    spelling = find_spelling(mapping, source, read, column, "partition")
+    return tuple(_conditions(name, partitions, asked, column, source, spelling))
 
 
 def _conditions(
-    name: str, partitions: Partitions, asked: PartitionSlice, column: Column, connector: Connector
+    name: str,
+    partitions: Partitions,
+    asked: PartitionSlice,
+    column: Column,
+    connector: Connector,
+    spelling: Spelling | None = None,
 ) -> list[str]:
     bounds = _bounds(partitions, asked, column)
     if bounds is None:
         return [_among(name, asked.values, column, connector)]
-    start, end = (_moment(text, column, connector) for text in bounds)
+    start, end = (_moment(text, column, connector, spelling) for text in bounds)
     return [f"{name} >= {start}", f"{name} < {end}"]
 
 
@@ -172,7 +178,7 @@ def _check_kind(partitions: Partitions, column: Column) -> None:
     kind = column.data_type.kind
     where = f"the partition_column {column.name!r}"
     is_timed = isinstance(partitions, TimePartitions)
-    if kind not in (_TIMES if is_timed else _NAMES):
+    if kind not in (MOMENTS if is_timed else _NAMES):
         fitting = "a date, timestamp or timestamptz" if is_timed else "a text, whole number or uuid"
         raise PlanError(
             f"{where} holds {column.data_type}; {partitions.type} partitions need {fitting}", column=column.name
@@ -191,13 +197,10 @@ def _check_kind(partitions: Partitions, column: Column) -> None:
 
 def _refuse_unplaced(mapping: Mapping, source: Connector, read: ReadSession, column: Column, name: str) -> None:
     """A row without a value is in no partition and would never be loaded. Where there may be some, they are counted."""
-    unplaced = f"{name} IS NULL"
-    if source.dialect == "sqlite" and column.data_type.kind in _TIMES:
-        # A column of any type holds numbers and texts there, and they do not compare.
-        unplaced += f" OR typeof({name}) <> 'text'"
-    elif not column.nullable:
+    if not column.nullable:
         return
-    rows = int(str(read.fetch_value(f"SELECT count(*) FROM {relation_sql(mapping, source, [unplaced])}")))
+    relation = relation_sql(mapping, source, [f"{name} IS NULL"])
+    rows = int(str(read.fetch_value(f"SELECT count(*) FROM {relation}")))
     if rows:
         raise DataError(
             f"mapping {mapping.name!r}: the partition column {column.name!r} has no value in"
@@ -226,10 +229,10 @@ def _text(moment: datetime, zone: ZoneInfo, kind: TypeKind) -> str:
     return f"{local:%Y-%m-%d}" if kind == "date" else f"{local:%Y-%m-%d %H:%M:%S}"
 
 
-def _moment(text: str, column: Column, connector: Connector) -> str:
+def _moment(text: str, column: Column, connector: Connector, spelling: Spelling | None) -> str:
     if connector.dialect == "sqlite":
-        # Texts are compared there: 2024-01-31 is before all the ways to write that day's moments.
-        text = text.removesuffix("+00").removesuffix(" 00:00:00")
+        # Texts are compared there; those of a target are written as all that a load writes.
+        return quoted((spelling or Spelling(column.data_type.kind == "timestamptz")).bound(text))
     return literal(text, column, connector.dialect)
 
 
@@ -245,8 +248,9 @@ def _among(name: str, values: tuple[str, ...], column: Column, connector: Connec
         case "postgres":
             return f'({among} AND ({name})::text COLLATE "C" IN ({literals}))'
         case "mysql":
-            exact = ", ".join(f"CAST({_value(value, column, connector)} AS BINARY)" for value in values)
-            return f"({among} AND CAST({name} AS BINARY) IN ({exact}))"
+            # The bytes of one character set: those of a latin1 column are others than a literal's.
+            exact = ", ".join(_mysql_bytes(_value(value, column, connector)) for value in values)
+            return f"({among} AND {_mysql_bytes(name)} IN ({exact}))"
         case "sqlite":
             return f"({among} AND {name} COLLATE BINARY IN ({literals}))"
         case "duckdb":
@@ -259,6 +263,10 @@ def _among(name: str, values: tuple[str, ...], column: Column, connector: Connec
                 hint="use whole numbers, or partitions by time",
                 column=column.name,
             )
+
+
+def _mysql_bytes(value: str) -> str:
+    return f"CAST(CONVERT({value} USING utf8mb4) AS BINARY)"
 
 
 def _value(value: str, column: Column, connector: Connector) -> str:

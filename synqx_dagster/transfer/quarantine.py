@@ -2,7 +2,8 @@
 
 ``_synqx_quarantine`` lies in the target's schema and holds one row for each bad source row: the row as a JSON object,
 the first column that breaks the contract, all reasons, the source's key, and the run. After a `replace` it holds just
-what that load refused, as the target holds just what it accepted; after an `append` it has grown.
+what that load refused, as the target holds just what it accepted. Any other load replaces what an earlier one said of
+the rows that it refuses once more, known by their keys, and leaves the others.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ _CLEARED_AT_ONCE = 200
 
 #: What `Quarantine.fetch_rows` tells of a row.
 ROW_FIELDS = ("run_id", "column_name", "reason", "source_key", "source_row")
+
+#: Where a long text is no operand of a comparison.
+_COMPARES_NO_LONG_TEXTS = frozenset({"oracle"})
 
 #: How many kinds of breach an error message lists.
 LISTED_REASONS = 10
@@ -281,12 +285,42 @@ class Quarantine:
         rows = self._fetch("SELECT DISTINCT source_key", "AND source_key IS NOT NULL", limit)
         return [str(key) for (key,) in rows]
 
-    def clear_keyed(self) -> int:
-        """Remove the target's rows that have a key; within the open transaction. Returns the rows removed."""
+    def clear_keyed(self, load_id: str) -> int:
+        """Remove the target's rows that have a key and are of other loads; within the open transaction.
+
+        Returns:
+            The rows removed.
+        """
         return self._session.execute(
-            f"DELETE FROM {self._connector.qualify(self.table)} WHERE target_table = ? AND source_key IS NOT NULL",
-            (self._target.name,),
+            f"DELETE FROM {self._connector.qualify(self.table)}"
+            " WHERE target_table = ? AND load_id <> ? AND source_key IS NOT NULL",
+            (self._target.name, load_id),
         )
+
+    def replace_earlier(self, *, mapping: str, load_id: str) -> int:
+        """Remove what earlier loads of a mapping said of the rows that this one refused; within the open transaction.
+
+        A row is known by its key: a merge reads its newest ones again each time, and finds the same ones bad.
+
+        Returns:
+            How many of this load's rows were in quarantine before.
+        """
+        if self._connector.dialect in _COMPARES_NO_LONG_TEXTS:
+            return 0
+        table = self._connector.qualify(self.table)
+        of_mapping = f"FROM {table} WHERE target_table = ? AND mapping = ? AND load_id"
+        named = (self._target.name, mapping, load_id)
+        # DISTINCT keeps MySQL from merging the inner query with a DELETE from the same table, which it refuses.
+        earlier, own = (
+            "SELECT source_key FROM"
+            f" (SELECT DISTINCT source_key {of_mapping} {sign} ? AND source_key IS NOT NULL) found"
+            for sign in ("<>", "=")
+        )
+        counted = f"SELECT count(*) {of_mapping} = ? AND source_key IN ({earlier})"
+        ((known,),) = self._session.fetch_all(counted, (*named, *named))
+        if known:
+            self._session.execute(f"DELETE {of_mapping} <> ? AND source_key IN ({own})", (*named, *named))
+        return int(str(known))
 
     def clear_rows(self, holds: Callable[[Mapping[str, object]], bool]) -> int:
         """Remove those of the target's rows whose source row holds a condition; within the open transaction.

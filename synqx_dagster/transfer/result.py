@@ -164,7 +164,8 @@ class CheckOutcome:
 class LoadResult:
     """What a load did.
 
-    ``rows_in`` is ``rows_out`` plus ``rows_quarantined``. ``bytes`` is what went over the wire to the target in
+    ``rows_in`` is ``rows_out`` plus ``rows_quarantined``; ``rows_quarantined_before`` of these lay in quarantine when
+    the load began, and it replaced what was said of them. ``bytes`` is what went over the wire to the target in
     passthrough, and the size of the Arrow batches written otherwise. ``seconds`` is wall time from opening the
     connections to the last check. ``rows_inserted``, ``rows_updated`` and ``rows_deleted`` say what happened in the
     target; rows of a merge that were equal are in none of them. ``watermark_before`` and ``watermark_after`` are the
@@ -198,6 +199,7 @@ class LoadResult:
     watermark_before: str | None = None
     watermark_after: str | None = None
     schema_changes: tuple[str, ...] = ()
+    rows_quarantined_before: int = 0
     window: str | None = None
 
 

@@ -20,14 +20,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from synqx_dagster.connectors.protocol import Connector, ReadSession
 from synqx_dagster.errors import DataError, PlanError, RequestError, SourceChangedError
 from synqx_dagster.model.mapping import KEYED_MODES, Cursor, Mapping
 from synqx_dagster.model.table import Column, primary_key_of
-from synqx_dagster.transfer.cursor_values import UNORDERED, check_bounds, check_value, is_endless, literal
+from synqx_dagster.transfer.cursor_values import UNORDERED, check_bounds, check_value, is_endless, literal, quoted
 from synqx_dagster.transfer.facts import SOURCE_ALIAS, relation_sql
 from synqx_dagster.transfer.result import ReadWindow
+from synqx_dagster.transfer.sqlite_order import Spelling, find_spelling
 from synqx_dagster.transfer.watermark import CursorValue, Watermark
 
 #: PostgreSQL's transaction numbers have 64 bits; a row keeps the lower 32 of the one that wrote it.
@@ -137,11 +139,16 @@ class _Planner:
         self.is_keyed = mapping.mode in KEYED_MODES
         #: No two rows share a value, so that "after the newest" leaves none out.
         self.is_unique = primary_key_of(tuple(source_columns)) == (self.column.name,)
+        #: How SQLite's moments are written.
+        self.spelling: Spelling | None = None
 
     def plan(self) -> Window:
         self._check_request()
         self._check_nulls()
-        if self.asked.start is not None or self.asked.end is not None:
+        is_part = self.asked.start is not None or self.asked.end is not None
+        follows = None if is_part or self.asked.full or self.before is None else self.before.value
+        self.spelling = find_spelling(self.mapping, self.source, self.read, self.column, "cursor", also=follows)
+        if is_part:
             return self._asked_window()
         start = None if self.asked.full else self.before
         if self.cursor.late_commits == "by_snapshot":
@@ -214,9 +221,9 @@ class _Planner:
         start, end = self.bounds
         predicates = []
         if start is not None:
-            predicates.append(f"{self.name} >= {self._literal(start)}")
+            predicates.append(f"{self.name} >= {self._asked_literal(start)}")
         if end is not None:
-            predicates.append(f"{self.name} < {self._literal(end)}")
+            predicates.append(f"{self.name} < {self._asked_literal(end)}")
         after = self.before
         if end is None and self.cursor.late_commits == "by_lag":
             newest = self._find_newest(predicates)
@@ -301,7 +308,28 @@ class _Planner:
         return value
 
     def _literal(self, value: CursorValue, minus_seconds: int = 0) -> str:
-        return literal(value, self.column, self.source.dialect, minus_seconds=minus_seconds)
+        if self.spelling is None or not isinstance(value, str):
+            return literal(value, self.column, self.source.dialect, minus_seconds=minus_seconds)
+        if not minus_seconds:
+            return quoted(value)
+        # Of dates whole days.
+        seconds = timedelta(seconds=minus_seconds)
+        is_date = self.column.data_type.kind == "date"
+        lag = timedelta(days=-(-minus_seconds // 86_400)) if is_date else seconds
+        try:
+            return quoted(self.spelling.earlier(value, lag))
+        except (ValueError, OverflowError) as exc:
+            raise PlanError(
+                f"the cursor column {self.column.name!r} holds a moment from which lag_seconds cannot be subtracted",
+                hint="leave lag_seconds out, or correct that row",
+                column=self.column.name,
+            ) from exc
+
+    def _asked_literal(self, value: CursorValue) -> str:
+        """A bound that somebody gave, who need not have written it as the column has its values."""
+        if self.spelling is None or not isinstance(value, str):
+            return self._literal(value)
+        return quoted(self.spelling.bound(value))
 
     @staticmethod
     def _describe(predicates: Sequence[str]) -> str:

@@ -68,6 +68,7 @@ def run(
     error: Exception | None = None,
     *,
     bad_rows: int = 0,
+    known_rows: int = 0,
     tags: dict[str, str] | None = None,
     step: str = "customers",
 ) -> str:
@@ -78,6 +79,7 @@ def run(
         if error is not None:
             raise error
         metadata = {"synqx/mapping": "customers", "synqx/rows_quarantined": bad_rows}
+        metadata["synqx/rows_quarantined_before"] = known_rows
         context.log_event(dg.AssetMaterialization("warehouse", metadata=metadata))
 
     @dg.job(name=job_name)

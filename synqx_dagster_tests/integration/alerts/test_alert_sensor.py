@@ -169,6 +169,7 @@ def test_rows_in_quarantine_are_told_from_the_threshold_on(desk):
     desk.look()
     run(desk.instance, "load", bad_rows=4)
     run(desk.instance, "load", bad_rows=5)
+    run(desk.instance, "load", bad_rows=9, known_rows=5)
     desk.look()
     (message,) = desk.told()
     assert message["quarantine"] == {"customers": 5}

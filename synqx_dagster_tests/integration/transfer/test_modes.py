@@ -230,10 +230,37 @@ def test_a_row_in_quarantine_is_missing(source: PostgresqlDatabase, target: Targ
         assert len(target.fetch("select * from _synqx_quarantine")) == 1
 
 
-def test_the_quarantine_of_a_merge_grows(source: PostgresqlDatabase, target: Target, pair: Pair) -> None:
+@pytest.mark.parametrize("mode", ["merge", "scd2"])
+def test_a_row_that_stays_bad_is_in_quarantine_once(
+    source: PostgresqlDatabase, target: Target, pair: Pair, mode: str
+) -> None:
+    source.execute("insert into item values (4, null), (5, null)")
+    mapping = item(mode=mode, key=["name"], on_bad_row="quarantine", column_mappings=DIRECT)
+    found = []
+    for load_id, change in (
+        ("a", "select 1"),
+        ("b", "update item set id = 7 where id = 5"),
+        ("c", "insert into item values (6, null)"),
+    ):
+        source.execute(change)
+        result = load(*pair, mapping, load_id=load_id)
+        found.append((result.rows_quarantined, result.rows_quarantined_before))
+    assert found == [(2, 0), (2, 1), (3, 2)]
+    pair[1].close()
+    rows_left = target.fetch("select load_id, source_key from _synqx_quarantine")
+    # What was not read again stays.
+    assert sorted((str(load_id), str(key)) for load_id, key in rows_left) == [
+        ("a", '{"id": 5}'),
+        ("c", '{"id": 4}'),
+        ("c", '{"id": 6}'),
+        ("c", '{"id": 7}'),
+    ]
+
+
+def test_each_mapping_keeps_its_own_rows_in_quarantine(source: PostgresqlDatabase, target: Target, pair: Pair) -> None:
     source.execute("insert into item values (4, null)")
-    for load_id in ("a", "b"):
-        load(*pair, item(key=["name"], on_bad_row="quarantine"), load_id=load_id)
+    for name in ("one", "two"):
+        load(*pair, item(name=name, key=["name"], on_bad_row="quarantine"), load_id=name)
     pair[1].close()
     assert len(target.fetch("select * from _synqx_quarantine")) == 2
 

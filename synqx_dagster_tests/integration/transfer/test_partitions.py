@@ -18,6 +18,7 @@ from synqx_dagster.transfer.content import verify_content
 from synqx_dagster.transfer.content_plan import ContentRequest
 from synqx_dagster.transfer.prepare import plan_load
 from synqx_dagster.transfer.result import PartitionSlice
+from synqx_dagster_tests.fix_mysql import MysqlDatabase
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
 from synqx_dagster_tests.integration.transfer.loading import ChildLoad, connect, load, make_mapping, make_schema
 from synqx_dagster_tests.integration.transfer.modes import KINDS, Target, make_target
@@ -231,6 +232,28 @@ def test_bad_rows_of_a_partition_are_forgotten_with_it(source: PostgresqlDatabas
     left = [json.loads(str(row))["id"] for (row,) in target.fetch("select source_row from _synqx_quarantine")]
     assert sorted(left) == [5, 25]
     assert ids(target, pair) == set(range(30)) - {5, 25}
+
+
+@pytest.mark.mysql
+@pytest.mark.parametrize("charset", ["latin1", "utf16"])
+@pytest.mark.parametrize("kind", ["sqlite", "mysql"])
+def test_a_text_is_itself_in_every_character_set(
+    kind: str, charset: str, mysql: MysqlDatabase, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    declared = f"(id int primary key, country varchar(20) character set {charset} not null)"
+    mysql.execute(f"create table there {declared}")
+    mysql.execute("insert into there values (1, 'ä'), (2, 'a'), (3, 'Ä'), (4, 'ä')")
+    target = make_target(kind, request, tmp_path)
+    if kind == "mysql":
+        mysql.execute(f"create table sale {declared}")
+    ends = connect(mysql.config("source")), connect(target.config)
+    mapping = sale("country", {"type": "static", "values": ["ä", "a", "Ä"]}, source_table="there")
+    assert load(*ends, mapping, partition=named("ä", "a", "Ä")).rows_out == 4
+    mysql.execute("update there set id = 5 where id = 4")
+    again = load(*ends, mapping, partition=named("ä"), load_id="load-2")
+    assert (again.rows_out, again.rows_deleted) == (2, 2)
+    ends[0].close()
+    assert ids(target, ends) == {1, 2, 3, 5}
 
 
 @pytest.mark.parametrize("kind", ["postgresql", pytest.param("mysql", marks=pytest.mark.mysql), "duckdb"])
