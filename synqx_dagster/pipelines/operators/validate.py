@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, model_validator
 
-from synqx_dagster.mapping.quoting import quote_text
+from synqx_dagster.mapping.casts import FLOAT_KINDS
 from synqx_dagster.model.base import Name, Value
 from synqx_dagster.model.mapping import BadRowLimit
 from synqx_dagster.model.pipeline import OperatorType
 from synqx_dagster.model.table import Column
+from synqx_dagster.pipelines.operators.bounds import among, literal, within
 from synqx_dagster.pipelines.operators.checks import (
-    DIALECT,
     check_expression,
     direct_origins,
     expression_sql,
@@ -39,7 +39,7 @@ class NotNullRule(Value):
     check: Literal["not_null"]
     column: str
 
-    def broken(self) -> str:
+    def broken(self, given: Relation) -> str:
         """True for a row that breaks the rule."""
         return f"{quoted(self.column)} IS NULL"
 
@@ -55,7 +55,7 @@ class UniqueRule(Value):
     check: Literal["unique"]
     columns: tuple[str, ...] = Field(min_length=1)
 
-    def broken(self) -> str:
+    def broken(self, given: Relation) -> str:
         """True for a row that breaks the rule."""
         names = ", ".join(map(quoted, self.columns))
         known = " AND ".join(f"{quoted(name)} IS NOT NULL" for name in self.columns)
@@ -74,9 +74,9 @@ class InRule(Value):
     column: str
     values: tuple[str | int | float | bool, ...] = Field(min_length=1, max_length=10_000)
 
-    def broken(self) -> str:
+    def broken(self, given: Relation) -> str:
         """True for a row that breaks the rule."""
-        return f"{quoted(self.column)} NOT IN ({', '.join(map(_literal, self.values))})"
+        return f"NOT ({among(given.column(self.column), self.values)})"
 
     @property
     def reason(self) -> str:
@@ -98,14 +98,14 @@ class RangeRule(Value):
             raise ValueError("give minimum, maximum or both")
         return self
 
-    def broken(self) -> str:
+    def broken(self, given: Relation) -> str:
         """True for a row that breaks the rule."""
-        name = quoted(self.column)
-        parts = [f"{name} >= {_literal(self.minimum)}"] if self.minimum is not None else []
-        parts += [f"{name} <= {_literal(self.maximum)}"] if self.maximum is not None else []
-        if self.maximum is None:
-            # DuckDB sorts NaN above every number; a text may well be called that.
-            parts.append(f"(typeof({name}) NOT IN ('FLOAT', 'DOUBLE') OR CAST({name} AS VARCHAR) <> 'nan')")
+        column = given.column(self.column)
+        parts = [within(column, ">=", self.minimum)] if self.minimum is not None else []
+        parts += [within(column, "<=", self.maximum)] if self.maximum is not None else []
+        if self.maximum is None and column.data_type.kind in FLOAT_KINDS:
+            # DuckDB sorts NaN above every number.
+            parts.append(f"NOT isnan({quoted(column.name)})")
         return f"NOT ({' AND '.join(parts)})"
 
     @property
@@ -123,9 +123,9 @@ class RegexRule(Value):
     column: str
     pattern: str = Field(min_length=1, max_length=1000)
 
-    def broken(self) -> str:
+    def broken(self, given: Relation) -> str:
         """True for a row that breaks the rule."""
-        return f"NOT regexp_full_match(CAST({quoted(self.column)} AS VARCHAR), {_literal(self.pattern)})"
+        return f"NOT regexp_full_match(CAST({quoted(self.column)} AS VARCHAR), {literal(self.pattern)})"
 
     @property
     def reason(self) -> str:
@@ -142,7 +142,7 @@ class ExpressionRule(Value):
     message: str | None = Field(default=None, min_length=1, max_length=256)
     column: str | None = None
 
-    def broken(self) -> str:
+    def broken(self, given: Relation) -> str:
         """True for a row that breaks the rule."""
         return f"NOT ({expression_sql(self.condition)})"
 
@@ -219,8 +219,8 @@ class Validate(SqlOperator):
     def sql(self, config: ValidateConfig, inputs: Sequence[Relation]) -> str:
         """The input's columns, then what is wrong with the row and the row as JSON."""
         found = ", ".join(
-            f"CASE WHEN {rule.broken()} THEN"
-            f' struct_pack("column" := {_literal(_column_of(rule))}, reason := {_literal(rule.reason)}) END'
+            f"CASE WHEN {rule.broken(inputs[0])} THEN"
+            f' struct_pack("column" := {literal(_column_of(rule))}, reason := {literal(rule.reason)}) END'
             for rule in config.rules
         )
         names = ", ".join(map(quoted, inputs[0].names))
@@ -241,17 +241,9 @@ def _column_of(rule: Rule) -> str:
     return rule.column or "row"
 
 
-def _literal(value: JsonValue) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return f"'{value}'::DOUBLE" if isinstance(value, float) else str(value)
-    return quote_text(str(value), DIALECT)
-
-
 def _row_json(columns: Sequence[Column]) -> str:
     """A row as the JSON object that quarantines keep: numbers are numbers, bytes are ``\\x`` and hex digits."""
-    items = ", ".join(f"{_literal(column.name)}, {_json_value(column)}" for column in columns)
+    items = ", ".join(f"{literal(column.name)}, {_json_value(column)}" for column in columns)
     return f"CAST(json_object({items}) AS VARCHAR)"
 
 
