@@ -6,15 +6,18 @@ compared exactly; beside one of floats, as the float that a row with this number
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, InvalidOperation, localcontext
 from typing import Literal
 
-from synqx_dagster.connectors.duckdb_types import MAXIMUM_DIGITS
+from synqx_dagster.connectors.duckdb_types import MAXIMUM_DIGITS, native_type
 from synqx_dagster.mapping.casts import INTEGER_KINDS, NUMBER_KINDS
 from synqx_dagster.mapping.quoting import quote_text
 from synqx_dagster.model.table import Column
+from synqx_dagster.model.types import DataType, TypeKind
 from synqx_dagster.pipelines.operators.checks import DIALECT, quoted
+from synqx_dagster.pipelines.operators.trying import is_larger, is_value_of
 
 #: A value as a rule has it.
 RuleValue = str | int | float | bool
@@ -105,3 +108,42 @@ def _approximate(column: Column, number: Decimal) -> str:
     """A number beside floats. A `real` with a fraction is rounded as the rows' own are; whole numbers need not be."""
     is_rounded = column.data_type.kind == "real" and number != number.to_integral_value()
     return f"CAST('{number}' AS {'FLOAT' if is_rounded else 'DOUBLE'})"
+
+
+# --- before any row comes -----------------------------------------------------------------------------------------
+
+#: Types whose values are written as texts that not every text is.
+_WRITTEN: tuple[TypeKind, ...] = ("date", "time", "timestamp", "timestamptz", "uuid")
+
+
+def value_problem(value: RuleValue, data_type: DataType | None) -> tuple[str, str | None] | None:
+    """Why a value cannot be one of a column of this type (None: not known), and what to do; None if it can."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value} is no number that rows can be compared with", "leave it out, or write a number"
+    if data_type is None:
+        return None
+    kind = data_type.kind
+    if kind in NUMBER_KINDS and number_of(value) is None:
+        return f"{_shown(value)} is no number, and the column is {data_type}", "write a number"
+    if kind == "string" and not isinstance(value, str):
+        return f"{value} is no text, and the column holds texts", "write it in quotes, or cast the column before"
+    if kind in _WRITTEN and not (isinstance(value, str) and is_value_of(value, native_type(Column("x", data_type)))):
+        return f"{_shown(value)} is no {data_type}, which the column is", None
+    return None
+
+
+def is_empty_range(minimum: RuleValue, maximum: RuleValue, data_type: DataType | None) -> bool:
+    """Whether no value lies between two bounds, as far as it can be told; both are values of the column's type."""
+    one, other = number_of(minimum), number_of(maximum)
+    if isinstance(minimum, str) and isinstance(maximum, str):
+        if data_type is None:
+            return False
+        if data_type.kind == "string":
+            return minimum > maximum
+        if data_type.kind in _WRITTEN:
+            return is_larger(minimum, maximum, native_type(Column("x", data_type)))
+    return one is not None and other is not None and one > other
+
+
+def _shown(value: RuleValue) -> str:
+    return repr(value) if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)

@@ -12,7 +12,8 @@ from synqx_dagster.model.base import Name, Value
 from synqx_dagster.model.mapping import BadRowLimit
 from synqx_dagster.model.pipeline import OperatorType
 from synqx_dagster.model.table import Column
-from synqx_dagster.pipelines.operators.bounds import among, literal, within
+from synqx_dagster.model.types import DataType
+from synqx_dagster.pipelines.operators.bounds import RuleValue, among, is_empty_range, literal, value_problem, within
 from synqx_dagster.pipelines.operators.checks import (
     check_expression,
     direct_origins,
@@ -28,6 +29,7 @@ from synqx_dagster.pipelines.operators.protocol import (
     Relation,
     SqlOperator,
 )
+from synqx_dagster.pipelines.operators.trying import pattern_problem
 
 ERRORS_COLUMN = "_synqx_errors"
 ROW_COLUMN = "_synqx_row"
@@ -185,6 +187,7 @@ class Validate(SqlOperator):
     operator_type: ClassVar[OperatorType] = "validate"
     operator_class = "rules"
     config_type = ValidateConfig
+    keeps_types = True
 
     def holds_rows(self, config: ValidateConfig) -> bool:
         """Rows that share values are found among all."""
@@ -202,6 +205,7 @@ class Validate(SqlOperator):
                     yield from missing(inputs[0], [rule.column] if rule.column else [], (*path, "column"))
                 case _:
                     yield from missing(inputs[0], [rule.column], (*path, "column"))
+                    yield from _check_values(rule, inputs[0].type_of(rule.column), path)
         yield from missing(inputs[0], config.key, ("key",))
         if config.on_bad_row == "fail":
             for name in ("quarantine", "max_bad_rows"):
@@ -233,6 +237,33 @@ class Validate(SqlOperator):
             f"SELECT {names}, CASE WHEN {is_bad} THEN {ERRORS_COLUMN} END AS {ERRORS_COLUMN},"
             f" CASE WHEN {is_bad} THEN {_row_json(inputs[0].columns)} END AS {ROW_COLUMN} FROM ({judged})"
         )
+
+
+def _check_values(
+    rule: NotNullRule | InRule | RangeRule | RegexRule, data_type: DataType | None, path: tuple[str | int, ...]
+) -> Iterator[OperatorProblem]:
+    """What a rule compares with and no row can be, or what would fail on the first one."""
+    values: dict[tuple[str | int, ...], RuleValue] = {}
+    match rule:
+        case RegexRule():
+            if (wrong := pattern_problem(rule.pattern)) is not None:
+                message = f"the pattern is no regular expression: {wrong}"
+                yield OperatorProblem((*path, "pattern"), message, "write it as RE2 takes it, without look-around")
+        case InRule():
+            values = {(*path, "values", index): value for index, value in enumerate(rule.values)}
+        case RangeRule():
+            bounds = {"minimum": rule.minimum, "maximum": rule.maximum}
+            values = {(*path, name): value for name, value in bounds.items() if value is not None}
+    wrong_values = False
+    for place, value in values.items():
+        if (problem := value_problem(value, data_type)) is not None:
+            wrong_values = True
+            yield OperatorProblem(place, f"column {rule.column!r}: {problem[0]}", problem[1])
+    if wrong_values or not isinstance(rule, RangeRule) or rule.minimum is None or rule.maximum is None:
+        return
+    if is_empty_range(rule.minimum, rule.maximum, data_type):
+        message = f"column {rule.column!r}: the minimum {rule.minimum} is larger than the maximum {rule.maximum}"
+        yield OperatorProblem((*path, "minimum"), message, "turn them round: every row would be bad")
 
 
 def _column_of(rule: Rule) -> str:

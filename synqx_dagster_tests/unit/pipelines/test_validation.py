@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from synqx_dagster_tests.unit.pipelines.graphs import node
-from synqx_dagster_tests.unit.pipelines.steps import Bench, through
+from synqx_dagster.errors import PlanError
+from synqx_dagster_tests.unit.pipelines.graphs import check, node, pipeline
+from synqx_dagster_tests.unit.pipelines.steps import LOAD, READ, Bench, through
 
 
 def judge(bench: Bench, value: str, rule: dict[str, Any]) -> int:
@@ -71,3 +72,67 @@ def test_allowed_values_are_compared_in_the_type_of_their_column(
     bench: Bench, value: str, allowed: list[Any], bad: int
 ) -> None:
     assert judge(bench, value, {"check": "in", "values": allowed}) == bad
+
+
+# --- before anything runs -------------------------------------------------------------------------------------------
+
+
+def problem_of(rule: dict[str, Any], **types: str) -> tuple[str, str] | None:
+    """Where the one problem with a rule is, behind nodes that declare types, and what it is."""
+    cast = node("c", "transform.cast", columns=types) if types else node("c", "transform.filter", condition="true")
+    renamed = node("r", "transform.rename", columns={"x": "y"})
+    valid = node("v", "validate.rules", rules=[{"check": "not_null", "column": "y"}, {"column": "y", **rule}])
+    made = pipeline([READ, cast, renamed, valid, LOAD], "numbers>c>r>v>loaded")
+    problems = check(made)[1]
+    if not problems:
+        return None
+    (problem,) = problems
+    return ".".join(map(str, problem.path)), problem.message
+
+
+@pytest.mark.parametrize(
+    ("rule", "data_type", "place", "says"),
+    [
+        ({"check": "regex", "pattern": "[a"}, None, "pattern", "the pattern is no regular expression: missing ]: [a"),
+        ({"check": "regex", "pattern": "(?=a)b"}, None, "pattern", "the pattern is no regular expression"),
+        ({"check": "range", "minimum": 2, "maximum": 1.5}, None, "minimum", "the minimum 2 is larger than"),
+        ({"check": "range", "minimum": float("nan")}, None, "minimum", "nan is no number that rows"),
+        ({"check": "range", "minimum": "9", "maximum": "10"}, "string", "minimum", "the minimum 9 is larger than"),
+        ({"check": "range", "minimum": "10", "maximum": "9"}, "bigint", "minimum", "the minimum 10 is larger than"),
+        ({"check": "range", "maximum": "ten"}, "bigint", "maximum", "'ten' is no number, and the column is bigint"),
+        ({"check": "range", "maximum": 10}, "string", "maximum", "10 is no text, and the column holds texts"),
+        ({"check": "range", "maximum": "2024-13-01"}, "date", "maximum", "'2024-13-01' is no date"),
+        ({"check": "range", "maximum": 7}, "timestamp", "maximum", "7 is no timestamp"),
+        ({"check": "range", "minimum": "2024-10-1", "maximum": "2024-9-1"}, "date", "minimum", "is larger than"),
+        ({"check": "in", "values": [1, True]}, "integer", "values.1", "true is no number, and the column is integer"),
+    ],
+)
+def test_a_rule_that_cannot_hold_is_refused_before_it_is_saved(
+    rule: dict[str, Any], data_type: str | None, place: str, says: str
+) -> None:
+    found = problem_of(rule, **({"x": data_type} if data_type else {}))
+    assert found is not None
+    assert found[0] == f"nodes.3.config.rules.1.{place}"
+    assert says in found[1]
+
+
+@pytest.mark.parametrize(
+    ("rule", "data_type"),
+    [
+        ({"check": "regex", "pattern": r"\d{2,3}|é"}, None),
+        ({"check": "range", "minimum": "9", "maximum": "10"}, None),
+        ({"check": "range", "minimum": "9", "maximum": "10"}, "decimal(9,2)"),
+        ({"check": "range", "minimum": 1, "maximum": 1}, "real"),
+        ({"check": "range", "minimum": "2024-09-01", "maximum": "2024-10-01"}, "timestamptz"),
+        ({"check": "in", "values": [True]}, "boolean"),
+        ({"check": "in", "values": ["1"]}, "string"),
+    ],
+)
+def test_a_rule_that_can_hold_is_not_refused(rule: dict[str, Any], data_type: str | None) -> None:
+    assert problem_of(rule, **({"x": data_type} if data_type else {})) is None
+
+
+def test_types_that_the_source_knows_are_checked_before_rows_come(bench: Bench) -> None:
+    valid = node("v", "validate.rules", rules=[{"check": "range", "column": "n", "minimum": "one"}])
+    with pytest.raises(PlanError, match="node 'v': column 'n': 'one' is no number, and the column is bigint"):
+        bench.run(through(valid))
