@@ -287,7 +287,7 @@ class StepStream:
             raise FatalError(f"node {name!r} is no operator that DuckDB runs")
         inputs = [relations[one] for one in node.inputs]
         _check_again(node, inputs)
-        sql_name = database.view(name, operator.sql(node.config, inputs))
+        sql_name = database.view(name, operator.sql(node.config, inputs), operator.parts(node.config, inputs))
         return Relation(sql_name, name, database.describe(sql_name))
 
     def _open_python(self, stage: Stage, memory_bytes: int) -> _Flow:

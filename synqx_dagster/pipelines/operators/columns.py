@@ -243,6 +243,13 @@ class Derive(_ColumnOperator):
         ]
         return f"SELECT {', '.join(items)} FROM {inputs[0].sql_name}"
 
+    def parts(self, config: DeriveConfig, inputs: Sequence[Relation]) -> Sequence[tuple[str, str]]:
+        """Each expression."""
+        return [
+            (f"column {name!r}", f"SELECT ({expression_sql(text)}) FROM {inputs[0].sql_name}")
+            for name, text in config.columns.items()
+        ]
+
 
 class MaskConfig(Value):
     """How values are hidden.

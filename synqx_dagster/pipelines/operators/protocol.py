@@ -122,6 +122,13 @@ class SqlOperator(Operator):
             PlanError: The inputs' columns or types do not allow it; names the column.
         """
 
+    def parts(self, config: Any, inputs: Sequence[Relation]) -> Sequence[tuple[str, str]]:
+        """SELECTs of the expressions that may fail on a value, each with what messages call it (``column 'x'``).
+
+        After a failure they are tried one by one on the rows that came last, to tell which one it was.
+        """
+        return ()
+
 
 class BatchOperator(Operator):
     """An operator that is a function over record batches, in Python."""

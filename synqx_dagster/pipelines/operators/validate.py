@@ -34,6 +34,9 @@ from synqx_dagster.pipelines.operators.trying import pattern_problem
 ERRORS_COLUMN = "_synqx_errors"
 ROW_COLUMN = "_synqx_row"
 
+#: Characters of a condition that messages show.
+_SHOWN = 100
+
 
 class NotNullRule(Value):
     """The column is not NULL."""
@@ -237,6 +240,20 @@ class Validate(SqlOperator):
             f"SELECT {names}, CASE WHEN {is_bad} THEN {ERRORS_COLUMN} END AS {ERRORS_COLUMN},"
             f" CASE WHEN {is_bad} THEN {_row_json(inputs[0].columns)} END AS {ROW_COLUMN} FROM ({judged})"
         )
+
+    def parts(self, config: ValidateConfig, inputs: Sequence[Relation]) -> Sequence[tuple[str, str]]:
+        """Each rule."""
+        return [
+            (_describe(index, rule), f"SELECT {rule.broken(inputs[0])} FROM {inputs[0].sql_name}")
+            for index, rule in enumerate(config.rules)
+        ]
+
+
+def _describe(index: int, rule: Rule) -> str:
+    """A rule as messages call it; its own words may be long."""
+    if isinstance(rule, UniqueRule) or rule.column is not None:
+        return f"rule {index + 1} ({rule.check}, column {_column_of(rule)!r})"
+    return f"rule {index + 1} ({rule.check} {getattr(rule, 'condition', '')[:_SHOWN]!r})"
 
 
 def _check_values(
