@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pydantic
@@ -14,10 +14,10 @@ from sqlalchemy.exc import ArgumentError
 from synqx_dagster.catalog.apply import apply_changes, plan_changes
 from synqx_dagster.catalog.connecting import make_connector_of, try_connection
 from synqx_dagster.catalog.documents import Definitions
+from synqx_dagster.catalog.drafting import draft_assets
 from synqx_dagster.catalog.store import Catalog
-from synqx_dagster.connectors.protocol import TableDescription
 from synqx_dagster.errors import SynqxError
-from synqx_dagster.model import Connection, Dataset, LiteralSecret, Record, TlsSettings, dagster_name
+from synqx_dagster.model import Connection, LiteralSecret, Record, TlsSettings
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +27,6 @@ CONNECTION_NAME = "Default Postgres"
 AUTHOR = "system"
 #: A database with more tables is not one to be browsed by their names.
 MAX_ASSETS = 500
-_DEFAULT_SCHEMA = "public"
 
 
 @dataclass(frozen=True)
@@ -118,31 +117,10 @@ def _seed(catalog: Catalog, connection: Connection) -> Seeded:
         tables = connector.discover()
     finally:
         connector.close()
-    taken = {dagster_name(name) for name in catalog.latest_snapshot().assets}
-    assets = tuple(iter_assets(tables, taken))
+    known = catalog.latest_snapshot().assets.values()
+    drafted = draft_assets(connection.name, tables, known, default_schema=connector.capabilities.default_schema)
+    assets = drafted.created[:MAX_ASSETS]
     records: tuple[Record, ...] = (connection, *assets)
     plan = plan_changes(catalog, Definitions(records))
     revision = apply_changes(catalog, plan, author=AUTHOR, reason=f"the database of {VARIABLE}")
     return Seeded(revision, len(assets))
-
-
-def iter_assets(tables: Iterable[TableDescription], taken: set[str]) -> Iterator[Dataset]:
-    """Assets for tables, by their names; at most `MAX_ASSETS`.
-
-    Args:
-        tables: As a connector found them.
-        taken: Names that Dagster knows assets by already.
-    """
-    count = 0
-    for description in tables:
-        table = description.table
-        name = table.name if table.schema in (None, _DEFAULT_SCHEMA) else str(table)
-        try:
-            asset = Dataset(name=name, connection=CONNECTION_NAME, table=str(table))
-        except (pydantic.ValidationError, ValueError):
-            continue  # What a table may be called, a record may not always be.
-        if count == MAX_ASSETS or dagster_name(name) in taken:
-            continue
-        taken.add(dagster_name(name))
-        count += 1
-        yield asset

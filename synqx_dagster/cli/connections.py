@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from synqx_dagster.cli.changes import change_documents, draw_changes
 from synqx_dagster.cli.figures import format_age, format_count, format_latency, plural
-from synqx_dagster.cli.options import SynqxSubgroup, json_option, pass_output
+from synqx_dagster.cli.options import SynqxSubgroup, confirm, json_option, pass_output, revision_options
 from synqx_dagster.cli.output import Output, printable
 from synqx_dagster.cli.session import open_catalog
 from synqx_dagster.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from synqx_dagster.catalog.store import Catalog
     from synqx_dagster.connectors.protocol import TableDescription
     from synqx_dagster.model.connection import Connection
 
@@ -168,29 +171,54 @@ def _yes_or_no(value: bool | None) -> str:
 @click.argument("tables", nargs=-1, metavar="[TABLE]...")
 @click.option("--schema", metavar="SCHEMA", help="Only this schema.")
 @click.option("--columns", is_flag=True, help="Show the columns of every table.")
+@click.option("--save", is_flag=True, help="Make an asset of every table and view that has none.")
+@click.option("--dry-run", is_flag=True, help="With --save: show the assets; make none.")
+@click.option("--yes", "-y", is_flag=True, help="With --save: do not ask before making them.")
+@revision_options
 @json_option
 @pass_output
-def discover_connection(output: Output, name: str, tables: tuple[str, ...], schema: str | None, columns: bool) -> None:
+def discover_connection(
+    output: Output,
+    name: str,
+    tables: tuple[str, ...],
+    schema: str | None,
+    columns: bool,
+    save: bool,
+    dry_run: bool,
+    yes: bool,
+    author: str,
+    reason: str | None,
+) -> None:
     """Show the tables and views at a connection.
 
-    With TABLE (`orders` or `public.orders`), its columns, types and key.
+    With TABLE (`orders` or `public.orders`), its columns, types and key. With --save the tables that are shown become
+    records (`kind: asset`) as one new revision; those that the catalog has an asset of already are left as they are.
+    On a terminal, --save asks before.
     """
     from synqx_dagster.catalog.connecting import describe_table, make_connector_of
 
+    if not save:
+        for option, given in (("--dry-run", dry_run), ("--yes", yes), ("--reason", reason is not None)):
+            if given:
+                raise click.UsageError(f"{option} is for --save")
     catalog = open_catalog()
     connector = make_connector_of(catalog, catalog.snapshot_for(connections=[name]).get_connection(name))
     try:
         found = connector.discover(schema)
+        default_schema = connector.capabilities.default_schema
     finally:
         connector.close()
     if tables:
         found = _select_tables(found, tables, name)
+    if save:
+        saving = _Saving(name, default_schema, dry_run=dry_run, asks=not yes, author=author, reason=reason)
+        saving.save(output, catalog, found)
+        return
     document = [describe_table(description) for description in found]
 
     def draw() -> None:
         if not found:
-            place = f" in schema {printable(schema)}" if schema else ""
-            output.print(f"No tables or views at {printable(name)}{place} that this user can see.")
+            _draw_nothing(output, name, schema)
         elif columns or tables:
             for description in found:
                 _draw_columns(output, description)
@@ -198,6 +226,11 @@ def discover_connection(output: Output, name: str, tables: tuple[str, ...], sche
             _draw_tables(output, found)
 
     output.result(document, draw)
+
+
+def _draw_nothing(output: Output, name: str, schema: str | None) -> None:
+    place = f" in schema {printable(schema)}" if schema else ""
+    output.print(f"No tables or views at {printable(name)}{place} that this user can see.")
 
 
 def _select_tables(
@@ -269,3 +302,60 @@ def _draw_columns(output: Output, description: TableDescription) -> None:
         title=f"{kind} {printable(str(description.table))}",
     )
     output.print()
+
+
+# --- save ------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Saving:
+    """How discovered tables become assets of the catalog."""
+
+    connection: str
+    default_schema: str | None
+    dry_run: bool
+    asks: bool
+    author: str
+    reason: str | None
+
+    def save(self, output: Output, catalog: Catalog, found: Sequence[TableDescription]) -> None:
+        """Make assets of tables, as one revision; shows them before."""
+        from synqx_dagster.catalog.apply import apply_changes, plan_changes
+        from synqx_dagster.catalog.documents import Definitions
+        from synqx_dagster.catalog.drafting import draft_assets
+
+        known = catalog.latest_snapshot().assets.values()
+        drafted = draft_assets(self.connection, found, known, default_schema=self.default_schema)
+        plan = plan_changes(catalog, Definitions(drafted.created))
+        if not (output.as_json or plan.is_empty):
+            draw_changes(output, plan.changes)
+            if self.asks and not self.dry_run and sys.stdin.isatty():
+                confirm(output, f"Make {plural(len(plan.changes), 'asset')}?")
+        revision = plan.base_revision
+        if not (self.dry_run or plan.is_empty):
+            reason = self.reason or f"discovered at {self.connection}"
+            revision = apply_changes(catalog, plan, author=self.author, reason=reason)
+        document = {
+            "applied": revision != plan.base_revision,
+            "revision": revision,
+            "base_revision": plan.base_revision,
+            "changes": change_documents(plan.changes),
+            "existing": [{"name": asset.name, "table": str(asset.table_name)} for asset in drafted.existing],
+            "unnamed": [str(table) for table in drafted.unnamed],
+        }
+
+        def draw() -> None:
+            for asset in drafted.existing:
+                output.print(f"{printable(str(asset.table_name))} has an asset already: {printable(asset.name)}")
+            for table in drafted.unnamed:
+                output.print(f"{printable(str(table))} has a name that no record may have: declare its asset by hand")
+            if not found:
+                _draw_nothing(output, self.connection, None)
+            elif plan.is_empty:
+                output.print(f"Nothing to make: the catalog (revision {revision}) stays as it is.")
+            elif self.dry_run:
+                output.print(f"{len(plan.changes)} created. Nothing was changed: this was a dry run.")
+            else:
+                output.print(f"{len(plan.changes)} created: revision {revision}.")
+
+        output.result(document, draw)

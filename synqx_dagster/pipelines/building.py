@@ -14,6 +14,7 @@ import pydantic
 from synqx_dagster.errors import ConfigurationError, DriverMissingError
 from synqx_dagster.model.dataset import Dataset
 from synqx_dagster.model.pipeline import Pipeline, PipelineNode, find_cycle
+from synqx_dagster.model.types import DataType
 from synqx_dagster.pipelines.graph import Graph, Node, Step, loads_after, order_nodes, plan_steps
 from synqx_dagster.pipelines.operators.ends import ExtractConfig, IncrementalConfig, LoadConfig
 from synqx_dagster.pipelines.operators.protocol import Input, NodeColumns
@@ -363,11 +364,13 @@ def _check_waiting(pipeline: Pipeline, nodes: Mapping[str, Node], steps: Sequenc
 def _check_columns(pipeline: Pipeline, nodes: Mapping[str, Node]) -> Iterator[GraphProblem]:
     index_of = {node.node_id: index for index, node in enumerate(pipeline.nodes)}
     columns: dict[str, NodeColumns] = {}
+    types: dict[str, Mapping[str, DataType]] = {}
     for node_id, node in nodes.items():
-        inputs = [Input(name, columns[name]) for name in node.inputs]
+        inputs = [Input(name, columns[name], types[name]) for name in node.inputs]
         found = False
         for problem in node.operator.check(node.config, inputs):
             found = True
             yield GraphProblem(("nodes", index_of[node_id], "config", *problem.path), problem.message, problem.hint)
         # What follows from a node that is wrong would be wrong, too.
         columns[node_id] = None if found else node.operator.columns(node.config, inputs)
+        types[node_id] = {} if found else node.operator.types(node.config, inputs)

@@ -19,6 +19,7 @@ from synqx_dagster.connectors.files_scratch import Scratch
 from synqx_dagster.errors import BadRowsError, FatalError, OperatorFailedError, PlanError, SynqxError
 from synqx_dagster.model.mapping import RESERVED_PREFIX
 from synqx_dagster.model.table import Column
+from synqx_dagster.pipelines.blame import RecentRows, View, find_failure
 from synqx_dagster.pipelines.carriage import arriving_sql, leaving_sql, make_column
 from synqx_dagster.pipelines.operators.checks import quoted
 from synqx_dagster.pipelines.operators.columns import FAILURE_MARK
@@ -38,8 +39,12 @@ _CONFIG = {
 _idle: dict[int, list[Any]] = {}
 _MOST_IDLE = 4
 
-#: Our own `error()` calls; anywhere else in a message such words may be a row's.
-_FAILURE = re.compile(r"Invalid Input Error: " + re.escape(FAILURE_MARK) + r"((?:[0-9a-fA-F]{2})*) ([^\n\"]+)")
+#: How our own `error()` calls begin; a node's are given its name.
+_MARK = f"error('{FAILURE_MARK}"
+#: What they say; anywhere else in a message such words may be a row's.
+_FAILURE = re.compile(
+    r"Invalid Input Error: " + re.escape(FAILURE_MARK) + r"((?:[0-9a-f]{2})+):((?:[0-9a-fA-F]{2})*) ([^\n\"]+)"
+)
 
 
 def _open(memory_bytes: int, temp_directory: str) -> Any:
@@ -79,6 +84,8 @@ class StageDatabase:
         self.connection: Any = self._duckdb.cursor()
         self._has_failed = False
         self._failure: BaseException | None = None
+        self._recent: dict[str, RecentRows] = {}
+        self._views: list[View] = []
 
     def close(self) -> None:
         """Let go of memory and disk."""
@@ -106,16 +113,22 @@ class StageDatabase:
         """Take a stream of batches under a name, as they are."""
         import pyarrow as pa
 
-        self.connection.register(name, pa.RecordBatchReader.from_batches(schema, self._remember(batches)))
+        recent = self._recent[name] = RecentRows(schema)
+        self.connection.register(name, pa.RecordBatchReader.from_batches(schema, self._remember(batches, recent)))
 
-    def view(self, name: str, sql: str) -> str:
+    def view(self, name: str, sql: str, parts: Sequence[tuple[str, str]] = ()) -> str:
         """Call a SELECT by a name; gives it quoted.
+
+        Args:
+            parts: As `SqlOperator.parts`.
 
         Raises:
             PlanError: DuckDB does not take the SELECT.
         """
         import duckdb
 
+        sql = sql.replace(_MARK, f"{_MARK}{name.encode().hex()}:")
+        self._views.append(View(name, sql, parts))
         try:
             self.connection.execute(f"CREATE TEMP VIEW {quoted(name)} AS {sql}")
         except (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException) as exc:
@@ -153,9 +166,11 @@ class StageDatabase:
                 raise KeyboardInterrupt from None
             raise
 
-    def _remember(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def _remember(self, batches: Iterator[pa.RecordBatch], recent: RecentRows) -> Iterator[pa.RecordBatch]:
         try:
-            yield from batches
+            for batch in batches:
+                recent.add(batch)
+                yield batch
         except GeneratorExit:
             # DuckDB needs no more of it, after a LIMIT perhaps; what fails later does not fail of this.
             raise
@@ -178,11 +193,12 @@ class StageDatabase:
             return exc
         message = str(exc)
         if match := _FAILURE.match(message):
-            column = bytes.fromhex(match[1]).decode("utf-8", "replace")
+            name, column = (bytes.fromhex(match[index]).decode("utf-8", "replace") for index in (1, 2))
             return BadRowsError(
-                f"{self._name}: a value in column {column!r} {match[2].strip()}",
+                f"node {name!r}: a value in column {column!r} {match[3].strip()}",
                 hint="nothing was loaded; correct it at the source, or validate and quarantine before",
                 column=column,
+                failed_nodes=name,
             )
         if isinstance(exc, duckdb.OutOfMemoryException) or "Out of Memory" in message:
             return FatalError(
@@ -190,11 +206,24 @@ class StageDatabase:
                 " spilling is full",
                 hint="raise the pipeline's memory_limit, or make room where SYNQX_HOME lies",
             )
-        kind = type(exc).__name__
         if "INTERRUPT" in message.upper():
             return FatalError(f"{self._name}: interrupted")
         # DuckDB's message may quote a value of the row it failed on.
-        return OperatorFailedError(
-            f"{self._name}: failed in DuckDB: {kind}",
-            hint="an expression failed on a value; guard it (TRY_CAST, NULLIF, CASE)",
-        )
+        hint = "an expression failed on a value; guard it (TRY_CAST, NULLIF, CASE)"
+        error_type = _type_of(exc)
+        kind = error_type.__name__
+        found = find_failure(self._duckdb, self._recent, self._views, error_type)
+        if found is None or found[0] not in self.nodes:
+            return OperatorFailedError(f"{self._name}: failed in DuckDB: {kind}", hint=hint)
+        name, part = found
+        what = f"{part} failed" if part is not None else "failed"
+        return OperatorFailedError(f"node {name!r}: {what} in DuckDB: {kind}", hint=hint, failed_nodes=name)
+
+
+def _type_of(exc: BaseException) -> type[BaseException]:
+    """DuckDB's exception; after the first batch Arrow makes an OSError of it, which begins with its name in words."""
+    import duckdb
+
+    words, error, _ = str(exc).partition(" Error: ")
+    found = getattr(duckdb, f"{words.replace(' ', '')}Exception", None) if error else None
+    return found if isinstance(found, type) and issubclass(found, duckdb.Error) else type(exc)

@@ -287,7 +287,7 @@ class StepStream:
             raise FatalError(f"node {name!r} is no operator that DuckDB runs")
         inputs = [relations[one] for one in node.inputs]
         _check_again(node, inputs)
-        sql_name = database.view(name, operator.sql(node.config, inputs))
+        sql_name = database.view(name, operator.sql(node.config, inputs), operator.parts(node.config, inputs))
         return Relation(sql_name, name, database.describe(sql_name))
 
     def _open_python(self, stage: Stage, memory_bytes: int) -> _Flow:
@@ -480,8 +480,19 @@ def _check_again(node: Node, inputs: Sequence[Relation]) -> None:
     Raises:
         PlanError: Something is wrong with it.
     """
-    for problem in node.operator.check(node.config, [Input(given.node_id, given.names) for given in inputs]):
+    known = [
+        Input(
+            given.node_id, given.names, {column.name: column.data_type for column in given.columns if _is_plain(column)}
+        )
+        for given in inputs
+    ]
+    for problem in node.operator.check(node.config, known):
         raise PlanError(problem.message, hint=problem.hint)
+
+
+def _is_plain(column: Column) -> bool:
+    """Not of a type that only DuckDB has, and that counts as text or as a decimal for want of another."""
+    return column.data_type.kind != "string" or column.native_type in (None, "VARCHAR")
 
 
 def _operator_name(node: Node) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import dagster as dg
@@ -187,6 +189,42 @@ def test_connections(shop: Project) -> None:
     missing = shop("connections", "discover", "shop", "custmer")
     assert missing.exit_code == 2
     assert "did you mean 'customer'?" in missing.stderr
+
+
+def test_discovered_tables_become_assets_once(shop: Project) -> None:
+    with closing(sqlite3.connect(shop.directory / "shop.db")) as source:
+        source.execute("create table orders (id integer primary key)")
+        source.execute("create table taken (id integer primary key)")
+        source.commit()
+    shop.write(
+        "definitions/own.yaml",
+        "kind: asset\nname: mine\nconnection: shop\ntable: customer\n---\n"
+        "kind: asset\nname: taken\nconnection: warehouse\ntable: taken\n",
+    )
+    before = shop("apply", "definitions/own.yaml", "--json").document["revision"]
+
+    dry = shop("connections", "discover", "shop", "--save", "--dry-run", "--json").document
+    assert (dry["applied"], dry["revision"]) == (False, before)
+    outcome = shop("connections", "discover", "shop", "orders", "--save", "--yes", "--author", "ann")
+    assert outcome.exit_code == 0, outcome.output
+    assert "+ created asset orders" in outcome.stdout
+    assert f"1 created: revision {before + 1}." in outcome.stdout
+    assert "taken" not in outcome.stdout
+    document = shop("connections", "discover", "shop", "--save", "--json").document
+    assert [change["name"] for change in document["changes"]] == ["shop.taken"]
+    assert document["existing"] == [{"name": "mine", "table": "customer"}, {"name": "orders", "table": "orders"}]
+    again = shop("connections", "discover", "shop", "--save")
+    assert again.exit_code == 0
+    assert "customer has an asset already: mine" in again.stdout
+    assert "Nothing to make" in again.stdout
+    latest, ours = shop("history", "--json").document[:2]
+    assert (ours["author"], ours["reason"]) == ("ann", "discovered at shop")
+    assert latest["revision"] == before + 2
+    exported = shop("export").stdout
+    assert "kind: asset\nname: orders\nconnection: shop\ntable: orders\n" in exported
+    refused = shop("connections", "discover", "shop", "--yes")
+    assert refused.exit_code == 2
+    assert "--yes is for --save" in refused.stderr
 
 
 def test_a_connection_that_fails_exits_1_with_the_reason(shop: Project) -> None:

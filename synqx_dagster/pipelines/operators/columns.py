@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -46,6 +46,11 @@ class _ColumnOperator(SqlOperator):
     keeps_rows = True
 
 
+def _without(types: Mapping[str, DataType], names: Iterable[str]) -> dict[str, DataType]:
+    gone = {name.casefold() for name in names}
+    return {name: data_type for name, data_type in types.items() if name.casefold() not in gone}
+
+
 class SelectConfig(Value):
     """Which columns stay, in which order."""
 
@@ -57,6 +62,7 @@ class Select(_ColumnOperator):
 
     operator_class = "select"
     config_type = SelectConfig
+    keeps_types = True
 
     def check(self, config: SelectConfig, inputs: Sequence[Input]) -> Iterator[OperatorProblem]:
         """Columns that are not there, or there twice."""
@@ -99,6 +105,10 @@ class Rename(_ColumnOperator):
         given = inputs[0].columns
         return None if given is None else tuple(_renamed(config, name) for name in given)
 
+    def types(self, config: RenameConfig, inputs: Sequence[Input]) -> Mapping[str, DataType]:
+        """The input's, some under another name."""
+        return {_renamed(config, name): data_type for name, data_type in inputs[0].types.items()}
+
     def origins(self, config: RenameConfig, inputs: Sequence[Input]) -> Origins:
         """The column under its old name."""
         given = inputs[0]
@@ -140,6 +150,10 @@ class Cast(_ColumnOperator):
     def columns(self, config: CastConfig, inputs: Sequence[Input]) -> NodeColumns:
         """The input's."""
         return inputs[0].columns
+
+    def types(self, config: CastConfig, inputs: Sequence[Input]) -> Mapping[str, DataType]:
+        """The input's, and those that it casts to."""
+        return {**_without(inputs[0].types, config.columns), **config.columns}
 
     def origins(self, config: CastConfig, inputs: Sequence[Input]) -> Origins:
         """Themselves."""
@@ -204,6 +218,10 @@ class Derive(_ColumnOperator):
             return None
         return (*given, *(name for name in config.columns if find_column(name, given) is None))
 
+    def types(self, config: DeriveConfig, inputs: Sequence[Input]) -> Mapping[str, DataType]:
+        """The input's; what an expression gives DuckDB knows."""
+        return _without(inputs[0].types, config.columns)
+
     def origins(self, config: DeriveConfig, inputs: Sequence[Input]) -> Origins:
         """The columns that an expression reads; others come from themselves."""
         origins = direct_origins(inputs[0], inputs[0].columns)
@@ -224,6 +242,13 @@ class Derive(_ColumnOperator):
             if find_column(name, names) is None
         ]
         return f"SELECT {', '.join(items)} FROM {inputs[0].sql_name}"
+
+    def parts(self, config: DeriveConfig, inputs: Sequence[Relation]) -> Sequence[tuple[str, str]]:
+        """Each expression."""
+        return [
+            (f"column {name!r}", f"SELECT ({expression_sql(text)}) FROM {inputs[0].sql_name}")
+            for name, text in config.columns.items()
+        ]
 
 
 class MaskConfig(Value):
@@ -257,6 +282,10 @@ class Mask(_ColumnOperator):
     def columns(self, config: MaskConfig, inputs: Sequence[Input]) -> NodeColumns:
         """The input's."""
         return inputs[0].columns
+
+    def types(self, config: MaskConfig, inputs: Sequence[Input]) -> Mapping[str, DataType]:
+        """The input's, but of what is masked."""
+        return _without(inputs[0].types, config.columns)
 
     def origins(self, config: MaskConfig, inputs: Sequence[Input]) -> Origins:
         """Themselves."""

@@ -11,13 +11,14 @@ after a crash must give the same rows.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from synqx_dagster.model.base import Value
 from synqx_dagster.model.pipeline import OperatorType
 from synqx_dagster.model.table import Column
+from synqx_dagster.model.types import DataType
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,6 +37,12 @@ class Input:
 
     node_id: str
     columns: NodeColumns = None
+    #: Types of columns, of those that somebody has declared before.
+    types: Mapping[str, DataType] = field(default_factory=dict)
+
+    def type_of(self, name: str) -> DataType | None:
+        """The type of a column, whose name's case does not matter; None where it is not known."""
+        return next((found for column, found in self.types.items() if column.casefold() == name.casefold()), None)
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,7 @@ class Operator(ABC):
     Attributes:
         config_type: The fields of a node's ``config``; unknown ones are refused with the nearest name.
         least_inputs, most_inputs: How many nodes it reads; None for any number.
+        keeps_types: Its columns are some of its one input's, with the types that they have there.
         keeps_rows: It gives exactly one row for each row of all its inputs, so that nobody has to count them.
     """
 
@@ -80,6 +88,7 @@ class Operator(ABC):
     least_inputs: ClassVar[int] = 1
     most_inputs: ClassVar[int | None] = 1
     keeps_rows: ClassVar[bool] = False
+    keeps_types: ClassVar[bool] = False
 
     def holds_rows(self, config: Any) -> bool:
         """Whether it needs memory for more than the rows in flight."""
@@ -92,6 +101,10 @@ class Operator(ABC):
     def columns(self, config: Any, inputs: Sequence[Input]) -> NodeColumns:
         """The names of the columns it gives; called for a node that `check` has nothing against."""
         return None
+
+    def types(self, config: Any, inputs: Sequence[Input]) -> Mapping[str, DataType]:
+        """The types of its columns as far as they are declared; called as `columns` is."""
+        return inputs[0].types if self.keeps_types else {}
 
     def origins(self, config: Any, inputs: Sequence[Input]) -> Origins:
         """Where each column comes from."""
@@ -108,6 +121,13 @@ class SqlOperator(Operator):
         Raises:
             PlanError: The inputs' columns or types do not allow it; names the column.
         """
+
+    def parts(self, config: Any, inputs: Sequence[Relation]) -> Sequence[tuple[str, str]]:
+        """SELECTs of the expressions that may fail on a value, each with what messages call it (``column 'x'``).
+
+        After a failure they are tried one by one on the rows that came last, to tell which one it was.
+        """
+        return ()
 
 
 class BatchOperator(Operator):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -87,6 +87,10 @@ class _FunctionOperator(BatchOperator):
     def columns(self, config: FunctionConfig, inputs: Sequence[Input]) -> NodeColumns:
         """Those that are declared."""
         return inputs[0].columns if config.columns is None else tuple(config.columns)
+
+    def types(self, config: FunctionConfig, inputs: Sequence[Input]) -> Mapping[str, DataType]:
+        """What is declared, else the input's."""
+        return inputs[0].types if config.columns is None else config.columns
 
     def output(self, config: FunctionConfig, inputs: Sequence[Relation]) -> tuple[Column, ...]:
         """What is declared, else the input's."""

@@ -41,6 +41,8 @@ class _RowOperator(SqlOperator):
 class _SameColumns(_RowOperator):
     """Gives the input's columns as they are."""
 
+    keeps_types = True
+
     def columns(self, config: Any, inputs: Sequence[Input]) -> NodeColumns:
         """The input's."""
         return inputs[0].columns
@@ -487,13 +489,4 @@ class Sql(_RowOperator):
         return f"WITH {named} SELECT * FROM (\n{clean_query(config.query, DIALECT)}\n)"
 
 
-OPERATORS: tuple[Any, ...] = (
-    Filter(),
-    Join(),
-    Union(),
-    Aggregate(),
-    Deduplicate(),
-    Sort(),
-    Sample(),
-    Sql(),
-)
+OPERATORS: tuple[Any, ...] = (Filter(), Join(), Union(), Aggregate(), Deduplicate(), Sort(), Sample(), Sql())

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, model_validator
 
-from synqx_dagster.mapping.quoting import quote_text
+from synqx_dagster.mapping.casts import FLOAT_KINDS
 from synqx_dagster.model.base import Name, Value
 from synqx_dagster.model.mapping import BadRowLimit
 from synqx_dagster.model.pipeline import OperatorType
 from synqx_dagster.model.table import Column
+from synqx_dagster.model.types import DataType
+from synqx_dagster.pipelines.operators.bounds import RuleValue, among, is_empty_range, literal, value_problem, within
 from synqx_dagster.pipelines.operators.checks import (
-    DIALECT,
     check_expression,
     direct_origins,
     expression_sql,
@@ -28,9 +29,13 @@ from synqx_dagster.pipelines.operators.protocol import (
     Relation,
     SqlOperator,
 )
+from synqx_dagster.pipelines.operators.trying import pattern_problem
 
 ERRORS_COLUMN = "_synqx_errors"
 ROW_COLUMN = "_synqx_row"
+
+#: Characters of a condition that messages show.
+_SHOWN = 100
 
 
 class NotNullRule(Value):
@@ -39,7 +44,7 @@ class NotNullRule(Value):
     check: Literal["not_null"]
     column: str
 
-    def broken(self) -> str:
+    def broken(self, given: Relation) -> str:
         """True for a row that breaks the rule."""
         return f"{quoted(self.column)} IS NULL"
 
@@ -55,7 +60,7 @@ class UniqueRule(Value):
     check: Literal["unique"]
     columns: tuple[str, ...] = Field(min_length=1)
 
-    def broken(self) -> str:
+    def broken(self, given: Relation) -> str:
         """True for a row that breaks the rule."""
         names = ", ".join(map(quoted, self.columns))
         known = " AND ".join(f"{quoted(name)} IS NOT NULL" for name in self.columns)
@@ -74,9 +79,9 @@ class InRule(Value):
     column: str
     values: tuple[str | int | float | bool, ...] = Field(min_length=1, max_length=10_000)
 
-    def broken(self) -> str:
+    def broken(self, given: Relation) -> str:
         """True for a row that breaks the rule."""
-        return f"{quoted(self.column)} NOT IN ({', '.join(map(_literal, self.values))})"
+        return f"NOT ({among(given.column(self.column), self.values)})"
 
     @property
     def reason(self) -> str:
@@ -98,14 +103,14 @@ class RangeRule(Value):
             raise ValueError("give minimum, maximum or both")
         return self
 
-    def broken(self) -> str:
+    def broken(self, given: Relation) -> str:
         """True for a row that breaks the rule."""
-        name = quoted(self.column)
-        parts = [f"{name} >= {_literal(self.minimum)}"] if self.minimum is not None else []
-        parts += [f"{name} <= {_literal(self.maximum)}"] if self.maximum is not None else []
-        if self.maximum is None:
-            # DuckDB sorts NaN above every number; a text may well be called that.
-            parts.append(f"(typeof({name}) NOT IN ('FLOAT', 'DOUBLE') OR CAST({name} AS VARCHAR) <> 'nan')")
+        column = given.column(self.column)
+        parts = [within(column, ">=", self.minimum)] if self.minimum is not None else []
+        parts += [within(column, "<=", self.maximum)] if self.maximum is not None else []
+        if self.maximum is None and column.data_type.kind in FLOAT_KINDS:
+            # DuckDB sorts NaN above every number.
+            parts.append(f"NOT isnan({quoted(column.name)})")
         return f"NOT ({' AND '.join(parts)})"
 
     @property
@@ -123,9 +128,9 @@ class RegexRule(Value):
     column: str
     pattern: str = Field(min_length=1, max_length=1000)
 
-    def broken(self) -> str:
+    def broken(self, given: Relation) -> str:
         """True for a row that breaks the rule."""
-        return f"NOT regexp_full_match(CAST({quoted(self.column)} AS VARCHAR), {_literal(self.pattern)})"
+        return f"NOT regexp_full_match(CAST({quoted(self.column)} AS VARCHAR), {literal(self.pattern)})"
 
     @property
     def reason(self) -> str:
@@ -142,7 +147,7 @@ class ExpressionRule(Value):
     message: str | None = Field(default=None, min_length=1, max_length=256)
     column: str | None = None
 
-    def broken(self) -> str:
+    def broken(self, given: Relation) -> str:
         """True for a row that breaks the rule."""
         return f"NOT ({expression_sql(self.condition)})"
 
@@ -185,6 +190,7 @@ class Validate(SqlOperator):
     operator_type: ClassVar[OperatorType] = "validate"
     operator_class = "rules"
     config_type = ValidateConfig
+    keeps_types = True
 
     def holds_rows(self, config: ValidateConfig) -> bool:
         """Rows that share values are found among all."""
@@ -202,6 +208,7 @@ class Validate(SqlOperator):
                     yield from missing(inputs[0], [rule.column] if rule.column else [], (*path, "column"))
                 case _:
                     yield from missing(inputs[0], [rule.column], (*path, "column"))
+                    yield from _check_values(rule, inputs[0].type_of(rule.column), path)
         yield from missing(inputs[0], config.key, ("key",))
         if config.on_bad_row == "fail":
             for name in ("quarantine", "max_bad_rows"):
@@ -219,8 +226,8 @@ class Validate(SqlOperator):
     def sql(self, config: ValidateConfig, inputs: Sequence[Relation]) -> str:
         """The input's columns, then what is wrong with the row and the row as JSON."""
         found = ", ".join(
-            f"CASE WHEN {rule.broken()} THEN"
-            f' struct_pack("column" := {_literal(_column_of(rule))}, reason := {_literal(rule.reason)}) END'
+            f"CASE WHEN {rule.broken(inputs[0])} THEN"
+            f' struct_pack("column" := {literal(_column_of(rule))}, reason := {literal(rule.reason)}) END'
             for rule in config.rules
         )
         names = ", ".join(map(quoted, inputs[0].names))
@@ -234,6 +241,47 @@ class Validate(SqlOperator):
             f" CASE WHEN {is_bad} THEN {_row_json(inputs[0].columns)} END AS {ROW_COLUMN} FROM ({judged})"
         )
 
+    def parts(self, config: ValidateConfig, inputs: Sequence[Relation]) -> Sequence[tuple[str, str]]:
+        """Each rule."""
+        return [
+            (_describe(index, rule), f"SELECT {rule.broken(inputs[0])} FROM {inputs[0].sql_name}")
+            for index, rule in enumerate(config.rules)
+        ]
+
+
+def _describe(index: int, rule: Rule) -> str:
+    """A rule as messages call it; its own words may be long."""
+    if isinstance(rule, UniqueRule) or rule.column is not None:
+        return f"rule {index + 1} ({rule.check}, column {_column_of(rule)!r})"
+    return f"rule {index + 1} ({rule.check} {getattr(rule, 'condition', '')[:_SHOWN]!r})"
+
+
+def _check_values(
+    rule: NotNullRule | InRule | RangeRule | RegexRule, data_type: DataType | None, path: tuple[str | int, ...]
+) -> Iterator[OperatorProblem]:
+    """What a rule compares with and no row can be, or what would fail on the first one."""
+    values: dict[tuple[str | int, ...], RuleValue] = {}
+    match rule:
+        case RegexRule():
+            if (wrong := pattern_problem(rule.pattern)) is not None:
+                message = f"the pattern is no regular expression: {wrong}"
+                yield OperatorProblem((*path, "pattern"), message, "write it as RE2 takes it, without look-around")
+        case InRule():
+            values = {(*path, "values", index): value for index, value in enumerate(rule.values)}
+        case RangeRule():
+            bounds = {"minimum": rule.minimum, "maximum": rule.maximum}
+            values = {(*path, name): value for name, value in bounds.items() if value is not None}
+    wrong_values = False
+    for place, value in values.items():
+        if (problem := value_problem(value, data_type)) is not None:
+            wrong_values = True
+            yield OperatorProblem(place, f"column {rule.column!r}: {problem[0]}", problem[1])
+    if wrong_values or not isinstance(rule, RangeRule) or rule.minimum is None or rule.maximum is None:
+        return
+    if is_empty_range(rule.minimum, rule.maximum, data_type):
+        message = f"column {rule.column!r}: the minimum {rule.minimum} is larger than the maximum {rule.maximum}"
+        yield OperatorProblem((*path, "minimum"), message, "turn them round: every row would be bad")
+
 
 def _column_of(rule: Rule) -> str:
     if isinstance(rule, UniqueRule):
@@ -241,17 +289,9 @@ def _column_of(rule: Rule) -> str:
     return rule.column or "row"
 
 
-def _literal(value: JsonValue) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return f"'{value}'::DOUBLE" if isinstance(value, float) else str(value)
-    return quote_text(str(value), DIALECT)
-
-
 def _row_json(columns: Sequence[Column]) -> str:
     """A row as the JSON object that quarantines keep: numbers are numbers, bytes are ``\\x`` and hex digits."""
-    items = ", ".join(f"{_literal(column.name)}, {_json_value(column)}" for column in columns)
+    items = ", ".join(f"{literal(column.name)}, {_json_value(column)}" for column in columns)
     return f"CAST(json_object({items}) AS VARCHAR)"
 
 

@@ -38,6 +38,7 @@ def test_the_first_start_makes_the_connection_and_assets(any_catalog: Catalog, d
     assert (connection.host, connection.port, connection.database) == ("127.0.0.1", database.port, database.name)
     assert any_catalog.resolve_secret(connection, "password") == PASSWORD
     assert {name: asset.table for name, asset in snapshot.assets.items()} == {
+        "odd": "public. odd ",
         "or-ders": "public.or-ders",
         "orders": "public.orders",
         "users": "public.users",

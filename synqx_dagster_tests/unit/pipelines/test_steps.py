@@ -56,7 +56,7 @@ def test_casts_are_exact_or_fail(bench: Bench) -> None:
     )
     assert rows[-1] == ("999", "2024-01-10 00:00:00")
     cast = node("c", "transform.cast", columns={"n": "string", "price": "integer"})
-    with pytest.raises(BadRowsError, match=r"nodes 'numbers', 'c': a value in column 'price' is not integer"):
+    with pytest.raises(BadRowsError, match=r"node 'c': a value in column 'price' is not integer"):
         bench.run(through(cast, load=node("other", "load")), "second")
     assert bench.fetch("select count(*) from loaded") == [(1000,)]
 
