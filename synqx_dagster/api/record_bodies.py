@@ -14,6 +14,7 @@ from synqx_dagster.catalog.validation import InvalidRecordError, build_record
 from synqx_dagster.catalog.yaml_tree import Document, FieldPath, format_path
 from synqx_dagster.errors import InvalidInputError, Problem, SourceLocation
 from synqx_dagster.model import RECORD_TYPES, Record, RecordKind
+from synqx_dagster.model.base import with_article
 
 #: What answers have beside a record's own fields. A body that is an answer, changed and sent back, has them too.
 FACTS = frozenset(
@@ -80,7 +81,7 @@ def read_body(catalog: Catalog, kind: RecordKind, values: Mapping[str, Any], ren
         raise InvalidInputError(
             [
                 Problem(
-                    f"a {kind} cannot be renamed; this one is {renames!r}",
+                    f"{with_article(kind)} cannot be renamed; this one is {renames!r}",
                     SourceLocation(field="name"),
                     "make one of the new name, and remove this one",
                 )

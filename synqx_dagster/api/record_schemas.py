@@ -6,6 +6,7 @@ from typing import Any
 
 from synqx_dagster.api.references import NODE_REFERENCES, REFERENCES, Reference
 from synqx_dagster.model import RECORD_TYPES, RecordKind
+from synqx_dagster.model.base import with_article
 
 _TEMPLATE = "#/components/schemas/{model}Input"
 _ID = {"type": "integer", "description": "The id of the record, in place of its name."}
@@ -84,7 +85,7 @@ def _take_ids(schema: dict[str, Any], references: tuple[Reference, ...]) -> None
             ids.append({"type": "array", "items": {"type": "integer"}})
         properties[reference.field] = {
             "anyOf": [named, *ids],
-            "description": f"Name or id of a {reference.kind}; or give {reference.id_fields[0]}.",
+            "description": f"Name or id of {with_article(reference.kind)}; or give {reference.id_fields[0]}.",
         }
         properties[reference.id_fields[0]] = {"anyOf": [*ids, {"type": "null"}], "description": _ID["description"]}
         if reference.field in required:

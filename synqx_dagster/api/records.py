@@ -28,6 +28,7 @@ from synqx_dagster.catalog.snapshot import CatalogSnapshot, not_found
 from synqx_dagster.catalog.store import Catalog
 from synqx_dagster.errors import ConflictError
 from synqx_dagster.model import Record, RecordKind
+from synqx_dagster.model.base import with_article
 from synqx_dagster.people.identity import Client, Identity
 
 #: Writers of this process come one after the other; those of other processes are met so often at most.
@@ -148,7 +149,9 @@ class RecordService:
         def make(snapshot: CatalogSnapshot) -> Edit:
             record = incoming.build(draft.kind, incoming.values)
             if snapshot.find(draft.kind, record.name) is not None:
-                raise ConflictError(f"There is a {draft.kind} {record.name!r} already", hint="PUT changes it")
+                raise ConflictError(
+                    f"There is {with_article(draft.kind)} {record.name!r} already", hint="PUT changes it"
+                )
             refuse_own_secrets(self.catalog.settings, None, record)
             return self._edit(draft, incoming.document, snapshot, record)
 

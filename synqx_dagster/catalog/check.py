@@ -42,6 +42,7 @@ from synqx_dagster.model import (
     Sensor,
     dagster_name,
 )
+from synqx_dagster.model.base import with_article
 from synqx_dagster.model.connection import MONITORING
 from synqx_dagster.model.pipeline import PIPELINES
 
@@ -299,7 +300,7 @@ def _check_references(union: RecordUnion, *, prune: bool) -> tuple[frozenset[_Ke
                 continue
             removed = prune and union.known is not None and union.known.find(kind, name) is not None
             near = nearest(name, names[kind])
-            hint = f"did you mean {near!r}?" if near else f"declare a {kind} of this name"
+            hint = f"did you mean {near!r}?" if near else f"declare {with_article(kind)} of this name"
             if removed:
                 hint = "it is in the catalog and would be removed: declare it, or apply without pruning"
             problems.append(union.problem(record, path, f"there is no {kind} {name!r}", hint))

@@ -17,6 +17,7 @@ from synqx_dagster.catalog import tables
 from synqx_dagster.catalog.revisions import RecordKey, decode_body, find_record_numbers
 from synqx_dagster.catalog.store import Catalog
 from synqx_dagster.model import RECORD_TYPES, Record, RecordKind
+from synqx_dagster.model.base import with_article
 
 SortField = Literal["name", "id", "created_at", "updated_at"]
 
@@ -148,7 +149,7 @@ def _selected(connection: Connection, query: ListQuery) -> sa.Select[Any]:
         found = found.where(tables.record.c.name.in_(query.names))
     for name, values in query.fields.items():
         if name not in RECORD_TYPES[query.kind].model_fields:
-            raise ValueError(f"a {query.kind} has no field {name!r}")
+            raise ValueError(f"{with_article(query.kind)} has no field {name!r}")
         found = found.where(_has_one_of(connection, name, values))
     return found
 

@@ -22,6 +22,7 @@ from synqx_dagster.catalog.validation import FieldProblem, InvalidRecordError, b
 from synqx_dagster.catalog.yaml_tree import Document, FieldPath, format_path, parse_path
 from synqx_dagster.errors import Problem, SourceLocation
 from synqx_dagster.model import RECORD_TYPES, Alert, Connection, LiteralSecret, Record, RecordKind, SealedSecret
+from synqx_dagster.model.base import with_article
 
 #: A field of a component that holds further records, and their kind.
 Parts = Mapping[str, RecordKind]
@@ -188,7 +189,7 @@ class _Reader:
 
     def read(self, kind: RecordKind, values: Any, positions: SourcePositionTree | None) -> None:
         if not isinstance(values, dict):
-            self.refuse(positions, {}, kind, FieldProblem((), f"a {kind} must be keys with values"))
+            self.refuse(positions, {}, kind, FieldProblem((), f"{with_article(kind)} must be keys with values"))
             return
         try:
             record = build_record(kind, values)

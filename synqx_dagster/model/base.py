@@ -35,6 +35,11 @@ Name = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_check
 Label = Annotated[str, Field(min_length=1, max_length=256)]
 
 
+def with_article(noun: str) -> str:
+    """A kind of record as a sentence has it: ``a mapping``, ``an asset``."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
 def dagster_name(name: str) -> str:
     """The name by which Dagster knows a record: what Dagster does not allow becomes an underscore.
 

@@ -173,7 +173,7 @@ def _serve(connection: Connection, record: PipelineNode, schema_bytes: bytes, me
         connection.send(("error", (exc.message, exc.hint)))
     except EOFError:
         pass
-    except Exception as exc:  # noqa: BLE001  # an operator of somebody's; what it says may hold values
+    except (Exception, SystemExit) as exc:  # noqa: BLE001  # an operator of somebody's; what it says may hold values
         connection.send(("error", (f"the operator raised {type(exc).__name__}", None)))
     finally:
         connection.close()

@@ -325,7 +325,7 @@ class StepStream:
             yield from operator.run(node.config, batches, schema, memory_bytes)
         except (SynqxError, KeyboardInterrupt):
             raise
-        except Exception as exc:  # noqa: BLE001  # an operator of somebody's; what it says may hold values
+        except (Exception, SystemExit) as exc:  # noqa: BLE001  # an operator of somebody's; what it says may hold values
             raise OperatorFailedError(f"node {node.node_id!r}: the operator raised {type(exc).__name__}") from None
 
     def _incoming(self, name: str) -> tuple[tuple[Column, ...], pa.Schema, Iterator[pa.RecordBatch]]:

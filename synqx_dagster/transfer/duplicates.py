@@ -66,8 +66,9 @@ def refuse_duplicates(session: WriteSession, connector: Connector, staging: Tabl
     """
     repeated = count_repeated(session, connector, staging, key)
     if repeated:
+        keys = "1 key" if repeated == 1 else f"{repeated:,} keys"
         raise BadRowsError(
-            f"({', '.join(key)}): {DUPLICATE_REASON}, for {repeated:,} keys of the rows that were read",
+            f"({', '.join(key)}): {DUPLICATE_REASON}, for {keys} of the rows that were read",
             hint="nothing was loaded: which row is right the source does not say; correct it there, name other columns"
             " by key: [...], or set on_bad_row: quarantine",
             keys=repeated,

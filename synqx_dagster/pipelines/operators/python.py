@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 #: Rows of the batches that a function gives, at most.
 _OUTPUT_ROWS = 65_536
+#: Columns that a hint names.
+_SHOWN_NAMES = 10
 
 
 class FunctionConfig(Value):
@@ -124,7 +127,7 @@ class Pandas(_FunctionOperator):
         for table in _gather(batches, whole=config.per == "frame", memory_bytes=memory_bytes):
             frame = call(config, function, table.to_pandas(types_mapper=mapper))
             if not isinstance(frame, pd.DataFrame):
-                raise _wrong(config, f"gave {type(frame).__name__}, not a DataFrame")
+                raise _wrong(config, f"gave {type(frame).__name__}, not a DataFrame", _return_hint(frame))
             _check_names(config, list(map(str, frame.columns)), schema.names)
             columns = [_from_series(config, frame[field.name], field) for field in schema]
             yield from pa.Table.from_arrays(columns, schema=schema).to_batches(_OUTPUT_ROWS)
@@ -162,7 +165,7 @@ class Arrow(_FunctionOperator):
         for batch in batches:
             given = call(config, function, batch)
             if not isinstance(given, pa.RecordBatch | pa.Table):
-                raise _wrong(config, f"gave {type(given).__name__}, not a RecordBatch or a Table")
+                raise _wrong(config, f"gave {type(given).__name__}, not a RecordBatch or a Table", _return_hint(given))
             _check_names(config, given.schema.names, schema.names)
             for part in given.to_batches() if isinstance(given, pa.Table) else [given]:
                 arrays = [_fitted(config, part.column(field.name), field) for field in schema]
@@ -213,7 +216,7 @@ def load_function(text: str) -> Callable[..., Any]:
     module_name, _, name = text.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), name)
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         # What a user's module says while it is imported may hold a password; that a name is missing does not.
         told = f": {exc}" if isinstance(exc, ImportError | AttributeError | SyntaxError) else ""
         raise OperatorFailedError(
@@ -233,7 +236,7 @@ def call(config: FunctionConfig, function: Callable[..., Any], rows: Any) -> Any
     """
     try:
         return function(rows, **config.parameters)
-    except Exception as exc:  # noqa: BLE001  # whatever a user's code raises
+    except (Exception, SystemExit) as exc:  # noqa: BLE001  # whatever a user's code raises, sys.exit() too
         where = ""
         module = Path(getattr(getattr(function, "__code__", None), "co_filename", ""))
         for frame in reversed(traceback.extract_tb(exc.__traceback__)):
@@ -243,8 +246,15 @@ def call(config: FunctionConfig, function: Callable[..., Any], rows: Any) -> Any
         # A message such as pandas' own quotes values of rows, and it would go into the log.
         raise OperatorFailedError(
             f"the function {config.function} raised {type(exc).__name__}{where}",
-            hint="call it by hand on the rows that `synqx preview` shows",
+            hint=f"to see its message, call it in Python on a {type(rows).__name__} with the columns {_listed(rows)}",
         ) from None
+
+
+def _listed(rows: Any) -> str:
+    """The columns of what a function is called with; their names are no values."""
+    names = list(map(repr, rows.schema.names if hasattr(rows, "schema") else rows.columns))
+    shown = ", ".join(names[:_SHOWN_NAMES])
+    return f"{shown} and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else shown
 
 
 def _gather(batches: Iterator[pa.RecordBatch], *, whole: bool, memory_bytes: int) -> Iterator[pa.Table]:
@@ -276,12 +286,23 @@ def _check_names(config: FunctionConfig, given: Sequence[str], wanted: Sequence[
         parts = [f"lacks {', '.join(map(repr, lacking[:5]))}"] if lacking else []
         parts += [f"has {', '.join(map(repr, extra[:5]))} too much"] if extra else []
         raise _wrong(config, f"gave other columns than the node declares: it {' and '.join(parts)}")
-    if len(set(given)) != len(given):
-        raise _wrong(config, "gave a column twice")
+    if twice := [name for name, count in Counter(given).items() if count > 1]:
+        hint = "let it drop or rename one of the two before it returns"
+        raise _wrong(config, f"gave the column {twice[0]!r} twice", hint)
 
 
-def _wrong(config: FunctionConfig, what: str) -> OperatorFailedError:
-    return OperatorFailedError(f"the function {config.function} {what}", hint="declare what it gives in config.columns")
+def _return_hint(given: Any) -> str:
+    return (
+        "end it with a return of what it has made"
+        if given is None
+        else "let it return what it is called with, changed or anew"
+    )
+
+
+def _wrong(
+    config: FunctionConfig, what: str, hint: str = "declare what it gives in config.columns"
+) -> OperatorFailedError:
+    return OperatorFailedError(f"the function {config.function} {what}", hint=hint)
 
 
 OPERATORS: tuple[Any, ...] = (Pandas(), Arrow())

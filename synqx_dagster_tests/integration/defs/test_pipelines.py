@@ -209,6 +209,39 @@ with dg.execute_job(
 """
 
 
+#: Where its step stores rows it once leaves what the store takes for a fault.
+STUMBLING = """
+from pathlib import Path
+
+def shout(frame):
+    tried = Path(__file__).with_name("tried")
+    if not tried.exists():
+        tried.touch()
+        for attempt in (tried.parent / "home" / "exchange" / "diamond").glob("*/checked/*/"):
+            (attempt / "dataset.json").mkdir()
+    frame["loud"] = frame["name"].str.upper()
+    return frame
+"""
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_node_with_retries_succeeds_at_its_second_attempt(project: Project, catalog: Catalog, retries: int) -> None:
+    # A module of its own: Python has what another test's project calls `naming`.
+    module = f"stumbling_{retries}"
+    (project.directory / f"{module}.py").write_text(STUMBLING)
+    stumbling = DIAMOND.replace("naming:shout", f"{module}:shout")
+    project.apply(stumbling.replace("operator_class: pandas", f"operator_class: pandas\n    retries: {retries}"))
+    report = run_targets(catalog, ["diamond"])
+    with open_instance(project.settings) as instance:
+        events = [entry.dagster_event_type for entry in instance.all_logs(report.run_id)]
+    assert events.count(dg.DagsterEventType.STEP_UP_FOR_RETRY) == retries, events
+    assert report.succeeded == (retries == 1)
+    if retries:
+        assert (len(project.rows("loud")), len(project.rows("names"))) == (7, 7)
+    else:
+        assert report.failures[0].error == "RetryableError"
+
+
 def test_stored_rows_of_older_runs_are_removed(project: Project, catalog: Catalog) -> None:
     first = run_targets(catalog, ["diamond"]).run_id
     second = run_targets(catalog, ["diamond"]).run_id

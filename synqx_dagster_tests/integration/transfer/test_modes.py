@@ -111,7 +111,7 @@ def test_null_in_a_key_is_a_bad_row(source: PostgresqlDatabase, target: Target, 
 def test_keys_that_occur_twice_are_refused_or_set_aside(source: PostgresqlDatabase, target: Target, pair: Pair) -> None:
     load(*pair, item(key=["name"]), load_id="a")
     source.execute("insert into item values (4, 'one'), (5, 'five')")
-    with pytest.raises(BadRowsError, match=r"\(name\): the key occurs more than once, for 1 keys"):
+    with pytest.raises(BadRowsError, match=r"\(name\): the key occurs more than once, for 1 key of"):
         load(*pair, item(key=["name"]), load_id="b")
     result = load(*pair, item(key=["name"], on_bad_row="quarantine"), load_id="c")
     assert (counts(result), result.rows_quarantined) == ((1, 0, 0), 2)

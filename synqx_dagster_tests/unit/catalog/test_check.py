@@ -252,6 +252,14 @@ def test_missing_references() -> None:
     ]
 
 
+def test_a_missing_asset_is_called_one_in_english() -> None:
+    load = {"node_id": "l", "operator_type": "load", "operator_class": "table", "config": {"table": "t"}}
+    nodes = [{"node_id": "e", "operator_type": "extract", "operator_class": "table", "source_asset": "nope"}, load]
+    edges = [{"from_node_id": "e", "to_node_id": "l"}]
+    record = build_record("pipeline", {"name": "p", "nodes": nodes, "edges": edges})
+    assert "there is no asset 'nope' (declare an asset of this name)" in problems_of(*ENDS, record)[0]
+
+
 #: A pipeline whose extract and load take all that they need from datasets.
 BY_DATASET = """
 {{kind: asset, name: orders, connection: {source}, table: orders}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from decimal import Decimal
 from typing import Any
@@ -41,6 +42,24 @@ def wrong_type(frame: Any) -> Any:
     """Gives text where numbers were promised."""
     frame["twice"] = "many"
     return frame
+
+
+def gives_nothing(frame: Any) -> Any:
+    """Lacks its return."""
+    frame["twice"] = frame["n"] * 2
+
+
+def gives_twice(frame: Any) -> Any:
+    """A column twice."""
+    import pandas as pd
+
+    doubled(frame)
+    return pd.concat([frame, frame[["n"]]], axis=1)
+
+
+def leaves(frame: Any) -> Any:
+    """Ends the process, as a script would."""
+    sys.exit(3)
 
 
 def hangs(frame: Any) -> Any:

@@ -52,6 +52,9 @@ def test_an_arrow_function(bench: Bench) -> None:
         ("is_no_frame", "gave int, not a DataFrame"),
         ("wrong_type", r"gave values in 'twice' \(large_string\) that are no int64"),
         ("missing", "cannot be imported"),
+        ("leaves", r"the function \S+:leaves raised SystemExit at functions.py:\d+"),
+        ("gives_nothing", r"gave NoneType, not a DataFrame \(end it with a return of what it has made\)"),
+        ("gives_twice", r"gave the column 'n' twice \(let it drop or rename one of the two"),
     ],
 )
 def test_a_function_that_is_wrong(bench: Bench, function: str, says: str) -> None:
@@ -62,6 +65,22 @@ def test_a_function_that_is_wrong(bench: Bench, function: str, says: str) -> Non
     assert "canary" not in str(caught.value)
     assert bench.reports["f"].error is not None
     assert bench.fetch("select count(*) from loaded") == [(1000,)]
+
+
+def test_who_must_look_for_a_function_s_mistake_is_told_what_to_call_it_with(bench: Bench) -> None:
+    with pytest.raises(OperatorFailedError) as caught:
+        bench.run(through(pandas("raises", columns=TWICE)))
+    assert caught.value.hint == (
+        "to see its message, call it in Python on a DataFrame with the columns 'n', 'word', 'price', 'day', 'secret'"
+    )
+    arrow = node("f", "transform.arrow", function=f"{FUNCTIONS}:raises", columns={"n": "bigint"})
+    with pytest.raises(OperatorFailedError, match="on a RecordBatch with the columns 'n', 'word'"):
+        bench.run(through(arrow), "second")
+
+
+def test_a_function_that_exits_fails_in_a_process_of_its_own_too(bench: Bench) -> None:
+    with pytest.raises(OperatorFailedError, match=r"node 'f': the function \S+:leaves raised SystemExit"):
+        bench.run(through(pandas("leaves", columns=TWICE, timeout_seconds=60)))
 
 
 def test_a_function_that_hangs_is_ended(bench: Bench) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Generator
-from contextlib import suppress
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from synqx_dagster.errors import (
     BadRowsError,
     FatalError,
+    NodeTimeoutError,
     OperatorFailedError,
     PlanError,
     SourceChangedError,
@@ -184,6 +186,45 @@ def bytes_within(directory: Path) -> int:
     return found
 
 
+@contextmanager
+def watched_spill(directory: Path) -> Iterator[list[int]]:
+    """How many bytes lie in a bench's directory for spilling, again and again."""
+    spilled = [0]
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            spilled.append(bytes_within(directory / "spill"))
+
+    done = threading.Event()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield spilled
+    finally:
+        done.set()
+        watcher.join()
+
+
+def test_a_join_larger_than_the_memory_spills(tmp_path: Path) -> None:
+    # 66 MB of text on either side do not fit into 64; rows that are much wider DuckDB could not part at all.
+    filled = "with recursive c(i) as (select 0 union all select i + 1 from c where i < 149999) select i, "
+    bench = Bench(
+        tmp_path,
+        "create table numbers (n integer, pad text)",
+        "create table names (n integer, other text)",
+        f"insert into numbers {filled} hex(randomblob(220)) from c",
+        f"insert into names {filled} hex(randomblob(220)) from c",
+    )
+    join = node("j", "transform.join", left="numbers", on=["n"])
+    sums = {"rows": "count(*)", "keys": "count(distinct n)", "left": "sum(length(pad))", "right": "sum(length(other))"}
+    nodes = [READ, node("names", "extract"), join, node("a", "transform.aggregate", columns=sums), LOAD]
+    with watched_spill(tmp_path) as spilled:
+        bench.run(graph(nodes, "numbers>j>a>loaded", "names>j"), memory_bytes=64_000_000)
+    assert max(spilled) > 0
+    assert bench.fetch("select * from loaded") == [(150_000, 150_000, 66_000_000, 66_000_000)]
+    assert not list((tmp_path / "spill").iterdir())
+
+
 def test_a_sort_larger_than_the_memory_spills(tmp_path: Path) -> None:
     bench = Bench(
         tmp_path,
@@ -191,20 +232,8 @@ def test_a_sort_larger_than_the_memory_spills(tmp_path: Path) -> None:
         "insert into numbers with recursive c(i) as (select 0 union all select i + 1 from c where i < 399999)"
         " select i, hex(randomblob(200)) from c",
     )
-    spilled: list[int] = []
-
-    def watch() -> None:
-        while not done.wait(0.02):
-            spilled.append(bytes_within(tmp_path / "spill"))
-
-    done = threading.Event()
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
+    with watched_spill(tmp_path) as spilled:
         bench.run(through(node("s", "transform.sort", by=["pad"])), memory_bytes=150_000_000)
-    finally:
-        done.set()
-        watcher.join()
     assert max(spilled) > 0
     assert bench.fetch("select count(*), count(distinct n) from loaded") == [(400_000, 400_000)]
     in_order = (
@@ -405,6 +434,18 @@ def test_two_attempts_at_a_stored_step_keep_apart(bench: Bench) -> None:
     assert {entry.name for entry in folder.iterdir()} == {first.attempt, second.attempt, "dataset.json"}
     # An attempt that comes late takes nothing away from who reads the other one.
     assert sum(batch.num_rows for batch in bench.exchange.read(("p", "run", "numbers"), first).iter_batches()) == 1000
+
+
+def test_sql_that_hangs_is_ended_when_its_time_is_up(bench: Bench) -> None:
+    endless = (
+        "select count(*) as c from (select n, unnest(range(1000000)) as i from numbers) a,"
+        " (select unnest(range(1000000)) as j) b where (a.i * b.j + a.n) % 7 = 9"
+    )
+    before = time.monotonic()
+    with pytest.raises(NodeTimeoutError, match="node 'q' did not end within its 1 s"):
+        bench.run(through(node("q", "transform.sql", query=endless, timeout_seconds=1)))
+    assert time.monotonic() - before < 30
+    assert [name for name, report in bench.reports.items() if report.error] == ["q"]
 
 
 def test_who_wants_no_more_rows_hears_of_no_time_out(bench: Bench) -> None:
