@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from synqx_dagster.connectors.files_objects import PROTOCOL, ObjectFiles
 from synqx_dagster.connectors.files_options import S3Settings
@@ -24,7 +23,6 @@ from synqx_dagster.connectors.files_s3_errors import error_code, wrap_client_err
 from synqx_dagster.connectors.files_scratch import Scratch
 from synqx_dagster.connectors.files_state import OWN_DIRECTORY, Journal, Stamp, StoredFile
 from synqx_dagster.connectors.files_store import DocumentChangedError, Pinned, Store, is_hidden, join
-from synqx_dagster.connectors.network import policy_of, resolve_allowed
 from synqx_dagster.connectors.protocol import ConnectionConfig
 from synqx_dagster.errors import CommitUnknownError, ConnectionFailedError, DatabaseError, RetryableError, SynqxError
 
@@ -74,6 +72,8 @@ class S3Store(Store):
             import boto3
             from botocore.config import Config
             from botocore.exceptions import BotoCoreError
+
+            from synqx_dagster.connectors.files_s3_session import guard
         except ImportError as exc:
             from synqx_dagster.errors import DriverMissingError
 
@@ -81,18 +81,18 @@ class S3Store(Store):
                 f"object stores need a library that is not installed: {exc}", hint="pip install 'synqx-dagster[s3]'"
             ) from exc
         settings = self._settings
-        self._check_host(settings)
+        verify = settings.ca_file or settings.tls_verify
         try:
             session = boto3.session.Session(
                 aws_access_key_id=self._config.username,
                 aws_secret_access_key=self._config.password,
                 region_name=settings.region,
             )
-            return session.client(
+            client = session.client(
                 "s3",
                 endpoint_url=settings.endpoint,
                 region_name=settings.region or session.region_name or "us-east-1",
-                verify=settings.ca_file or settings.tls_verify,
+                verify=verify,
                 config=Config(
                     connect_timeout=_CONNECT_SECONDS,
                     read_timeout=_READ_SECONDS,
@@ -101,7 +101,6 @@ class S3Store(Store):
                     # Checksums that a store does not know must not keep it from being used.
                     request_checksum_calculation="when_required",
                     response_checksum_validation="when_required",
-                    max_pool_connections=_UPLOAD_THREADS * 4,
                 ),
             )
         except (BotoCoreError, ValueError) as exc:
@@ -109,14 +108,9 @@ class S3Store(Store):
                 f"{self.describe('')}: the client cannot be made: {type(exc).__name__}",
                 hint="check endpoint, region and credentials",
             ) from exc
-
-    def _check_host(self, settings: S3Settings) -> None:
-        """Have the operator's lists of hosts decide about an endpoint."""
-        if settings.endpoint is not None:
-            parts = urlsplit(settings.endpoint)
-            port = parts.port or (443 if parts.scheme == "https" else 80)
-            policy = policy_of(self._config)
-            resolve_allowed(self._config.name, parts.hostname or "", port, policy, timeout_seconds=_CONNECT_SECONDS)
+        timeouts = (_CONNECT_SECONDS, _READ_SECONDS)
+        guard(client, self._config, verify=verify, timeouts=timeouts, size=_UPLOAD_THREADS * 4)
+        return client
 
     def _key(self, path: str) -> str:
         return join(self._prefix, path)

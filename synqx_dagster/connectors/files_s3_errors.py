@@ -39,6 +39,10 @@ def wrap_client_error(exc: Exception, where: str) -> SynqxError:
         return ConnectionFailedError(
             f"{where}: the store cannot be reached", reason="refused", hint="check options.endpoint and options.region"
         )
+    if isinstance(exc, boto.ProxyConnectionError):
+        return ConnectionFailedError(
+            f"{where}: the proxy cannot be reached", reason="refused", hint="check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
+        )
     if isinstance(exc, (boto.ConnectionClosedError, boto.HTTPClientError)):
         return RetryableError(f"{where}: the connection to the store broke")
     return DatabaseError(f"{where}: {type(exc).__name__}")

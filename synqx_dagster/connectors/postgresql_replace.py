@@ -165,12 +165,27 @@ def _build(cursor: Any, staging: TableName, definition: TableDefinition) -> list
         if part.comment is not None:
             cursor.execute(f"COMMENT ON {commented} IS {quote_text(part.comment)}")
         renames.append(rename)
+    _describe_constraint_indexes(cursor, staging, definition, renames)
     for part in definition.of_kind("option"):
         cursor.execute(f"ALTER TABLE {table} SET ({quote(part.name)} = {quote_text(part.definition)})")
     for part in definition.of_kind("comment"):
         cursor.execute(f"COMMENT ON TABLE {table} IS {quote_text(part.definition)}")
     _copy_grants(cursor, table, definition)
     return renames
+
+
+def _describe_constraint_indexes(
+    cursor: Any, staging: TableName, definition: TableDefinition, renames: list[_Rename]
+) -> None:
+    """Give the indexes that came with constraints what no definition of a constraint tells: options and comments."""
+    made = {rename.name: rename.temporary for rename in renames if not rename.is_index}
+    for part in definition.of_kind("index option", "index comment"):
+        index = qualify(TableName(made[part.name], staging.schema))
+        if part.kind == "index comment":
+            cursor.execute(f"COMMENT ON INDEX {index} IS {quote_text(part.definition)}")
+        else:
+            option, _, value = part.definition.partition("=")
+            cursor.execute(f"ALTER INDEX {index} SET ({quote(option)} = {quote_text(value)})")
 
 
 def _copy_grants(cursor: Any, table: str, definition: TableDefinition) -> None:

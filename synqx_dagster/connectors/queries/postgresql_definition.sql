@@ -37,6 +37,19 @@ from (
     from pg_catalog.pg_constraint k
     where k.conrelid = %(oid)s::oid and k.contype in ('p', 'u', 'x', 'f')
     union all
+    -- A constraint's definition tells nothing of its index, which has its name.
+    select 3, position, 'index option', ic.relname::text, o, null
+    from pg_catalog.pg_constraint k
+    join pg_catalog.pg_class ic on ic.oid = k.conindid
+    cross join lateral unnest(ic.reloptions) with ordinality as x (o, position)
+    where k.conrelid = %(oid)s::oid and k.contype in ('p', 'u', 'x')
+    union all
+    select 3, 0, 'index comment', ic.relname::text, pg_catalog.obj_description(ic.oid, 'pg_class'), null
+    from pg_catalog.pg_constraint k
+    join pg_catalog.pg_class ic on ic.oid = k.conindid
+    where k.conrelid = %(oid)s::oid and k.contype in ('p', 'u', 'x')
+        and pg_catalog.obj_description(ic.oid, 'pg_class') is not null
+    union all
     select 4, position, 'option', split_part(o, '=', 1), substr(o, strpos(o, '=') + 1), null
     from pg_catalog.pg_class c
     cross join lateral unnest(c.reloptions) with ordinality as x (o, position)

@@ -63,6 +63,10 @@ join pg_catalog.pg_index i on i.indrelid = t.oid
 join pg_catalog.pg_class ic on ic.oid = i.indexrelid
 where not i.indisvalid or i.indisclustered or i.indisreplident or ic.reltablespace <> 0
 union all
+select 'an index has statistics settings' from t
+join pg_catalog.pg_index i on i.indrelid = t.oid
+join pg_catalog.pg_attribute a on a.attrelid = i.indexrelid and coalesce(a.attstattarget, -1) <> -1
+union all
 select 'other objects depend on it: ' || pg_catalog.pg_describe_object(d.classid, d.objid, 0) from t
 join pg_catalog.pg_depend d on d.refclassid = 'pg_catalog.pg_class'::regclass and d.refobjid = t.oid
 left join pg_catalog.pg_class dc on d.classid = 'pg_catalog.pg_class'::regclass and dc.oid = d.objid

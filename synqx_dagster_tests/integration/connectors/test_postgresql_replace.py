@@ -59,9 +59,9 @@ create table shop.item (
     price numeric(9,2) constraint "not negative" check (price >= 0),
     doubled numeric generated always as (price * 2) stored,
     period int4range,
-    constraint "the Key" primary key (id) include (name),
-    unique nulls not distinct (name),
-    exclude using gist (period with &&)
+    constraint "the Key" primary key (id) include (name) with (fillfactor = 70),
+    unique nulls not distinct (name) with (fillfactor = 60),
+    exclude using gist (period with &&) with (buffering = off)
 ) with (fillfactor = 70, autovacuum_enabled = false);
 alter table shop.item owner to owner_of_shop;
 alter table shop.item alter column name set storage external;
@@ -70,6 +70,8 @@ create unique index on shop.item (kind, name desc nulls last) with (fillfactor =
 comment on table shop.item is 'what''s for \\sale';
 comment on column shop.item.name is 'a name';
 comment on index shop."by lower name" is 'an index';
+comment on index shop."the Key" is 'the key''s index';
+comment on index shop.item_period_excl is 'an index, too';
 comment on constraint "the Key" on shop.item is 'a key';
 comment on constraint "not negative" on shop.item is 'a check';
 grant select on shop.item to reader with grant option;
@@ -178,6 +180,8 @@ OBSTACLES = {
     "foreign key to itself": "alter table shop.item add parent integer references shop.item",
     "cluster": "cluster shop.item using item_pkey",
     "statistics target": "alter table shop.item alter name set statistics 500",
+    "statistics target of an index": "create index by_name on shop.item (lower(name));"
+    " alter index shop.by_name alter column 1 set statistics 500",
     "other grantor": "create role reader; grant usage on schema shop to reader;"
     " grant select on shop.item to reader with grant option; set role reader; grant select on shop.item to public",
 }
