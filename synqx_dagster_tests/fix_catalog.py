@@ -41,6 +41,11 @@ def catalog(catalog_settings: Settings, cheap_vault: None) -> Iterator[Catalog]:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def any_catalog_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     """Settings of a catalog that is not there yet, on each backend."""
+    return settings_on(request, tmp_path)
+
+
+def settings_on(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """Settings of a catalog that is not there yet, on the backend that is the fixture's parameter."""
     home = tmp_path / "home"
     url = f"sqlite:///{home / 'catalog.db'}"
     if request.param == "postgresql":

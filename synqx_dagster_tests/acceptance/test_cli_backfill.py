@@ -184,6 +184,7 @@ def test_a_plan_names_the_partitions(shop: Project) -> None:
     assert f"partitions  daily from {FIRST} (UTC), by day" in outcome.output
 
 
+@pytest.mark.slow
 def test_dagster_loads_partitions_and_knows_the_pool(shop: Project) -> None:
     def dagster(*arguments: str) -> None:
         subprocess.run(

@@ -108,6 +108,7 @@ def test_a_schedules_job_loads_its_pipeline(project):
     assert metadata["synqx/rows_in"].value == 3
 
 
+@pytest.mark.slow
 def test_every_step_process_keeps_the_revision_of_its_run(project):
     with ExitStack() as stack:
         with locked_target(project):
@@ -130,6 +131,7 @@ def test_every_step_process_keeps_the_revision_of_its_run(project):
     assert [asset.name for asset in report.assets] == ["customers", "names"]
 
 
+@pytest.mark.slow
 def test_dg_checks_lists_and_launches(project):
     text = (REPOSITORY / "pyproject.toml").read_text()
     start = text.index("[tool.dg]")

@@ -250,6 +250,7 @@ def postgres_processes(directory: Path) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_the_web_ui_shows_the_assets_in_a_browser(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     screenshots = Path(os.environ.get("SYNQX_TEST_SCREENSHOTS") or tmp_path)

@@ -9,7 +9,8 @@ import pytest
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase, PostgresqlServer
 
 
-@pytest.fixture(params=["18", "15"], scope="session")
+# Whole lives on 15 are in test_versions.py, and what is looked at there in integration/monitor.
+@pytest.fixture(params=["18", pytest.param("15", marks=pytest.mark.slow)], scope="session")
 def source_server(request: pytest.FixtureRequest) -> PostgresqlServer:
     """A server of each version that is tested with."""
     name = "postgresql_server" if request.param == "18" else "postgresql_15_server"

@@ -304,7 +304,7 @@ def test_rollback_to_the_empty_catalog(catalog: Catalog) -> None:
 # --- export and apply ----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(declared=records.any_records())
 def test_an_export_makes_the_same_catalog(
     declared: list[Record], tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch

@@ -225,6 +225,7 @@ def test_a_join_larger_than_the_memory_spills(tmp_path: Path) -> None:
     assert not list((tmp_path / "spill").iterdir())
 
 
+@pytest.mark.slow
 def test_a_sort_larger_than_the_memory_spills(tmp_path: Path) -> None:
     bench = Bench(
         tmp_path,
