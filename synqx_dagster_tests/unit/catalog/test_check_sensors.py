@@ -11,6 +11,7 @@ from synqx_dagster.catalog.check import check_definitions
 from synqx_dagster.catalog.documents import read_documents
 from synqx_dagster.catalog.validation import build_record
 from synqx_dagster.model import Record
+from synqx_dagster_tests.unit.catalog.checking import problems_of
 from synqx_dagster_tests.unit.catalog.records import connection, definitions, mapping, pipeline, schedule
 
 ENDS = (connection("shop"), connection("warehouse"), mapping("customers"))
@@ -30,10 +31,6 @@ def sensor(name: str = "changed", **values: Any) -> Record:
 def alert(**values: Any) -> Record:
     defaults = {"name": "on_call", "events": ["run_failure"], "slack": {"url": {"env": "HOOK"}}}
     return build_record("alert", defaults | values)
-
-
-def problems_of(*declared: Record) -> list[str]:
-    return [str(problem) for problem in check_definitions(definitions(*declared), known=None)]
 
 
 def test_sound_sensors_and_alerts() -> None:
