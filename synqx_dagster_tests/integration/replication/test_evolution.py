@@ -77,6 +77,16 @@ class Line:
         assert [tuple(map(str, row)) for row in theirs] == [tuple(map(str, row)) for row in ours]
 
 
+def assert_renamed(line: Line, target: Target, columns: str) -> None:
+    """The target has followed the rename of ``name`` to ``title``; MySQL cannot, where it would commit: it says so."""
+    if target.kind == "mysql":
+        assert line.state() == "stopped"
+        assert "'name' was renamed to 'title'" in line.reason()
+        return
+    assert line.state() == "following", line.reason()
+    line.assert_equal(columns)
+
+
 def make_line(stack: ExitStack, source: PostgresqlDatabase, target: Target, table: str, **fields: Any) -> Line:
     source.execute(table)
     source.execute("create table mark (id serial primary key)")
@@ -151,19 +161,12 @@ def test_a_column_that_is_renamed_is_renamed_in_the_target_or_stops_the_table(
     line = make_line(stack, postgresql, target, PLAIN)
     line.run("insert into item values (1, 'a', 'b'), (2, 'c', 'd')")
     line.run("alter table item rename column name to title", "update item set title = 't' where id = 1")
-    if target.kind == "mysql":
-        assert line.state() == "stopped"
-        assert "'name' was renamed to 'title'" in line.reason()
-        return
-    assert line.state() == "following", line.reason()
-    line.assert_equal("id, title, big")
+    assert_renamed(line, target, "id, title, big")
 
 
 def test_a_rename_and_a_new_column_at_once_are_told_apart(
     stack: ExitStack, postgresql: PostgresqlDatabase, target: Target
 ) -> None:
-    if target.kind == "mysql":
-        pytest.skip("a rename stops the table there")
     line = make_line(stack, postgresql, target, PLAIN)
     line.run("insert into item values (1, 'a', 'b')")
     line.run(
@@ -172,15 +175,12 @@ def test_a_rename_and_a_new_column_at_once_are_told_apart(
         "alter table item drop column big",
         "insert into item values (2, 'x', 'y')",
     )
-    assert line.state() == "following", line.reason()
-    line.assert_equal("id, title, name")
+    assert_renamed(line, target, "id, title, name")
 
 
 def test_a_rename_is_known_also_where_older_changes_were_still_to_come(
     stack: ExitStack, postgresql: PostgresqlDatabase, target: Target
 ) -> None:
-    if target.kind == "mysql":
-        pytest.skip("a rename stops the table there")
     line = make_line(stack, postgresql, target, PLAIN)
     line.run("insert into item values (1, 'a', 'b')")
     # A new run takes the first change when the source's catalog has all of it behind it.
@@ -192,8 +192,7 @@ def test_a_rename_is_known_also_where_older_changes_were_still_to_come(
         "alter table item add column since date default '2026-01-01'",
         "insert into item values (3, 'e')",
     )
-    assert line.state() == "following", line.reason()
-    line.assert_equal("id, title")
+    assert_renamed(line, target, "id, title")
 
 
 def test_a_column_that_grows_grows_in_the_target_where_the_policy_lets_it(
