@@ -74,6 +74,24 @@ class Precondition:
         """Whether a version is one of them."""
         return self.etags is None or "*" in self.etags or etag in self.etags
 
+    def require(self, etag: str, what: str) -> None:
+        """Refuse a version that is none of them.
+
+        Args:
+            etag: Of what is stored.
+            what: Says what was changed, and by whom.
+
+        Raises:
+            ApiError: 412, with the version that is stored.
+        """
+        if not self.allows(etag):
+            raise ApiError(
+                412,
+                what,
+                hint="GET it again, look at what changed, and send its new ETag as If-Match",
+                headers={"ETag": f'"{etag}"'},
+            )
+
 
 @dataclass
 class Draft:
@@ -315,13 +333,8 @@ class RecordService:
         AuditTrail(self.catalog).record(current_actor().signs(event))
 
     def _require(self, precondition: Precondition, stored: StoredRecord) -> None:
-        if not precondition.allows(stored.etag):
-            raise ApiError(
-                412,
-                f"The {stored.record.kind} {stored.record.name!r} was changed by {stored.updated_by} in the meantime",
-                hint="GET it again, look at what changed, and send its new ETag as If-Match",
-                headers={"ETag": f'"{stored.etag}"'},
-            )
+        name = f"{stored.record.kind} {stored.record.name!r}"
+        precondition.require(stored.etag, f"The {name} was changed by {stored.updated_by} in the meantime")
 
     def _unchanged(self, start: StoredRecord, precondition: Precondition) -> Record:
         """The record, if it is still what it was when the request came in."""

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Query, Response
 from synqx_dagster.api.access import Requires
 from synqx_dagster.api.context import Context
 from synqx_dagster.api.people_models import PasswordInput, UserChangeInput, UserInput, UserOutput, UserPage
-from synqx_dagster.api.problems import ApiError, problems_of
+from synqx_dagster.api.problems import problems_of
 from synqx_dagster.api.record_routes import IfMatch
 from synqx_dagster.api.records import Precondition
 from synqx_dagster.people.accounts import NewUser, User, UserChange, UserSort
@@ -100,13 +100,6 @@ def _expecting(if_match: str | None) -> Callable[[User], None]:
     """Refuses an account that is not of a version that `If-Match` allows."""
     precondition = Precondition.parse(if_match)
 
-    def check(before: User) -> None:
-        if not precondition.allows(before.etag):
-            raise ApiError(
-                412,
-                f"{before.username} was changed by somebody else",
-                hint="read the account again, and send its new ETag",
-                headers={"ETag": f'"{before.etag}"'},
-            )
-
-    return check
+    return lambda before: precondition.require(
+        before.etag, f"The account {before.username!r} was changed by somebody else"
+    )

@@ -19,8 +19,7 @@ from synqx_dagster.gateway.cookies import delete_session_cookie
 from synqx_dagster.gateway.guard import ask_for_login, forbid, identity_of
 from synqx_dagster.gateway.origin import is_foreign
 from synqx_dagster.gateway.pages.context import PagesContext, client_of
-from synqx_dagster.gateway.pages.forms import read_form
-from synqx_dagster.gateway.pages.login import UNREADABLE
+from synqx_dagster.gateway.pages.forms import UNREADABLE, read_form
 from synqx_dagster.gateway.pages.rendering import initials, render_page, render_piece
 from synqx_dagster.people.identity import Identity
 from synqx_dagster.people.roles import Permission

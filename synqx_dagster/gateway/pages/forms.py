@@ -3,13 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit
 
 from starlette.requests import Request
 
+from synqx_dagster.gateway.cookies import keeps_secure_cookies
+from synqx_dagster.gateway.origin import is_foreign
+
+UNREADABLE = "This is not what the form sends."
+FOREIGN = "Another site's page has sent this. Open this page, and send the form from here."
+
 _MAXIMUM_BYTES = 16 * 1024
 _MAXIMUM_FIELDS = 20
 _LONGEST_PATH = 2000
+
+
+@dataclass(frozen=True)
+class RefusedForm:
+    """Why a form is not taken; without words where the page itself says it, with what it warns of."""
+
+    status: int
+    words: str | None = None
+
+
+async def read_own_form(request: Request, trusted_origins: tuple[str, ...]) -> Mapping[str, str] | RefusedForm:
+    """The fields of a form that holds a password: sent by our own page, over what nobody else reads."""
+    if not keeps_secure_cookies(request):
+        return RefusedForm(400)
+    if is_foreign(request, trusted=trusted_origins):
+        # Else a page could log its visitor in as somebody who then reads what the visitor does, or have it guess.
+        return RefusedForm(403, FOREIGN)
+    form = await read_form(request)
+    return RefusedForm(400, UNREADABLE) if form is None else form
 
 
 async def read_form(request: Request) -> Mapping[str, str] | None:

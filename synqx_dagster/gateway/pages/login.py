@@ -17,7 +17,7 @@ from synqx_dagster.gateway.cookies import (
 from synqx_dagster.gateway.guard import identity_of
 from synqx_dagster.gateway.origin import is_foreign
 from synqx_dagster.gateway.pages.context import PagesContext, client_of
-from synqx_dagster.gateway.pages.forms import read_form, safe_next
+from synqx_dagster.gateway.pages.forms import FOREIGN, RefusedForm, read_own_form, safe_next
 from synqx_dagster.gateway.pages.not_ready import not_ready
 from synqx_dagster.gateway.pages.rendering import render_page
 from synqx_dagster.people.identity import Client
@@ -26,8 +26,6 @@ from synqx_dagster.people.service import Login
 #: The same words for every reason: who there is, a stranger does not learn.
 WRONG = "The user name or the password is wrong."
 SPENT_LINK = "This link was used already, is too old, or is for a browser on the server's own machine."
-UNREADABLE = "This is not what the form sends."
-_FORBIDDEN = "Another site's page has sent this. Open this page, and log in here."
 
 _NOTICES = {
     "password": "Your password is changed. Log in with the new one.",
@@ -64,17 +62,12 @@ class LoginPages:
 
     async def submit(self, request: Request) -> Response:
         """``POST /login``: user name and password."""
-        if not keeps_secure_cookies(request):
-            return await run_in_threadpool(self._form, request, "/", status=400)
-        if is_foreign(request, trusted=self._context.trusted_origins):
-            # Else a page could log its visitor in as somebody who then reads what the visitor does.
-            return await run_in_threadpool(self._form, request, "/", error=_FORBIDDEN, status=403)
         state = await run_in_threadpool(self._context.state)
         if state.status in ("not_initialised", "unavailable"):
             return not_ready(request, state.status)
-        form = await read_form(request)
-        if form is None:
-            return await run_in_threadpool(self._form, request, "/", error=UNREADABLE, status=400)
+        form = await read_own_form(request, self._context.trusted_origins)
+        if isinstance(form, RefusedForm):
+            return await run_in_threadpool(self._form, request, "/", error=form.words, status=form.status)
         there, username = safe_next(form.get("next")), form.get("username", "")
         try:
             login = await run_in_threadpool(
@@ -97,7 +90,7 @@ class LoginPages:
     async def leave(self, request: Request) -> Response:
         """``POST /logout``: end the session."""
         if is_foreign(request, trusted=self._context.trusted_origins):
-            return await run_in_threadpool(self._form, request, "/", error=_FORBIDDEN, status=403)
+            return await run_in_threadpool(self._form, request, "/", error=FOREIGN, status=403)
         token = session_token(request)
         if token is not None:
             await run_in_threadpool(self._context.people().close_session, token)

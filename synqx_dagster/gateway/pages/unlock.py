@@ -19,14 +19,11 @@ from synqx_dagster.audit.recording import unlock_vault
 from synqx_dagster.errors import SynqxError, TooManyAttemptsError, UnlockDelayedError, WrongPasswordError
 from synqx_dagster.gateway.cookies import keeps_secure_cookies
 from synqx_dagster.gateway.guard import identity_of
-from synqx_dagster.gateway.origin import is_foreign
 from synqx_dagster.gateway.pages.context import PagesContext, client_of
-from synqx_dagster.gateway.pages.forms import read_form, safe_next
-from synqx_dagster.gateway.pages.login import UNREADABLE
+from synqx_dagster.gateway.pages.forms import UNREADABLE, RefusedForm, read_own_form, safe_next
 from synqx_dagster.gateway.pages.not_ready import not_ready
 from synqx_dagster.gateway.pages.rendering import render_page
 
-_FORBIDDEN = "Another site's page has sent this. Open this page, and give the password here."
 _INSECURE = (
     "The master password is not taken over plain HTTP, where others can read it. Reach this server through a proxy "
     "with TLS, or unlock on its own machine."
@@ -54,14 +51,11 @@ class UnlockPages:
         state = await run_in_threadpool(self._context.state)
         if state.status in ("not_initialised", "unavailable"):
             return not_ready(request, state.status)
-        if not keeps_secure_cookies(request):
-            return await run_in_threadpool(self._form, request, "/", status=400)
-        if is_foreign(request, trusted=self._context.trusted_origins):
-            # Else any page could have its visitors guess, and so keep the operator waiting.
-            return await run_in_threadpool(self._form, request, "/", error=_FORBIDDEN, status=403)
-        form = await read_form(request)
-        if form is None or not form.get("password"):
-            return await run_in_threadpool(self._form, request, "/", error=UNREADABLE, status=400)
+        form = await read_own_form(request, self._context.trusted_origins)
+        if not isinstance(form, RefusedForm) and not form.get("password"):
+            form = RefusedForm(400, UNREADABLE)
+        if isinstance(form, RefusedForm):
+            return await run_in_threadpool(self._form, request, "/", error=form.words, status=form.status)
         there = safe_next(form.get("next"))
         if state.status == "sealed":
             try:
