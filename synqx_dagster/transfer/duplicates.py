@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from synqx_dagster.connectors.protocol import Connector, WriteSession
 from synqx_dagster.errors import BadRowsError
 from synqx_dagster.model.table import Column, TableName
-from synqx_dagster.transfer.quarantine import BadRow, BadRowSpool, Breach
+from synqx_dagster.transfer.quarantine import BadRow, BadRowSpool, Breach, key_of
 
 DUPLICATE_REASON = "the key occurs more than once"
 #: More rows than this that share a key are not bad rows but a wrong key; they are not brought into memory.
@@ -119,12 +119,10 @@ def _move(
     texts = ", ".join(_as_text(connector, column) for column in columns)
     rows = session.fetch_all(f"SELECT {texts} FROM {connector.qualify(staging)} WHERE {condition}")
     names = [column.name for column in columns]
-    positions = [names.index(name) for name in key]
     breach = Breach(", ".join(key), reason)
     for row in rows:
-        source_key = json.dumps({names[at]: row[at] for at in positions}, ensure_ascii=False, default=str)
         text = json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False, default=str)
-        spool.add(BadRow(text, (breach,), source_key))
+        spool.add(BadRow(text, (breach,), key_of(text, key)))
     session.execute(f"DELETE FROM {connector.qualify(staging)} WHERE {condition}")
     return len(rows)
 

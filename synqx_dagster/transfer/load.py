@@ -318,7 +318,11 @@ class _Load:
         """Have each bad row in the quarantine once, with today's reasons."""
         load_id = self._request.load_id
         if spool.total_rows:
-            self._known_bad_rows = quarantine.replace_earlier(mapping=self._mapping.name, load_id=load_id)
+            self._known_bad_rows = quarantine.replace_earlier(
+                mapping=self._mapping.name,
+                load_id=load_id,
+                by="source_key" if self._request.upstream is None else "source_row",
+            )
         if self._request.window.quarantined:
             # All were read again; those that came good leave it, too.
             quarantine.clear_keyed(load_id)

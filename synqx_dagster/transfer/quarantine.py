@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING, Literal, cast
 
 from synqx_dagster.connectors.protocol import Connector, PublishedWriteSession, WriteSession
 from synqx_dagster.errors import DatabaseError, RetryableError
@@ -67,9 +67,12 @@ class BadRow:
 
 
 def key_of(row: str, key_columns: Sequence[str]) -> str | None:
-    """The key's part of a row, both as JSON objects; None without a key or when a key column was not read."""
+    """The key's part of a row, both as JSON objects; None where no key tells the row from others.
+
+    That is so without a key, where a column of it was not read, and where one is NULL.
+    """
     values = json.loads(row)
-    if not key_columns or any(name not in values for name in key_columns):
+    if not key_columns or any(values.get(name) is None for name in key_columns):
         return None
     return json.dumps({name: values[name] for name in key_columns}, ensure_ascii=False)
 
@@ -297,10 +300,16 @@ class Quarantine:
             (self._target.name, load_id),
         )
 
-    def replace_earlier(self, *, mapping: str, load_id: str) -> int:
+    def replace_earlier(self, *, mapping: str, load_id: str, by: Literal["source_key", "source_row"]) -> int:
         """Remove what earlier loads of a mapping said of the rows that this one refused; within the open transaction.
 
-        A row is known by its key: a merge reads its newest ones again each time, and finds the same ones bad.
+        A merge reads its newest rows again each time, and finds the same ones bad.
+
+        Args:
+            mapping: The mapping's name.
+            load_id: Of this load.
+            by: What one row is known by: its key where that is the source's own, or all of its values where it is one
+                that a rule has been told, of which there may be many. Rows without a key are left alone.
 
         Returns:
             How many of this load's rows were in quarantine before.
@@ -312,14 +321,14 @@ class Quarantine:
         named = (self._target.name, mapping, load_id)
         # DISTINCT keeps MySQL from merging the inner query with a DELETE from the same table, which it refuses.
         earlier, own = (
-            "SELECT source_key FROM"
-            f" (SELECT DISTINCT source_key {of_mapping} {sign} ? AND source_key IS NOT NULL) found"
+            f"SELECT {by} FROM (SELECT DISTINCT {by} {of_mapping} {sign} ? AND source_key IS NOT NULL) found"
             for sign in ("<>", "=")
         )
-        counted = f"SELECT count(*) {of_mapping} = ? AND source_key IN ({earlier})"
+        counted = f"SELECT count(*) {of_mapping} = ? AND source_key IS NOT NULL AND {by} IN ({earlier})"
         ((known,),) = self._session.fetch_all(counted, (*named, *named))
         if known:
-            self._session.execute(f"DELETE {of_mapping} <> ? AND source_key IN ({own})", (*named, *named))
+            removed = f"DELETE {of_mapping} <> ? AND source_key IS NOT NULL AND {by} IN ({own})"
+            self._session.execute(removed, (*named, *named))
         return int(str(known))
 
     def clear_rows(self, holds: Callable[[Mapping[str, object]], bool]) -> int:

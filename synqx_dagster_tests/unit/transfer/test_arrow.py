@@ -187,6 +187,7 @@ def test_rows_become_json_that_keeps_every_value() -> None:
         ('{"id": 1, "x": 2}', ("id",), '{"id": 1}'),
         ('{"id": 1, "x": 2}', (), None),
         ('{"x": 2}', ("id",), None),
+        ('{"id": null, "x": 2}', ("id", "x"), None),
         ('{"a": 1, "b": "é"}', ("b", "a"), '{"b": "é", "a": 1}'),
     ],
 )
