@@ -59,7 +59,8 @@ def within(column: Column, sign: Literal["<=", ">="], value: RuleValue) -> str:
     exact = _exact(column, _at_scale(number, scale, ROUND_FLOOR if sign == "<=" else ROUND_CEILING), scale)
     if exact is None:
         # Beyond all of the column's values, at one end or the other.
-        return f"{name} IS {'NOT ' if (number > 0) == (sign == '<=') else ''}NULL"
+        holds = "true" if (number > 0) == (sign == "<=") else "false"
+        return f"CASE WHEN {name} IS NOT NULL THEN {holds} END"
     return f"{name} {sign} {exact}"
 
 

@@ -39,6 +39,8 @@ BIG = "9007199254740993"
         ("5::tinyint", {"maximum": 1e40, "minimum": -(10**40)}, 0),
         ("5::tinyint", {"minimum": 1e40}, 1),
         ("null::tinyint", {"minimum": 1e40}, 0),
+        ("null::tinyint", {"maximum": 1e40}, 0),
+        ("null::decimal(38,30)", {"minimum": 0, "maximum": 1_000_000_000}, 0),
         ("99999999999999999999999999999999999999::hugeint", {"maximum": 99999999999999999999999999999999999998}, 1),
         (f"{BIG}.30::decimal(38,2)", {"maximum": f"{BIG}.3"}, 0),
         (f"{BIG}.30::decimal(38,2)", {"maximum": f"{BIG}.299999"}, 1),
