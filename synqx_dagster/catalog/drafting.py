@@ -13,6 +13,7 @@ import pydantic
 
 from synqx_dagster.connectors.protocol import TableDescription
 from synqx_dagster.model import Dataset, dagster_name
+from synqx_dagster.model.mapping import RESERVED_PREFIX
 from synqx_dagster.model.table import TableName
 
 #: What no name may hold.
@@ -41,8 +42,9 @@ def draft_assets(
 ) -> DraftedAssets:
     """Assets for tables and views of a connection.
 
-    An asset is called as its table; with its schema before it where that is not the default one or the name is taken,
-    and with the connection's name before that where this is taken, too.
+    SynqX's own tables are left out: some of them come and go. An asset is called as its table; with its schema before
+    it where that is not the default one or the name is taken, and with the connection's name before that where this is
+    taken, too.
 
     Args:
         connection: The connection's name.
@@ -61,6 +63,8 @@ def draft_assets(
     unnamed: list[TableName] = []
     for description in tables:
         table = description.table
+        if table.name.startswith(RESERVED_PREFIX):
+            continue
         present = by_table.get((table.schema or default_schema, table.name))
         if present is not None:
             existing.append(present)

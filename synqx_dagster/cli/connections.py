@@ -211,7 +211,7 @@ def discover_connection(
     if tables:
         found = _select_tables(found, tables, name)
     if save:
-        saving = _Saving(name, default_schema, dry_run=dry_run, asks=not yes, author=author, reason=reason)
+        saving = _Saving(name, schema, default_schema, dry_run=dry_run, asks=not yes, author=author, reason=reason)
         saving.save(output, catalog, found)
         return
     document = [describe_table(description) for description in found]
@@ -312,6 +312,7 @@ class _Saving:
     """How discovered tables become assets of the catalog."""
 
     connection: str
+    schema: str | None
     default_schema: str | None
     dry_run: bool
     asks: bool
@@ -350,7 +351,7 @@ class _Saving:
             for table in drafted.unnamed:
                 output.print(f"{printable(str(table))} has a name that no record may have: declare its asset by hand")
             if not found:
-                _draw_nothing(output, self.connection, None)
+                _draw_nothing(output, self.connection, self.schema)
             elif plan.is_empty:
                 output.print(f"Nothing to make: the catalog (revision {revision}) stays as it is.")
             elif self.dry_run:

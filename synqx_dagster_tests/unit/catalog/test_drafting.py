@@ -49,3 +49,7 @@ def test_a_table_has_one_asset_whether_its_schema_is_written_or_not() -> None:
     drafted = draft_assets("shop", tables, (bare, full, query), default_schema="public")
     assert drafted.existing == (bare, full)
     assert [asset.name for asset in drafted.created] == ["sales.orders"]
+
+
+def test_our_own_tables_get_none() -> None:
+    assert names_of(TableName("_synqx_ledger", "public"), TableName("orders", "public")) == ["orders"]
