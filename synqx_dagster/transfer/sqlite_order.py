@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from synqx_dagster.connectors.protocol import Connector, ReadSession
-from synqx_dagster.errors import DataError
+from synqx_dagster.errors import DataError, PlanError
 from synqx_dagster.model.mapping import Mapping
 from synqx_dagster.model.table import Column
 from synqx_dagster.model.types import TypeKind
@@ -38,7 +38,8 @@ SELECT json_group_array(spelling) FROM (SELECT DISTINCT CASE
     WHEN separator NOT IN (' ', 'T') OR substr(time(clock, '+0 days'), 1, length(clock)) IS NOT clock
         OR rest = '.' || zone OR (length(clock) = 5 AND rest <> zone)
         OR NOT (zone IN ('', 'Z') OR zone GLOB '[+-][0-9][0-9]' OR zone GLOB '[+-][0-9][0-9][0-9][0-9]'
-            OR zone GLOB '[+-][0-9][0-9]:[0-9][0-9]') THEN 'other'
+            OR zone GLOB '[+-][0-9][0-9]:[0-9][0-9]')
+        OR substr(zone, 2, 2) >= '24' OR (length(zone) > 3 AND substr(zone, -2) >= '60') THEN 'other'
     ELSE separator || '|' || length(clock) || '|' || (length(rest) - length(zone)) || '|'
         || CASE WHEN rest = zone THEN 0 WHEN trim(substr(rest, 2, length(rest) - length(zone) - 1), '0') = '' THEN 2
             ELSE substr(rest, length(rest) - length(zone), 1) = '0' END
@@ -76,15 +77,21 @@ class Spelling:
         """The first of all texts for a moment: those for earlier ones sort before it, and the others do not.
 
         Raises:
-            ValueError, OverflowError: The text is no moment, or none that can be written so.
+            PlanError: None can be written so: in the column's zone it lies beyond the calendar.
         """
-        return self.earlier(text, timedelta())
+        try:
+            return self.earlier(text, timedelta())
+        except (ValueError, OverflowError) as exc:
+            raise PlanError(
+                f"the source's moments end in {self.zone or 'no offset'}, and {text} cannot be written so",
+                hint="ask for a moment that is not at the calendar's very end",
+            ) from exc
 
     def earlier(self, text: str, elapsed: timedelta) -> str:
         """The bound of a moment before another one.
 
         Raises:
-            ValueError, OverflowError: As `bound`.
+            ValueError, OverflowError: The text is no moment, or none that can be written so.
         """
         moment = datetime.fromisoformat(text)
         if self.is_zoned:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synqx_dagster.connectors.protocol import ConnectionConfig, Connector
-from synqx_dagster.errors import DataError
+from synqx_dagster.errors import DataError, PlanError
 from synqx_dagster.model import Column, DataType
 from synqx_dagster.transfer.load import LoadResult, run_load
 from synqx_dagster.transfer.result import LoadRequest, PartitionSlice, ReadWindow
@@ -83,6 +83,8 @@ CURSOR = {"cursor": {"column": "at"}}
         ("timestamp", "2024-02-01 10:00:00.50", ["2024-02-01 10:00:00.5"], "different numbers of digits"),
         ("timestamptz", "2024-02-01T10:00:00Z", ["2024-02-01T10:00:00.5Z"], "different numbers of digits"),
         ("timestamp", "2024-02-01 00:00:00", ["2024-02-01"], "without a time"),
+        ("timestamptz", "2024-02-01 10:00:00+05", ["2024-02-01 10:00:00+25"], "no timestamptz"),
+        ("timestamptz", "2024-02-01 10:00:00+05", ["2024-02-01 10:00:00+05:70"], "no timestamptz"),
         ("decimal text(30, 0)", "9", ["10"], "texts, which do not sort as numbers"),
         ("numeric", 9, ["nine"], "texts, which do not sort as numbers"),
         ("", "9", [10], "side by side"),
@@ -203,3 +205,9 @@ def test_what_is_not_refused_sorts_as_the_moments(rows: list[tuple[datetime, str
 )
 def test_a_bound_is_written_as_the_column(spelling: Spelling, moment: str, bound: str) -> None:
     assert spelling.bound(moment) == bound
+
+
+def test_a_bound_beyond_the_calendar_is_refused() -> None:
+    with pytest.raises(PlanError, match=r"0001-01-01 cannot be written so") as caught:
+        Spelling(True, "T", "-05:30", 0).bound("0001-01-01")
+    assert caught.value.hint
