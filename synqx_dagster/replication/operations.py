@@ -41,7 +41,7 @@ from synqx_dagster.replication.run_plan import (
 )
 from synqx_dagster.replication.slot import SourceConnector, drop_slot, find_slot
 from synqx_dagster.replication.source import SourceReport, SourceTable, inspect_source
-from synqx_dagster.replication.status import BY_HAND, look
+from synqx_dagster.replication.status import BY_HAND, Seen, look
 from synqx_dagster.replication.tables import FollowedTable, refuse_shared_targets, state_schema
 
 
@@ -225,6 +225,13 @@ def _make_slot(replication: Replication, source: SourceConnector, target: Connec
 # --- copying anew ---------------------------------------------------------------------------------------------------
 
 
+def _find_publication_loss(replication: Replication, source: SourceConnector, seen: Seen) -> str | None:
+    """Why the slot's log cannot be read by the publication that there is; None if it can."""
+    with source.write() as session:
+        publication = inspect_source(session, replication).publication
+    return find_publication_loss(seen.state, seen.tables.values(), publication, replication.publication_name)
+
+
 def resync(
     replication: Replication, source: Connector, target: Connector, tables: Sequence[str] = ()
 ) -> list[TableName]:
@@ -244,6 +251,8 @@ def resync(
             hint=f"`synqx replications start {replication.name}`",
         )
     chosen = _choose(replication, known, tables)
+    if loss is None and state.position is not None:
+        loss = _find_publication_loss(replication, require_source(source), seen)
     if loss is None and state.status != "lost":
         with _book(replication, target) as (_, book):
             # The run that goes on stays the newest, and finds them when it looks round.

@@ -67,7 +67,7 @@ def find_publication_loss(
     if found is None:
         return f"the publication {name!r} is gone, {since}"
     if any(table.published is not None and not found.is_same(table.published) for table in tables):
-        return f"the publication {name!r} was dropped and made again: the one before is gone, {since}"
+        return f"the publication {name!r} was dropped and made again, as an upgrade of the server does, {since}"
     return None
 
 

@@ -153,7 +153,13 @@ class StateKeeper:
     def redefine_table(self, source: TableName) -> None:
         """Enter that a table goes on as the record has it now, without a copy."""
         target, definition = self._followed[source].target, self._definitions[source]
-        self._put(source, lambda state: replace(state, target=target, definition=definition))
+
+        def redefined(state: TableState) -> TableState:
+            # Another target may have to be made yet.
+            load_id = state.load_id if state.target == target else None
+            return replace(state, target=target, definition=definition, load_id=load_id)
+
+        self._put(source, redefined)
 
     def note_partitions(self, source: TableName, partitions: str, reason: str | None) -> None:
         """Enter a table's partitions as they are, and why its rows may differ from the source's for their sake."""
