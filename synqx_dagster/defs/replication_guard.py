@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -144,6 +144,7 @@ def guard_slots(
     paused = find_paused(catalog, catalog.latest_snapshot())
     lines: list[str] = []
     guarded: dict[str, str] = {}
+    acted: set[str] = set()
     for name, replication in snapshot.replications.items():
         # Of a source that cannot be asked nothing is known; what was paused stays so.
         if name not in found:
@@ -158,11 +159,12 @@ def guard_slots(
         else:
             said = [f"{name}: the slot {replication.slot_name}: {verdict.text}"]
             if verdict.level == "act":
+                acted.add(name)
                 said += _act(catalog, snapshot, replication, paused.get(name, ()), verdict)
             guarded[name] = "; ".join(line.removeprefix(f"{name}: ") for line in said)
             lines += said
     left = max(0.0, min(_TROUBLE_SECONDS, deadline - time.monotonic()))
-    _store_troubles(catalog, snapshot, guarded, rounds.troubles.collect(left))
+    _store_troubles(catalog, snapshot, guarded, acted, rounds.troubles.collect(left))
     for name in sorted(paused.keys() - snapshot.replications.keys()):
         # A replication that is gone keeps nothing disabled, and no slot.
         _resume(catalog, name)
@@ -177,11 +179,12 @@ def _store_troubles(
     catalog: Catalog,
     snapshot: CatalogSnapshot,
     guarded: Mapping[str, str],
+    acted: Set[str],
     found: Mapping[str, Outcome[dict[str, str] | None]],
 ) -> None:
     """Store what is the matter with replications, of which alerts tell."""
     findings = {
-        name: Finding(guarded.get(name), found[name].value if name in found else None)
+        name: Finding(guarded.get(name), found[name].value if name in found else None, has_acted=name in acted)
         for name in guarded.keys() | found.keys()
     }
     store_findings(catalog, snapshot, findings)
@@ -339,8 +342,8 @@ def find_paused(catalog: Catalog, snapshot: CatalogSnapshot) -> Mapping[str, lis
     found: dict[str, list[Schedule | Sensor]] = {}
     for kind, name, reason in catalog.written_by(AUTHOR):
         record = snapshot.find(kind, name)
-        if isinstance(record, Schedule | Sensor) and not record.enabled and reason is not None:
-            found.setdefault(_replication_of(reason), []).append(record)
+        if isinstance(record, Schedule | Sensor) and not record.enabled and (of := _replication_of(reason)) is not None:
+            found.setdefault(of, []).append(record)
     return found
 
 
@@ -349,10 +352,15 @@ def _reason(name: str, why: str) -> str:
     return f"{_REASON}{json.dumps(name, ensure_ascii=False)}: {why}"[:1000]
 
 
-def _replication_of(reason: str) -> str:
-    """The replication for which a revision was written."""
-    name, _ = json.JSONDecoder().raw_decode(reason.removeprefix(_REASON))
-    return str(name)
+def _replication_of(reason: str | None) -> str | None:
+    """The replication for which a revision was written; None where the reason is not the guard's, whoever wrote it."""
+    if reason is None or not reason.startswith(_REASON):
+        return None
+    try:
+        name, _ = json.JSONDecoder().raw_decode(reason.removeprefix(_REASON))
+    except ValueError:
+        return None
+    return name if isinstance(name, str) else None
 
 
 def iter_others(snapshot: CatalogSnapshot, connection: str) -> Iterator[Schedule | Sensor]:

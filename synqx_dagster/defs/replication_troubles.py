@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from synqx_dagster.catalog.store import Catalog
 
 #: The key of what the guard says of a slot; all others come from the replication's two ends.
-_GUARD = "guard"
+_GUARD, _ACTED = "guard", "guard acted"
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,12 @@ class Finding:
     Attributes:
         guard: What the guard says of its slot; empty where all is well, None where the source could not be asked.
         troubles: By key; None where one of its ends could not be asked.
+        has_acted: The guard has done something about it, or tried to.
     """
 
     guard: str | None = None
     troubles: Mapping[str, str] | None = None
+    has_acted: bool = False
 
 
 def look_for_troubles(
@@ -90,12 +92,14 @@ def advance_troubles(
     known = _read(before)
     after: dict[str, str] = {}
     for key, text in known.items():
-        if (finding.guard if key == _GUARD else finding.troubles) is None:
+        if (finding.guard if key in (_GUARD, _ACTED) else finding.troubles) is None:
             after[key] = text
     if finding.guard:
-        after[_GUARD] = finding.guard
+        after[_ACTED if finding.has_acted else _GUARD] = finding.guard
     after.update(finding.troubles or {})
-    new = [text for key, text in after.items() if key not in known]
+    # What the guard warned of is told again once it acts, and not when it only warns again.
+    told = known.keys() | ({_GUARD} if _ACTED in known else set())
+    new = [text for key, text in after.items() if key not in told]
     body = {"replication": replication.name, "target_connection": replication.target_connection}
     events = []
     if new:

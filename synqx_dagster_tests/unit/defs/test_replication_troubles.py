@@ -60,6 +60,15 @@ def test_figures_that_grow_are_the_same_trouble() -> None:
     assert len(told(Finding("it keeps 3 GB", {}), Finding("it keeps 4 GB", {}))) == 1
 
 
+def test_what_the_guard_does_is_told_after_its_warning_and_once() -> None:
+    warned, paused = Finding("it keeps 3 GB", {}), Finding("it keeps 4 GB; paused: nightly", {}, has_acted=True)
+    assert told(warned, paused, paused, warned, Finding("", {})) == [
+        ("replication_trouble", "replication mirror: it keeps 3 GB"),
+        ("replication_trouble", "replication mirror: it keeps 4 GB; paused: nightly"),
+        ("replication_recovery", "replication mirror is in order again"),
+    ]
+
+
 def test_several_at_once_are_one_message() -> None:
     advance = advance_troubles(REPLICATION, Finding("it keeps 3 GB", {**STOPPED, **LOST}), NOW, None)
     (event,) = advance.events
