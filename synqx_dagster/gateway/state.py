@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 Status = Literal["ready", "sealed", "not_initialised", "unavailable"]
 
+#: What anybody may know of why: the reason itself may tell of files of the server's.
+SEALED = "The vault is sealed"
+_UNTIL = "until it is unlocked, runs that need a password fail, and access tokens wait."
+
 
 @dataclass(frozen=True)
 class ServerState:
@@ -22,11 +26,14 @@ class ServerState:
     reason: str = ""
 
     @property
+    def notice(self) -> str | None:
+        """What anybody may know about it."""
+        return f"{SEALED}: {_UNTIL}" if self.status == "sealed" else None
+
+    @property
     def warning(self) -> str | None:
         """What those who are logged in should know about it."""
-        if self.status == "sealed":
-            return f"{self.reason}: until it is unlocked, runs that need a password fail, and access tokens wait."
-        return None
+        return f"{self.reason}: {_UNTIL}" if self.status == "sealed" else None
 
 
 def read_state(find_catalog: Callable[[], Catalog]) -> ServerState:

@@ -155,7 +155,7 @@ class LoginPages:
             error=error,
             notice=notice,
             warning=None if secure else INSECURE,
-            sealed=state.warning,
+            sealed=state.notice,
             hint=NOBODY if self._context.people().accounts.is_empty() else None,
             oidc_name=self._context.oidc_name,
             oidc_url=self._context.oidc_url,

@@ -86,16 +86,16 @@ class UnlockPages:
         return answer
 
     def _form(self, request: Request, there: str, *, error: str | None = None, status: int = 200) -> Response:
-        state = self._context.state()
+        is_known = identity_of(request) is not None
         kinds = {slot.kind for slot in self._context.catalog().vault.status().keyslots}
         return render_page(
             request,
             "unlock.html",
             status=status,
             next=there,
-            reason=state.reason,
+            reason=self._context.state().reason if is_known else None,
             error=error,
             warning=None if keeps_secure_cookies(request) else _INSECURE,
             takes_password="password" in kinds,
-            back=None if identity_of(request) is None else there,
+            back=there if is_known else None,
         )
