@@ -181,12 +181,13 @@ def test_the_log_of_a_step_is_its_own(hub: Hub, viewer: httpx.Client) -> None:
 # --- output -------------------------------------------------------------------------------------------------------
 
 LINES = [f"line {number} of öüß" for number in range(900)]
+LONG_LINE = "password=" + "kanarienvogel" * 1000
 
 
 @dg.op
 def print_lines() -> None:
     print("\n".join(LINES), flush=True)
-    print("password=kanarienvogel", file=sys.stderr, flush=True)
+    print(f"password=kanarienvogel\n{LONG_LINE}\n" + "x" * 2**21, file=sys.stderr, flush=True)
 
 
 @dg.op
@@ -235,6 +236,20 @@ def test_what_a_step_printed_is_read_by_pages(viewer: httpx.Client, printed: str
     errors = get(viewer, path, stream="stderr", limit=1024 * 1024)["text"]
     assert "password=***" in errors
     assert "kanarienvogel" not in errors
+    # However it is cut: a line comes whole, or not at all.
+    for limit in (1024, 1033, 4096):
+        at: int | None = 0
+        texts = []
+        while at is not None:
+            page = get(viewer, path, stream="stderr", after=at, limit=limit)
+            texts.append(page["text"])
+            at = page["next_after"]
+        assert "kanarienvogel" not in "".join(texts)
+        assert any(text.endswith("x [the line goes on]\n") for text in texts)
+    place = errors.index("password=***") + len("password=")
+    refused = viewer.get(path, params={"stream": "stderr", "after": place})
+    problem(refused, 422)
+    assert "a page cannot begin within a line" in refused.text
 
 
 def test_a_step_of_a_command_was_not_captured(hub: Hub, viewer: httpx.Client) -> None:
