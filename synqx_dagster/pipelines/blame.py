@@ -1,7 +1,8 @@
 """Which node of a stage a failure is of: DuckDB runs them as one query, and does not say.
 
 The rows that came last are kept, up to some megabytes, and the views are tried on them one after the other. What does
-not fail again (a value that came long before a sort, say) is not known to be of anybody.
+not fail again (a value that came long before a sort, say) is not known to be of anybody. A node before the guilty one
+takes its place where an expression fails there too that no later node uses: DuckDB never ran it, and here it is run.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ class RecentRows:
     def add(self, batch: pa.RecordBatch) -> None:
         """Keep a batch, and let go of older ones."""
         self._batches.append(batch)
-        self._bytes += batch.nbytes
+        # A slice keeps all of what it was cut from.
+        self._bytes += batch.get_total_buffer_size()
         while self._bytes > _KEPT_BYTES and len(self._batches) > 1:
-            self._bytes -= self._batches.popleft().nbytes
+            self._bytes -= self._batches.popleft().get_total_buffer_size()
 
     def table(self) -> pa.Table:
         """What is kept."""
