@@ -129,6 +129,8 @@ def forked(
 
 
 def _run(work: Callable[[Any], Any], request: object, reports: Connection) -> None:
+    # Who asks it to end has to be heard: a function that listens for SIGTERM lets it in once it does.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     # What hangs says where, before it is given up.
     faulthandler.dump_traceback_later(PATIENCE_SECONDS - 20)
     reports.send("started")

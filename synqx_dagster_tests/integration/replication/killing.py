@@ -49,6 +49,7 @@ def following(request: RunRequest) -> AbstractContextManager[ForkedWork[Report]]
 def _follow(request: RunRequest) -> Report:
     is_asked_to_end = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: is_asked_to_end.set())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     start = time.monotonic()
     source, target = connect(request.source), connect(request.target)
     ending, error, message, changes = None, None, "", 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from synqx_dagster.transfer.failpoints import VARIABLE
 from synqx_dagster.transfer.load import run_load
 from synqx_dagster.transfer.result import LoadRequest, LoadResult, PartitionSlice, ReadWindow
 from synqx_dagster_tests.fix_postgresql import PostgresqlDatabase
-from synqx_dagster_tests.forked import ForkedWork
+from synqx_dagster_tests.forked import PATIENCE_SECONDS, ForkedWork
 
 #: A source and a target.
 Databases = tuple[PostgresqlDatabase, PostgresqlDatabase]
@@ -129,8 +130,11 @@ class ChildLoad:
 
     def resume_to_the_end(self) -> dict[str, Any] | None:
         """What the attempt reports; each of its threads may stop the process once more."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while self._work.process.is_alive():
-            self._work.resume()
+            assert time.monotonic() < deadline, "the attempt does not end"
+            with suppress(ProcessLookupError):
+                self._work.resume()
             time.sleep(0.05)
         return self.wait()
 
