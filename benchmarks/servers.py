@@ -134,7 +134,7 @@ def running_postgresql(**more_settings: str) -> Iterator[Postgresql]:
         # The wheel knows how to be run by root, as an account of its own.
         wheel = get_server(directory / "data", cleanup_mode=None, start=False)
         wheel.ensure_pgdata_inited()
-        endpoint = Endpoint(_find_free_port(), secrets.token_urlsafe(16))
+        endpoint = Endpoint(find_free_port(), secrets.token_urlsafe(16))
         server = Postgresql(endpoint, Path(wheel.bin_path), directory / "data")
         settings = {
             **POSTGRESQL_SETTINGS,
@@ -235,7 +235,7 @@ def running_mariadb() -> Iterator[Mariadb]:
              "--skip-test-db"],
             check=True, capture_output=True, timeout=300,
         )  # fmt: skip
-        server = Mariadb(Endpoint(_find_free_port(), secrets.token_urlsafe(16)))
+        server = Mariadb(Endpoint(find_free_port(), secrets.token_urlsafe(16)))
         end = server.endpoint
         options = {**MARIADB_SETTINGS, "bind_address": end.host, "port": str(end.port)}
         options["socket"], options["tmpdir"] = str(directory / "sock"), str(directory)
@@ -296,7 +296,7 @@ def _make_directory(name: str) -> Path:
     return directory
 
 
-def _find_free_port() -> int:
+def find_free_port() -> int:
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
