@@ -25,7 +25,6 @@ from synqx_dagster.api.identify import SESSION_COOKIE
 from synqx_dagster.audit.trail import AuditTrail
 from synqx_dagster.catalog.apply import apply_changes, plan_changes
 from synqx_dagster.catalog.documents import read_documents
-from synqx_dagster.catalog.store import Catalog
 from synqx_dagster.cli.code_server import LOCATION_NAME, start_code_server
 from synqx_dagster.cli.processes import ProcessGroup
 from synqx_dagster.defs.instance import prepare_instance
@@ -36,6 +35,7 @@ from synqx_dagster.people.roles import Role
 from synqx_dagster.people.service import People
 from synqx_dagster.settings import Settings, load_settings
 from synqx_dagster.vault import create_key_file
+from synqx_dagster_tests.fix_catalog import make_catalog
 from synqx_dagster_tests.fix_cli import SETTINGS
 
 DEFINITIONS = """
@@ -170,7 +170,7 @@ def make_project(directory: Path) -> Settings:
         database.executemany("insert into one values (?, ?)", [(number, f"name {number}") for number in range(3)])
     file = directory / "synqx.yaml"
     file.write_text(DEFINITIONS.format(directory=directory), encoding="utf-8")
-    with Catalog.initialise(settings) as catalog:
+    with make_catalog(settings) as catalog:
         catalog.vault.initialise(key_file=settings.key_file)
         apply_changes(catalog, plan_changes(catalog, read_documents([file])), author="tester", reason=None)
         people = People(catalog)

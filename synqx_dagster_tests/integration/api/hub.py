@@ -24,7 +24,7 @@ from synqx_dagster.people.identity import Identity
 from synqx_dagster.people.roles import Role
 from synqx_dagster.settings import Settings
 from synqx_dagster.vault import kdf
-from synqx_dagster_tests.fix_catalog import CHEAP_POLICY, MASTER_PASSWORD
+from synqx_dagster_tests.fix_catalog import CHEAP_POLICY, MASTER_PASSWORD, make_catalog
 from synqx_dagster_tests.fix_people import CHEAP_PARAMETERS, Api, add_user
 from synqx_dagster_tests.http_server import served
 
@@ -151,7 +151,7 @@ def open_hub(directory: Path) -> Iterator[Hub]:
             catalog_url=f"sqlite:///{home / 'catalog.db'}",
             master_password=MASTER_PASSWORD,
         )
-        with Catalog.initialise(settings) as catalog:
+        with make_catalog(settings) as catalog:
             catalog.vault.initialise(password=MASTER_PASSWORD)
             runs = _run(catalog, directory)
         control = RecordedControl()

@@ -24,6 +24,7 @@ from synqx_dagster.errors import (
 )
 from synqx_dagster.model import Connection, Record, SealedSecret
 from synqx_dagster.settings import Settings
+from synqx_dagster_tests.fix_catalog import make_catalog
 from synqx_dagster_tests.unit.catalog import records
 from synqx_dagster_tests.unit.catalog.records import connection, definitions, mapping, pipeline, schedule, schema
 
@@ -314,7 +315,7 @@ def test_an_export_makes_the_same_catalog(
 
     def make(name: str) -> Catalog:
         home = tmp_path_factory.mktemp(name)
-        return Catalog.initialise(Settings(home=home, catalog_url=f"sqlite:///{home / 'catalog.db'}"))
+        return make_catalog(Settings(home=home, catalog_url=f"sqlite:///{home / 'catalog.db'}"))
 
     with make("first") as first, make("second") as second:
         apply(first, *declared)
@@ -343,7 +344,7 @@ def test_an_export_of_a_whole_project(
     exported = read_export(catalog)
     assert plan_changes(catalog, exported, prune=True).is_empty
     home = tmp_path / "second"
-    with Catalog.initialise(Settings(home=home, catalog_url=f"sqlite:///{home / 'catalog.db'}")) as second:
+    with make_catalog(Settings(home=home, catalog_url=f"sqlite:///{home / 'catalog.db'}")) as second:
         apply_changes(second, plan_changes(second, exported), author="ada", reason=None)
         assert second.snapshot() == catalog.snapshot()
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from synqx_dagster.catalog.apply import apply_changes, plan_changes
 from synqx_dagster.catalog.documents import read_documents
-from synqx_dagster.catalog.store import Catalog
 from synqx_dagster.settings import Settings, load_settings
+from synqx_dagster_tests.fix_catalog import make_catalog
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -79,7 +79,7 @@ class Project:
         """Declare these documents, and the connections with them, as a new revision."""
         path = self.directory / "synqx.yaml"
         path.write_text(f"{CONNECTIONS}---{text}".format(directory=self.directory, **values))
-        with Catalog.initialise(self.settings) as catalog:
+        with make_catalog(self.settings) as catalog:
             plan = plan_changes(catalog, read_documents([path]))
             return apply_changes(catalog, plan, author="tester", reason=None)
 
