@@ -168,13 +168,6 @@ class NewApiKeyOutput(ApiKeyOutput):
     key: str = Field(description="Shown this once.")
 
 
-class UserPage(BaseModel):
-    items: list[UserOutput]
-    total: int
-    skip: int
-    limit: int
-
-
 class AuditEntryOutput(BaseModel):
     number: int
     recorded_at: datetime
@@ -198,13 +191,6 @@ class AuditEntryOutput(BaseModel):
     def of(cls, entry: AuditEntry) -> AuditEntryOutput:
         """As the API shows it."""
         return cls.model_validate(entry.to_dict())
-
-
-class AuditPage(BaseModel):
-    items: list[AuditEntryOutput]
-    total: int
-    skip: int
-    limit: int
 
 
 class AuditVerdictOutput(BaseModel):

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -36,8 +36,12 @@ if TYPE_CHECKING:
 _SHOWN_CHARACTERS = len(API_KEY_PREFIX) + 6
 _TOUCH_EVERY = timedelta(minutes=1)
 _MAX_NAME_CHARACTERS = 128
-_MAX_KEYS = 100
+#: So many a user has at most.
+MAX_KEYS = 100
 _MAX_LIFETIME = timedelta(days=366 * 5)
+
+#: What keys are listed by.
+ApiKeySort = Literal["created_at", "name", "expires_at", "last_used_at"]
 
 
 @dataclass(frozen=True)
@@ -108,8 +112,8 @@ class ApiKeys:
             lock_end(connection)
             count = sa.select(sa.func.count()).select_from(api_key)
             mine = api_key.c.user_id == str(identity.user_id)
-            if connection.execute(count.where(mine, api_key.c.revoked_at.is_(None))).scalar_one() >= _MAX_KEYS:
-                raise ConflictError(f"You have {_MAX_KEYS} keys", hint="revoke those that nobody uses")
+            if connection.execute(count.where(mine, api_key.c.revoked_at.is_(None))).scalar_one() >= MAX_KEYS:
+                raise ConflictError(f"You have {MAX_KEYS} keys", hint="revoke those that nobody uses")
             connection.execute(
                 sa.insert(api_key),
                 {
@@ -167,15 +171,37 @@ class ApiKeys:
         except RetryableError:
             return  # somebody writes for long; the next request says it
 
-    def list(self, user_id: UUID) -> list[ApiKeyInfo]:
-        """The keys of a user that are not revoked, the newest first."""
-        query = (
-            sa.select(api_key)
-            .where(api_key.c.user_id == str(user_id), api_key.c.revoked_at.is_(None))
-            .order_by(api_key.c.created_at.desc(), api_key.c.key_id)
-        )
+    def page(
+        self,
+        user_id: UUID,
+        *,
+        skip: int = 0,
+        limit: int = MAX_KEYS,
+        name_contains: str | None = None,
+        expired: bool | None = None,
+        sort: ApiKeySort = "created_at",
+        descending: bool = True,
+    ) -> tuple[list[ApiKeyInfo], int]:
+        """Keys of a user that are not revoked, the newest first, and how many there are in all.
+
+        Args:
+            name_contains: A part of the name; upper and lower case are the same.
+            expired: Only keys that are, or are not; None for both.
+        """
+        conditions: list[sa.ColumnElement[bool]] = [api_key.c.user_id == str(user_id), api_key.c.revoked_at.is_(None)]
+        if name_contains:
+            conditions.append(api_key.c.name.icontains(name_contains, autoescape=True))
+        if expired is not None:
+            is_over = sa.and_(api_key.c.expires_at.is_not(None), api_key.c.expires_at <= datetime.now(UTC))
+            conditions.append(is_over if expired else sa.not_(is_over))
+        column = api_key.c[sort]
+        # Whatever a database makes of NULL, what has no moment is last; and keys of one moment keep their order.
+        order = (column.is_(None), column.desc() if descending else column.asc(), api_key.c.key_id)
+        query = sa.select(api_key).where(*conditions).order_by(*order).offset(skip).limit(limit)
         with self._catalog.read() as connection:
-            return [_info(row) for row in connection.execute(query).all()]
+            found = [_info(row) for row in connection.execute(query)]
+            total = connection.execute(sa.select(sa.func.count()).select_from(api_key).where(*conditions)).scalar_one()
+        return found, int(total)
 
     def revoke(self, user_id: UUID, key_id: UUID) -> None:
         """End one of a user's keys.

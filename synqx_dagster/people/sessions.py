@@ -6,7 +6,7 @@ import hmac
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 #: When a session was last used is written this often, and not with each request.
 _TOUCH_EVERY = timedelta(minutes=1)
 _KEEP_ENDED = timedelta(days=30)
+
+#: What sessions are listed by.
+SessionSort = Literal["last_seen_at", "created_at", "expires_at"]
 
 
 @dataclass(frozen=True)
@@ -134,27 +137,44 @@ class Sessions:
         except RetryableError:
             return  # somebody writes for long; the next request says it
 
-    def list(self, user_id: UUID) -> list[SessionInfo]:
-        """The sessions of a user that have not ended, the one used last first."""
+    def page(
+        self,
+        user_id: UUID,
+        *,
+        skip: int = 0,
+        limit: int = 50,
+        address: str | None = None,
+        sort: SessionSort = "last_seen_at",
+        descending: bool = True,
+    ) -> tuple[list[SessionInfo], int]:
+        """Sessions of a user that have not ended, the one used last first, and how many there are in all.
+
+        Args:
+            address: Only those that were opened from this address.
+        """
         now = datetime.now(UTC)
-        query = (
-            sa.select(session)
-            .where(
-                session.c.user_id == str(user_id),
-                session.c.revoked_at.is_(None),
-                session.c.expires_at > now,
-                session.c.last_seen_at > now - self._idle,
-            )
-            .order_by(session.c.last_seen_at.desc(), session.c.session_id)
-        )
+        conditions: list[sa.ColumnElement[bool]] = [
+            session.c.user_id == str(user_id),
+            session.c.revoked_at.is_(None),
+            session.c.expires_at > now,
+            session.c.last_seen_at > now - self._idle,
+        ]
+        if address is not None:
+            conditions.append(session.c.address == address)
+        column = session.c[sort]
+        # Sessions of one moment keep their order, so that no page has what another one has.
+        order = (column.desc() if descending else column.asc(), session.c.session_id)
+        query = sa.select(session).where(*conditions).order_by(*order).offset(skip).limit(limit)
         with self._catalog.read() as connection:
             rows = connection.execute(query).all()
-        return [
+            total = connection.execute(sa.select(sa.func.count()).select_from(session).where(*conditions)).scalar_one()
+        found = [
             SessionInfo(
                 UUID(row.session_id), row.created_at, row.last_seen_at, row.expires_at, row.address, row.user_agent
             )
             for row in rows
         ]
+        return found, int(total)
 
     def close(self, token: str) -> None:
         """End the session of a cookie; one that is none is no error."""

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from synqx_dagster.api.context import Context
+from synqx_dagster.api.paging import Page, PagingOf
 from synqx_dagster.api.record_routes import Reader
 from synqx_dagster.catalog.agent_rows import count_views, read_rows
 
@@ -104,20 +105,21 @@ def trending(
 
 
 @router.get("/by-domain", operation_id="agents_by_domain", summary="The agents of each business domain")
-def by_domain(context: Context, identity: Reader) -> list[DomainView]:
-    """The largest domain first; agents of no domain last."""
+def by_domain(context: Context, identity: Reader, paging: PagingOf) -> Page[DomainView]:
+    """The largest domain first, of as many agents by their name; agents of no domain last."""
     rows = read_rows(context.catalog)
     names: dict[str | None, list[str]] = {}
     agents = context.catalog.latest_snapshot().agents
     for agent in agents.values():
         names.setdefault(agent.business_domain, []).append(agent.name)
     ranked = sorted(names, key=lambda domain: (domain is None, -len(names[domain]), domain or ""))
-    return [
+    items = [
         DomainView(
             domain=domain,
             agents=len(names[domain]),
             by_status=dict(sorted(Counter(agents[name].status for name in names[domain]).items())),
             view_count=sum(rows[name].view_count for name in names[domain] if name in rows),
         )
-        for domain in ranked
+        for domain in ranked[paging.skip : paging.skip + paging.limit]
     ]
+    return Page(items=items, total=len(ranked), skip=paging.skip, limit=paging.limit)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query
 
 from synqx_dagster.api.access import Requires
 from synqx_dagster.api.context import Context
+from synqx_dagster.api.paging import Page, PagingOf
 from synqx_dagster.api.people_models import ApiKeyInput, ApiKeyOutput, NewApiKeyOutput
 from synqx_dagster.api.problems import problems_of
+from synqx_dagster.people.api_keys import ApiKeySort
 from synqx_dagster.people.identity import Identity
 from synqx_dagster.people.roles import Permission
 
@@ -19,10 +21,31 @@ router = APIRouter(prefix="/api-keys", tags=["api-keys"])
 Myself = Annotated[Identity, Depends(Requires(Permission.PROFILE))]
 
 
-@router.get("", responses=problems_of(401, 403, 429, 501, 503), summary="List my keys")
-def list_keys(identity: Myself, context: Context) -> list[ApiKeyOutput]:
-    """The caller's keys that are not revoked, the newest first; without the keys themselves."""
-    return [ApiKeyOutput.of(item) for item in context.people.keys.list(identity.user_id)]
+@router.get("", responses=problems_of(401, 403, 422, 429, 501, 503), summary="List my keys")
+def list_keys(
+    identity: Myself,
+    context: Context,
+    paging: PagingOf,
+    name: Annotated[str | None, Query(max_length=128, description="What the name contains.")] = None,
+    expired: Annotated[bool | None, Query(description="Only keys whose time is over, or is not.")] = None,
+    sort: ApiKeySort = "created_at",
+    order: Literal["asc", "desc"] = "desc",
+) -> Page[ApiKeyOutput]:
+    """The caller's keys that are not revoked, the newest first; without the keys themselves.
+
+    Those that never expire, or were never used, are last when sorted by that.
+    """
+    found, total = context.people.keys.page(
+        identity.user_id,
+        skip=paging.skip,
+        limit=paging.limit,
+        name_contains=name,
+        expired=expired,
+        sort=sort,
+        descending=order == "desc",
+    )
+    items = [ApiKeyOutput.of(item) for item in found]
+    return Page(items=items, total=total, skip=paging.skip, limit=paging.limit)
 
 
 @router.post("", status_code=201, responses=problems_of(401, 403, 409, 422, 429, 501, 503), summary="Make a key")

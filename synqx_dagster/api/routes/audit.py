@@ -9,7 +9,8 @@ from pydantic import AwareDatetime
 
 from synqx_dagster.api.access import Requires
 from synqx_dagster.api.context import Context
-from synqx_dagster.api.people_models import AuditEntryOutput, AuditPage, AuditVerdictOutput
+from synqx_dagster.api.paging import Page, PagingOf
+from synqx_dagster.api.people_models import AuditEntryOutput, AuditVerdictOutput
 from synqx_dagster.api.problems import problems_of
 from synqx_dagster.audit.event import Outcome
 from synqx_dagster.audit.trail import AuditFilter, AuditTrail
@@ -24,8 +25,7 @@ Text = Annotated[str | None, Query(max_length=512)]
 @router.get("", responses=problems_of(401, 403, 422, 429, 501, 503), summary="List entries")
 def list_entries(
     context: Context,
-    skip: Annotated[int, Query(ge=0, le=2**31)] = 0,
-    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    paging: PagingOf,
     action: Annotated[str | None, Query(max_length=64, description="Such as user.login, or user.*")] = None,
     actor: Text = None,
     outcome: Outcome | None = None,
@@ -34,11 +34,14 @@ def list_entries(
     since: AwareDatetime | None = None,
     until: AwareDatetime | None = None,
     order: Literal["asc", "desc"] = "desc",
-) -> AuditPage:
+) -> Page[AuditEntryOutput]:
     """Entries by their number, the newest first."""
     wanted = AuditFilter(action, actor, outcome, target_kind, target, since, until)
-    found, total = AuditTrail(context.catalog).page(wanted, skip=skip, limit=limit, descending=order == "desc")
-    return AuditPage(items=[AuditEntryOutput.of(item) for item in found], total=total, skip=skip, limit=limit)
+    found, total = AuditTrail(context.catalog).page(
+        wanted, skip=paging.skip, limit=paging.limit, descending=order == "desc"
+    )
+    items = [AuditEntryOutput.of(item) for item in found]
+    return Page(items=items, total=total, skip=paging.skip, limit=paging.limit)
 
 
 @router.get("/verify", responses=problems_of(401, 403, 422, 429, 501, 503), summary="Verify the trail")

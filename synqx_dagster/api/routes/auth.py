@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query
 
 from synqx_dagster.api.access import Caller, Public, Requires
 from synqx_dagster.api.context import Context
+from synqx_dagster.api.paging import Page, PagingOf
 from synqx_dagster.api.people_models import (
     LoginInput,
     MeOutput,
@@ -24,6 +25,7 @@ from synqx_dagster.people.accounts import NewUser
 from synqx_dagster.people.identity import Identity
 from synqx_dagster.people.roles import Permission, Role
 from synqx_dagster.people.service import TokenPair
+from synqx_dagster.people.sessions import SessionSort
 
 router = APIRouter(prefix="/auth", tags=["auth"])
 
@@ -100,11 +102,26 @@ def change_password(body: PasswordChangeInput, identity: Myself, context: Contex
     context.people.change_password(identity, body.current_password, body.new_password, client)
 
 
-@router.get("/sessions", responses=problems_of(401, 403, 429, 501, 503), summary="List my sessions")
-def list_sessions(identity: Myself, context: Context) -> list[SessionOutput]:
+@router.get("/sessions", responses=problems_of(401, 403, 422, 429, 501, 503), summary="List my sessions")
+def list_sessions(
+    identity: Myself,
+    context: Context,
+    paging: PagingOf,
+    address: Annotated[str | None, Query(max_length=64, description="Only those from this address.")] = None,
+    sort: SessionSort = "last_seen_at",
+    order: Literal["asc", "desc"] = "desc",
+) -> Page[SessionOutput]:
     """The browsers in which the caller is logged in, the one used last first."""
-    found = context.people.sessions.list(identity.user_id)
-    return [SessionOutput.of(item, identity.credential_id) for item in found]
+    found, total = context.people.sessions.page(
+        identity.user_id,
+        skip=paging.skip,
+        limit=paging.limit,
+        address=address,
+        sort=sort,
+        descending=order == "desc",
+    )
+    items = [SessionOutput.of(item, identity.credential_id) for item in found]
+    return Page(items=items, total=total, skip=paging.skip, limit=paging.limit)
 
 
 @router.delete(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from synqx_dagster.api.access import Requires
 from synqx_dagster.api.bodies import JsonObject
 from synqx_dagster.api.context import ApiContext, Context
+from synqx_dagster.api.paging import PagingOf
 from synqx_dagster.api.problems import ApiError, problems_of
 from synqx_dagster.api.record_bodies import read_body
 from synqx_dagster.api.record_routes import Editor, RecordRoutes, Ref, add_record_routes
@@ -88,10 +89,13 @@ class FoundTable(BaseModel):
 
 
 class Discovery(BaseModel):
-    """What is at a connection."""
+    """A part of what is at a connection."""
 
     connection: str
     tables: list[FoundTable]
+    total: int = Field(description="How many tables and views there are, of those that the filters let through.")
+    skip: int
+    limit: int
 
 
 def last_tests(context: ApiContext, stored: Sequence[StoredRecord]) -> Sequence[dict[str, Any]]:
@@ -164,8 +168,12 @@ def discover(
     context: Context,
     identity: Tester,
     ref: Ref,
+    paging: PagingOf,
     schema: Annotated[str | None, Query(max_length=256, description="Only of this schema.")] = None,
+    name: Annotated[str | None, Query(max_length=256, description="What the table's name contains.")] = None,
+    order: Literal["asc", "desc"] = "asc",
 ) -> Any:
+    """By schema and name. Each page asks the database for all of them anew."""
     connection = context.records.get("connection", ref).record
     assert isinstance(connection, Connection)
     connector = make_connector_of(context.catalog, connection)
@@ -177,6 +185,17 @@ def discover(
         found = connector.discover(schema)
     finally:
         connector.close()
+    part = (name or "").casefold()
+    found = sorted(
+        (item for item in found if part in item.table.name.casefold()),
+        key=lambda item: (item.table.schema or "", item.table.name),
+        reverse=order == "desc",
+    )
+    shown = found[paging.skip : paging.skip + paging.limit]
     return Discovery(
-        connection=connection.name, tables=[FoundTable.model_validate(describe_table(table)) for table in found]
+        connection=connection.name,
+        tables=[FoundTable.model_validate(describe_table(item)) for item in shown],
+        total=len(found),
+        skip=paging.skip,
+        limit=paging.limit,
     )

@@ -10,7 +10,8 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from synqx_dagster.api.access import Requires
 from synqx_dagster.api.context import Context
-from synqx_dagster.api.people_models import PasswordInput, UserChangeInput, UserInput, UserOutput, UserPage
+from synqx_dagster.api.paging import Page, PagingOf
+from synqx_dagster.api.people_models import PasswordInput, UserChangeInput, UserInput, UserOutput
 from synqx_dagster.api.problems import problems_of
 from synqx_dagster.api.record_routes import IfMatch
 from synqx_dagster.api.records import Precondition
@@ -19,25 +20,22 @@ from synqx_dagster.people.roles import Permission, Role
 
 router = APIRouter(prefix="/users", tags=["users"], dependencies=[Depends(Requires(Permission.PEOPLE_MANAGE))])
 
-Skip = Annotated[int, Query(ge=0, le=1_000_000)]
-Limit = Annotated[int, Query(ge=1, le=500)]
-
 
 @router.get("", responses=problems_of(401, 403, 422, 429, 501, 503), summary="List accounts")
 def list_users(
     context: Context,
-    skip: Skip = 0,
-    limit: Limit = 50,
+    paging: PagingOf,
     search: Annotated[str | None, Query(max_length=254)] = None,
     role: Role | None = None,
     sort: UserSort = "username",
     order: Literal["asc", "desc"] = "asc",
-) -> UserPage:
+) -> Page[UserOutput]:
     """Accounts; `search` finds a part of a name or of an e-mail address. Who has never logged in is last."""
     found, total = context.people.accounts.page(
-        skip=skip, limit=limit, search=search, role=role, sort=sort, descending=order == "desc"
+        skip=paging.skip, limit=paging.limit, search=search, role=role, sort=sort, descending=order == "desc"
     )
-    return UserPage(items=[UserOutput.of(item) for item in found], total=total, skip=skip, limit=limit)
+    items = [UserOutput.of(item) for item in found]
+    return Page(items=items, total=total, skip=paging.skip, limit=paging.limit)
 
 
 @router.post("", status_code=201, responses=problems_of(401, 403, 409, 422, 429, 501, 503), summary="Make an account")

@@ -50,6 +50,8 @@ _NOTICES = {
     "revoked": "The key is revoked.",
 }
 _MOST_DAYS = 1825
+#: Each login by the form opens one, and a program may log in so for a day.
+_SHOWN_SESSIONS = 50
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,7 @@ class AccountPages:
         people = self._context.people()
         user = people.accounts.get(identity.user_id)
         by_browser = identity.method == "session"
+        sessions, total_sessions = self._sessions(identity) if by_browser else ([], 0)
         return render_page(
             request,
             "account.html",
@@ -184,7 +187,8 @@ class AccountPages:
             initials=initials(identity.username),
             teams=sorted(identity.teams),
             abilities=[(permission, text, identity.may(permission)) for permission, text in ABILITIES],
-            sessions=self._sessions(identity) if by_browser else None,
+            sessions=sessions if by_browser else None,
+            more_sessions=total_sessions - len(sessions),
             keys=self._keys(identity) if by_browser else None,
             can_change_password=by_browser and user.has_password,
             warning=self._context.state().warning,
@@ -194,8 +198,9 @@ class AccountPages:
             new_key_name=new_key_name,
         )
 
-    def _sessions(self, identity: Identity) -> list[ShownSession]:
-        return [
+    def _sessions(self, identity: Identity) -> tuple[list[ShownSession], int]:
+        found, total = self._context.people().sessions.page(identity.user_id, limit=_SHOWN_SESSIONS)
+        shown = [
             ShownSession(
                 item.session_id,
                 describe_browser(item.user_agent),
@@ -204,13 +209,16 @@ class AccountPages:
                 item.expires_at,
                 str(item.session_id) == identity.credential_id,
             )
-            for item in self._context.people().sessions.list(identity.user_id)
+            for item in found
         ]
+        return shown, total
 
     def _keys(self, identity: Identity) -> list[ShownKey]:
+        # All of them: nobody has more than a page.
+        found, _ = self._context.people().keys.page(identity.user_id)
         return [
             ShownKey(item.key_id, item.name, item.prefix, sorted(item.scopes), item.last_used_at, item.expires_at)
-            for item in self._context.people().keys.list(identity.user_id)
+            for item in found
         ]
 
 

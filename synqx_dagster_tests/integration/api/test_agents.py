@@ -164,7 +164,8 @@ def test_a_view_needs_an_agent_and_a_session_that_is_one(editor: httpx.Client, v
 def test_figures_of_the_hub(api: Api, editor: httpx.Client, viewer: httpx.Client) -> None:
     empty = viewer.get("/analytics/stats").json()
     assert (empty["agents"], empty["total_views"], empty["by_status"]) == (0, 0, {})
-    assert viewer.get("/analytics/trending").json() == viewer.get("/analytics/by-domain").json() == []
+    assert viewer.get("/analytics/trending").json() == []
+    assert viewer.get("/analytics/by-domain").json() == {"items": [], "total": 0, "skip": 0, "limit": 50}
     make(editor)
     make(editor, name="Price watch", business_domain="Sales", status="draft")
     make(editor, name="Stock keeper", business_domain="Sales")
@@ -182,12 +183,14 @@ def test_figures_of_the_hub(api: Api, editor: httpx.Client, viewer: httpx.Client
         ("Price watch", 2, 1),
     ]
     assert len(viewer.get("/analytics/trending", params={"limit": 1}).json()) == 1
-    domains = viewer.get("/analytics/by-domain").json()
+    domains = viewer.get("/analytics/by-domain").json()["items"]
     assert [(item["domain"], item["agents"], item["view_count"]) for item in domains] == [
         ("Sales", 2, 2),
         ("Customer care", 1, 0),
         (None, 1, 2),
     ]
+    page = viewer.get("/analytics/by-domain", params={"skip": 1, "limit": 1}).json()
+    assert page == {"items": domains[1:2], "total": 3, "skip": 1, "limit": 1}
 
     assert editor.delete("/agents/Loner").status_code == 204
     assert viewer.get("/analytics/stats").json()["total_views"] == 2

@@ -59,6 +59,26 @@ def test_a_connection_is_tested_and_its_tables_are_shown(
     assert api.client(Role.VIEWER).post("/connections/1/test").status_code == 403
 
 
+def test_tables_are_shown_in_pages(api: Api, editor: httpx.Client, database: PostgresqlDatabase) -> None:
+    database.execute("create schema archive")
+    for table in ("archive.customer", '"Customer_2"', "orders"):
+        database.execute(f"create table {table} (id integer primary key)")
+
+    def discover(**query: str | int) -> tuple[list[str], int]:
+        answer = editor.get("/connections/1/discover", params=query).json()
+        assert (answer["skip"], answer["limit"]) == (query.get("skip", 0), query.get("limit", 50))
+        return [f"{table['schema']}.{table['name']}" for table in answer["tables"]], answer["total"]
+
+    every = ["archive.customer", "public.Customer_2", "public.customer", "public.orders"]
+    assert discover() == (every, 4)
+    assert discover(order="desc") == (every[::-1], 4)
+    assert discover(skip=1, limit=2) == (every[1:3], 4)
+    assert discover(skip=4) == ([], 4)
+    assert discover(name="CUSTOMER", schema="public", limit=1) == (every[1:2], 2)
+    for wrong in ({"limit": 0}, {"limit": 501}, {"skip": -1}, {"order": "up"}):
+        assert editor.get("/connections/1/discover", params=wrong).json()["errors"][0]["path"] == next(iter(wrong))
+
+
 def test_a_connection_that_is_not_saved_is_tested(api: Api, editor: httpx.Client, database: PostgresqlDatabase) -> None:
     body = connection_body(database)
     del body["name"]

@@ -7,9 +7,12 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
+from synqx_dagster.api.identify import SESSION_COOKIE
+from synqx_dagster.catalog.people_tables import api_key, session
 from synqx_dagster.people.roles import Role
-from synqx_dagster_tests.fix_people import Api, password_of
+from synqx_dagster_tests.fix_people import CLIENT, Api, password_of
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
@@ -175,7 +178,7 @@ def test_keys_of_services(api: Api) -> None:
     made = operator.post("/api-keys", json={"name": "ci", "scopes": ["runs:launch"], "expires_at": until})
     assert made.status_code == 201
     key = made.json()
-    [listed] = operator.get("/api-keys").json()
+    [listed] = operator.get("/api-keys").json()["items"]
     assert listed == {name: value for name, value in key.items() if name != "key"}
     assert operator.post("/api-keys", json={"name": "ci", "scopes": ["people:manage"]}).status_code == 403
     assert operator.post("/api-keys", json={"name": "ci", "scopes": ["no:scope"]}).status_code == 422
@@ -189,18 +192,81 @@ def test_keys_of_services(api: Api) -> None:
     assert api.client(Role.ADMIN).delete(f"/api-keys/{key['id']}").status_code == 404
     assert operator.delete(f"/api-keys/{key['id']}").status_code == 204
     assert operator.delete(f"/api-keys/{key['id']}").status_code == 404
-    assert [item["name"] for item in operator.get("/api-keys").json()] == ["me"]
+    assert [item["name"] for item in operator.get("/api-keys").json()["items"]] == ["me"]
+
+
+def pages_of(client: httpx.Client, path: str, **query: str) -> list[str]:
+    """The ids of a list, read in pages of two that say how many there are."""
+    found: list[str] = []
+    total = 1
+    while len(found) < total:
+        page = client.get(path, params={**query, "skip": len(found), "limit": 2}).json()
+        assert (page["skip"], page["limit"], len(page["items"])) == (len(found), 2, min(2, page["total"] - len(found)))
+        total = page["total"]
+        found += [item["id"] for item in page["items"]]
+    assert client.get(path, params={**query, "skip": total}).json()["items"] == []
+    return found
+
+
+@pytest.mark.parametrize("path", ["/api-keys", "/auth/sessions", "/users", "/audit", "/analytics/by-domain"])
+def test_a_part_of_a_list_that_cannot_be_is_refused(api: Api, path: str) -> None:
+    admin = api.client(Role.ADMIN)
+    whole = admin.get(path).json()
+    assert (set(whole), whole["skip"], whole["limit"]) == ({"items", "total", "skip", "limit"}, 0, 50)
+    for wrong in ({"limit": 0}, {"limit": 501}, {"skip": -1}, {"skip": 10**9 + 1}, {"limit": "all"}):
+        answer = admin.get(path, params=wrong)
+        assert (answer.status_code, answer.headers["Content-Type"]) == (422, "application/problem+json")
+        assert answer.json()["errors"][0]["path"] == next(iter(wrong))
+    assert admin.get(path, params={"skip": 10**9}).json() == {**whole, "items": [], "skip": 10**9}
+
+
+def test_keys_are_listed_in_pages_that_do_not_overlap(api: Api) -> None:
+    operator = api.client(Role.OPERATOR)
+    in_a_day = datetime.now(UTC) + timedelta(days=1)
+    for name, expires_at in (
+        ("Bake", in_a_day),
+        ("acid", None),
+        ("50%", in_a_day + timedelta(days=1)),
+        ("cake", None),
+        ("over", in_a_day),
+    ):
+        until = None if expires_at is None else expires_at.isoformat()
+        body = {"name": name, "scopes": ["profile"], "expires_at": until}
+        assert operator.post("/api-keys", json=body).status_code == 201
+    revoked = operator.post("/api-keys", json={"name": "gone", "scopes": ["profile"]}).json()
+    operator.delete(f"/api-keys/{revoked['id']}")
+    api.client(Role.ADMIN).post("/api-keys", json={"name": "of somebody else", "scopes": ["profile"]})
+    # All of one moment, as a program makes them: only their ids tell them apart.
+    moment = datetime.now(UTC) - timedelta(days=1)
+    with api.context.catalog.write() as connection:
+        connection.execute(sa.update(api_key).values(created_at=moment))
+        connection.execute(sa.update(api_key).where(api_key.c.name == "over").values(expires_at=moment))
+
+    def names(**query: str) -> list[str]:
+        return [item["name"] for item in operator.get("/api-keys", params=query).json()["items"]]
+
+    for order in ("asc", "desc"):
+        ids = pages_of(operator, "/api-keys", order=order)
+        assert (len(set(ids)), ids) == (5, sorted(ids))
+    assert (
+        pages_of(operator, "/api-keys", sort="expires_at")[:3]
+        == pages_of(operator, "/api-keys", sort="expires_at", order="asc")[2::-1]
+    )
+    assert names(sort="expires_at", order="asc")[:3] == ["over", "Bake", "50%"]
+    assert sorted(names(sort="expires_at")[3:]) == ["acid", "cake"]
+    assert names(sort="name", order="asc", name="AK") == ["Bake", "cake"]
+    assert names(name="%") == ["50%"]
+    assert (names(expired="true"), len(names(expired="false"))) == (["over"], 4)
+    for wrong in ({"sort": "key_hash"}, {"order": "up"}, {"expired": "maybe"}, {"name": "x" * 129}):
+        assert operator.get("/api-keys", params=wrong).status_code == 422
 
 
 def test_sessions_of_browsers(api: Api) -> None:
-    from synqx_dagster.api.identify import SESSION_COOKIE
-    from synqx_dagster_tests.fix_people import CLIENT
-
     people = api.context.people
     found = people.login("viewer", password_of("viewer"), CLIENT)
     browsers = [people.open_session(found.identity, CLIENT) for _ in range(2)]
     client = api.client(Cookie=f"{SESSION_COOKIE}={browsers[0].token}", Origin=api.url)
-    listed = client.get("/auth/sessions").json()
+    listed = client.get("/auth/sessions").json()["items"]
     assert sorted(item["current"] for item in listed) == [False, True]
     other = next(item for item in listed if not item["current"])
     assert client.delete(f"/auth/sessions/{other['id']}").status_code == 204
@@ -208,6 +274,29 @@ def test_sessions_of_browsers(api: Api) -> None:
     assert people.identify_session(browsers[1].token) is None
     assert client.post("/auth/logout").status_code == 204
     assert client.get("/auth/me").status_code == 401
+
+
+def test_sessions_are_listed_in_pages_that_do_not_overlap(api: Api) -> None:
+    people = api.context.people
+    viewer = people.login("viewer", password_of("viewer"), CLIENT)
+    for number in range(5):
+        people.open_session(viewer.identity, dataclasses.replace(CLIENT, address=f"192.0.2.{number % 2}"))
+    people.open_session(people.login("editor", password_of("editor"), CLIENT).identity, CLIENT)
+    ended = people.open_session(viewer.identity, CLIENT)
+    people.close_session(ended.token)
+    moment = datetime.now(UTC)
+    with api.context.catalog.write() as connection:
+        connection.execute(sa.update(session).values(last_seen_at=moment))
+    client = api.client(Role.VIEWER)
+    for order in ("asc", "desc"):
+        ids = pages_of(client, "/auth/sessions", order=order)
+        assert (len(set(ids)), ids) == (5, sorted(ids))
+    by_age = pages_of(client, "/auth/sessions", sort="created_at", order="asc")
+    assert by_age[::-1] == pages_of(client, "/auth/sessions", sort="expires_at")
+    assert pages_of(client, "/auth/sessions", address="192.0.2.1") == sorted([by_age[1], by_age[3]])
+    assert pages_of(client, "/auth/sessions", address="192.0.2.9") == []
+    for wrong in ({"sort": "token_hash"}, {"order": "up"}, {"address": "x" * 65}):
+        assert client.get("/auth/sessions", params=wrong).status_code == 422
 
 
 def test_the_trail_over_http(api: Api) -> None:

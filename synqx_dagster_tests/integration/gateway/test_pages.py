@@ -13,6 +13,7 @@ from synqx_dagster.gateway.server import open_gateway
 from synqx_dagster.people.roles import Role
 from synqx_dagster.settings import load_settings
 from synqx_dagster_tests.fix_gateway import Caller, GatewayServer, cookie_of, make_project, password_of, running
+from synqx_dagster_tests.fix_people import CLIENT
 
 WRONG = "The user name or the password is wrong."
 
@@ -258,6 +259,22 @@ def test_sessions_are_ended_one_by_one(gateway_server: GatewayServer) -> None:
         first.form(address)
     assert second.page("/account").status_code == 303
     gateway_server.forget(Role.ADMIN)
+
+
+def test_of_many_sessions_the_ones_used_last_are_shown(gateway_server: GatewayServer) -> None:
+    people = gateway_server.people
+    viewer = gateway_server.login(Role.VIEWER)
+    identity = people.accounts.get_by_name("viewer").identity("session")
+    _, there = people.sessions.page(identity.user_id)
+    opened = [people.open_session(identity, CLIENT) for _ in range(52 - there)]
+    try:
+        page = viewer.page("/account").text
+        assert len(re.findall(r'action="/account/sessions/[^"]+/end"', page)) == 50
+        assert "And 2 more that were used longer ago" in page
+    finally:
+        for browser in opened:
+            people.close_session(browser.token)
+    assert "more that were used longer ago" not in viewer.page("/account").text
 
 
 def test_a_new_password_ends_every_login(gateway_server: GatewayServer) -> None:

@@ -211,7 +211,7 @@ def test_a_session_has_two_ends(ann: People, any_catalog: Catalog) -> None:
         with any_catalog.write() as connection:
             connection.execute(sa.update(session).values({column: moment}))
         assert ann.identify_session(browser.token) is None
-        assert ann.sessions.list(login.identity.user_id) == []
+        assert ann.sessions.page(login.identity.user_id) == ([], 0)
 
 
 def test_a_session_that_is_used_stays(ann: People, any_catalog: Catalog) -> None:
@@ -221,7 +221,7 @@ def test_a_session_that_is_used_stays(ann: People, any_catalog: Catalog) -> None
     with any_catalog.write() as connection:
         connection.execute(sa.update(session).values(last_seen_at=before))
     assert ann.identify_session(browser.token) is not None
-    [info] = ann.sessions.list(login.identity.user_id)
+    [info], _ = ann.sessions.page(login.identity.user_id)
     assert info.last_seen_at > before
     assert (info.address, info.user_agent) == ("192.0.2.7", "a test")
 
@@ -233,7 +233,7 @@ def test_sessions_are_ended_one_by_one(ann: People, any_catalog: Catalog) -> Non
     identity = ann.identify_session(first.token)
     assert identity is not None
     assert identity.credential_id is not None
-    mine = ann.sessions.list(login.identity.user_id)
+    mine, _ = ann.sessions.page(login.identity.user_id)
     with pytest.raises(NotFoundError):
         ann.sessions.revoke(other.user_id, mine[0].session_id)
     ann.logout(identity)
@@ -286,7 +286,7 @@ def test_a_key_does_what_its_scopes_and_its_owner_may(ann: People, any_catalog: 
     found = ann.identify_bearer(made.key)
     assert found is not None
     assert found.permissions == {Permission.RUNS_LAUNCH}
-    [info] = ann.keys.list(root.user_id)
+    [info], _ = ann.keys.page(root.user_id)
     assert info.last_used_at is not None
     assert made.key.startswith(info.prefix)
     with pytest.raises(AccessError):
@@ -333,7 +333,8 @@ def test_a_key_ends_by_the_clock_or_by_hand(ann: People, any_catalog: Catalog) -
     assert ann.identify_bearer(revoked.key) is None
     with pytest.raises(NotFoundError):
         ann.keys.revoke(identity.user_id, revoked.info.key_id)
-    assert [item.name for item in ann.keys.list(identity.user_id)] == ["timed"]
+    found, total = ann.keys.page(identity.user_id)
+    assert ([item.name for item in found], total) == (["timed"], 1)
 
 
 # --- a sealed vault -------------------------------------------------------------------------------------------------
