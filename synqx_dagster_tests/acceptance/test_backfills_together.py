@@ -73,6 +73,7 @@ def shop(empty_project: Project, postgresql: PostgresqlDatabase) -> tuple[Projec
     return empty_project, target
 
 
+@pytest.mark.slow
 def test_backfills_that_overlap_leave_each_partition_once(shop: tuple[Project, PostgresqlDatabase]) -> None:
     project, target = shop
     ranges = (("2026-01-01", "2026-01-20"), ("2026-01-11", "2026-01-30"))

@@ -280,6 +280,7 @@ def test_a_step_that_kills_its_process_fails_after_three_and_the_worker_lives_on
     assert field.loaded() == field.expected("upper")
 
 
+@pytest.mark.slow
 def test_a_run_without_a_broker_is_refused_before_it_starts(field: Field) -> None:
     del field.project.environment["SYNQX_CELERY_BROKER"]
     with field.run() as run:

@@ -61,7 +61,13 @@ def _stopped(pid: int) -> int | None:
     ("place", "committed", "not_committed", "said"),
     [
         ("after_commit", ["customers"], ["copy"], "after its commit: the load is whole"),
-        ("before_commit", [], ["customers", "copy"], "before its commit: the target is as it was"),
+        pytest.param(
+            "before_commit",
+            [],
+            ["customers", "copy"],
+            "before its commit: the target is as it was",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_it_says_which_loads_had_committed(
@@ -83,6 +89,7 @@ def test_it_says_which_loads_had_committed(
     assert there == [(len(committed),)]
 
 
+@pytest.mark.slow
 def test_people_are_told_the_same(shop: Project) -> None:
     outcome = interrupt(shop, "after_commit", "run", "mapping:customers")
 
@@ -93,6 +100,7 @@ def test_people_are_told_the_same(shop: Project) -> None:
     assert "Traceback" not in outcome.output
 
 
+@pytest.mark.slow
 def test_between_two_loads_it_is_the_same_to_the_user(shop: Project, tmp_path: Path) -> None:
     script = tmp_path / "between.py"
     script.write_text(BETWEEN)

@@ -380,6 +380,7 @@ def test_a_replication_that_was_removed_leaves_no_slot(shop: Shop, catalog: Cata
     assert len(shop.rows()) == 100
 
 
+@pytest.mark.slow
 def test_dagster_lists_its_job_and_sensors(shop: Shop) -> None:
     shutil.copy(Path(PACKAGE_ROOT) / "workspace.yaml", shop.run.directory)
     jobs = shop.dagster("job", "list", "-m", "synqx_dagster.definitions")

@@ -100,6 +100,7 @@ def test_a_fresh_server_is_set_up_over_http_by_who_has_its_token(empty_project: 
     assert server.log.read_text().endswith("stopping ...\nstopped\n")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs /proc to find the code server")
 def test_it_ends_when_its_code_server_does(project: Project) -> None:
     with serving(project) as server:
@@ -114,6 +115,7 @@ def test_it_ends_when_its_code_server_does(project: Project) -> None:
     assert "ended by itself" in server.log.read_text()
 
 
+@pytest.mark.slow
 def test_without_a_code_server_the_api_answers(project: Project) -> None:
     with serving(project, "--no-code-server") as server:
         assert server.get("/health").json()["status"] == "ok"

@@ -260,6 +260,7 @@ def test_dagster_checks_lists_and_runs_components(project: DagsterProject) -> No
     assert not (project.directory / "home" / "catalog.db").exists()
 
 
+@pytest.mark.slow
 def test_a_mapping_is_materialized_by_its_key_in_processes_of_its_own(project: DagsterProject) -> None:
     # Without an executor of its own the project's holds, which starts a process for each step.
     command = ("dagster", "asset", "materialize", "-m", "shop_etl.definitions", "--select")

@@ -88,6 +88,7 @@ def last_run(project: Project) -> RunReport:
         return read_report(instance, list_runs(instance, 1)[0].run_id)
 
 
+@pytest.mark.slow
 def test_a_schedules_job_loads_its_pipeline(project):
     result = project.execute_job("nightly")
     assert result.returncode == 0, describe(result)
@@ -152,6 +153,7 @@ def test_dg_checks_lists_and_launches(project):
     assert len(project.rows()) == 3
 
 
+@pytest.mark.slow
 def test_a_mistake_of_the_user_is_told_without_a_trace_of_our_frames(project):
     (project.directory / "shop.db").unlink()
     project.fill(table="other")
@@ -163,6 +165,7 @@ def test_a_mistake_of_the_user_is_told_without_a_trace_of_our_frames(project):
     assert failure.error == "SourceChangedError"
 
 
+@pytest.mark.slow
 def test_a_vault_that_an_operator_sealed_ends_a_run_at_once(project):
     with Catalog.open(project.settings) as catalog:
         catalog.vault.initialise(password=SecretStr("a long enough password"))

@@ -53,6 +53,7 @@ def shown(server: DevServer, description: str, asset: str = "warehouse/customer"
     return time.monotonic() - start
 
 
+@pytest.mark.slow
 def test_the_catalog_shows_up_in_a_server_that_started_without_one(server):
     assert server.descriptions() == {}
     server.project.apply(CUSTOMERS, description="first")
@@ -67,6 +68,7 @@ def test_a_writer_that_asks_sees_its_revision_at_once(server):
     assert shown(server, "asked for") < promised_seconds()
 
 
+@pytest.mark.slow
 def test_a_writer_that_cannot_ask_is_caught_by_the_sensor(server):
     server.project.apply(CUSTOMERS, description="caught")
     # The sensor looks every five seconds, and the reload takes three on a machine that does nothing else.
@@ -188,6 +190,7 @@ mutation ($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillPara
 """
 
 
+@pytest.mark.slow
 def test_a_backfill_of_the_web_ui_replaces_its_partitions_alone(server):
     project = server.project
     project.apply(PARTED, description="parted")

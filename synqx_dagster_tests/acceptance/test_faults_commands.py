@@ -117,6 +117,7 @@ def stopped_in(process: subprocess.Popen[bytes]) -> psutil.Process:
     return found[0]
 
 
+@pytest.mark.slow
 def test_a_step_that_outlives_its_run_worker_commits_nothing(
     shop: CliProject, databases: tuple[PostgresqlDatabase, PostgresqlDatabase]
 ) -> None:
@@ -143,7 +144,7 @@ def test_a_step_that_outlives_its_run_worker_commits_nothing(
     assert target.execute("select epoch from _synqx_ledger") == [(2,)]
 
 
-@pytest.mark.parametrize("act", ["seal", "rotate"])
+@pytest.mark.parametrize("act", ["seal", pytest.param("rotate", marks=pytest.mark.slow)])
 def test_a_vault_that_changes_in_mid_run_does_not_change_the_run(
     act: str, shop: CliProject, databases: tuple[PostgresqlDatabase, PostgresqlDatabase]
 ) -> None:

@@ -191,6 +191,7 @@ RECORDS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.slow
 def test_records_of_every_kind_are_made_changed_and_removed(client: httpx.Client) -> None:
     made: list[tuple[str, Any]] = []
     for path, body, change in RECORDS:

@@ -6,6 +6,7 @@ import time
 from datetime import UTC, datetime
 
 import dagster as dg
+import pytest
 
 from synqx_dagster.alerts.messages import AlertEvent
 from synqx_dagster.catalog.store import Catalog
@@ -90,6 +91,7 @@ def test_a_slot_that_is_read_is_left_to_its_reader(shop: Shop, catalog: Catalog)
     assert "the slot was dropped" in look_at_all(catalog, {})[-1]
 
 
+@pytest.mark.slow
 def test_what_was_paused_is_found_without_a_cursor(shop: Shop, catalog: Catalog) -> None:
     shop.run.write("more.yaml", WORK)
     assert shop.run("apply", "more.yaml", "--yes").exit_code == 0
@@ -133,6 +135,7 @@ def test_a_replication_that_was_removed_keeps_nothing_paused(shop: Shop, catalog
     assert (snapshot.get_schedule("nightly").enabled, snapshot.get_schedule("other").enabled) == (True, True)
 
 
+@pytest.mark.slow
 def test_a_source_that_hangs_is_not_waited_for(shop: Shop, catalog: Catalog) -> None:
     guarded(shop, catalog, "warn")
     with stalling_proxy(shop.source.port) as proxy:

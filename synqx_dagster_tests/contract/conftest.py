@@ -27,7 +27,8 @@ CONNECTORS = [
     "files_parquet",
     "files_csv",
     "files_jsonl",
-    "files_s3",
+    # The same files by another way: what is its own has its own tests.
+    pytest.param("files_s3", marks=pytest.mark.slow),
 ]
 
 

@@ -314,6 +314,7 @@ def test_a_line_that_breaks_off_loads_nothing(plugin: Path, export_service: Expo
         session.find_columns(CUSTOMER)
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_it_as_documented(plugin: Path, export_service: ExportService, project: Project) -> None:
     export_service.put(
         "orders",

@@ -52,6 +52,7 @@ def try_hub(hub: Hub, mode: GenerationMode, examples: int) -> int:
     return sent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_answers_about_what_is_there_are_those_of_the_document(hub: Hub, mode: GenerationMode) -> None:
     assert try_hub(hub, mode, examples=4) > 40

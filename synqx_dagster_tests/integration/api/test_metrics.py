@@ -170,6 +170,7 @@ def test_nobody_looks_without_a_login(api: Api) -> None:
         assert api.client(None).get(f"/metrics/{path}").status_code == 401
 
 
+@pytest.mark.slow
 def test_the_routes_are_what_the_document_says(api: Api) -> None:
     headers = headers_of(api, Role.VIEWER)
     for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):

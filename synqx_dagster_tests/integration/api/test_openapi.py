@@ -118,7 +118,9 @@ def try_everything(api: Api, role: Role | None, *, examples: int, mode: Generati
 
 
 @pytest.mark.parametrize("any_catalog_settings", ["postgresql"], indirect=True)
-@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+@pytest.mark.parametrize(
+    "mode", [GenerationMode.POSITIVE, pytest.param(GenerationMode.NEGATIVE, marks=pytest.mark.slow)]
+)
 def test_the_document_is_what_the_server_does(filled: Api, mode: GenerationMode) -> None:
     assert try_everything(filled, Role.EDITOR, examples=3, mode=mode) > 100
 

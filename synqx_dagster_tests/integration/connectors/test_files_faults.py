@@ -162,7 +162,7 @@ def leftovers_of(config: ConnectionConfig) -> list[str]:
     [
         ("parquet", "append"),
         pytest.param("csv", "replace", marks=pytest.mark.slow),
-        ("s3", "append"),
+        pytest.param("s3", "append", marks=pytest.mark.slow),
         pytest.param("s3", "replace", marks=pytest.mark.slow),
     ],
     indirect=["target"],

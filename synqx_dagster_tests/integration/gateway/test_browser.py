@@ -121,6 +121,7 @@ def test_an_operator_launches_by_the_button(window: Any, gateway_server: Gateway
     assert window.save_screenshot(str(screenshots / "ui-operator-run.png"))
 
 
+@pytest.mark.slow
 def test_the_menu_shows_who_one_is_and_logs_out(window: Any, gateway_server: GatewayServer, screenshots: Path) -> None:
     log_in(window, gateway_server, Role.VIEWER, "/jobs")
     wait_for_words(window, ("copying", "nightly"))
@@ -212,6 +213,7 @@ def test_another_sites_page_does_nothing_in_ones_name(window: Any, gateway_serve
     wait_for_words(window, ("admin@example.com",))
 
 
+@pytest.mark.slow
 def test_the_page_of_the_api_needs_nothing_from_elsewhere(window, gateway_server, screenshots):
     window.get(gateway_server.base + "/docs")
     wait_for(window, "return document.querySelectorAll('.opblock-tag').length > 5", "group of routes")

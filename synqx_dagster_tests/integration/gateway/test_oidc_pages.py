@@ -134,6 +134,7 @@ def test_a_server_without_a_provider_says_so(gateway_server: GatewayServer) -> N
     assert "There is no OpenID provider." in page.text
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_the_button_in_a_browser(desk: Desk, tmp_path: Path) -> None:
     screenshots = Path(os.environ.get("SYNQX_TEST_SCREENSHOTS") or tmp_path)

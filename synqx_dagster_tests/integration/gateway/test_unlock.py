@@ -191,6 +191,7 @@ def test_what_cannot_be_entered_is_not_opened(server: GatewayServer, monkeypatch
     assert server.nobody().get("/").json()["status"] == "sealed"
 
 
+@pytest.mark.slow
 def test_a_vault_without_a_password_says_what_opens_it(gateway_server: GatewayServer) -> None:
     vault = gateway_server.gateway.context.catalog.vault
     vault.seal()
@@ -202,6 +203,7 @@ def test_a_vault_without_a_password_says_what_opens_it(gateway_server: GatewaySe
         vault.unlock(key_file=gateway_server.settings.key_file, remember=False)
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_it_is_unlocked_in_a_browser(server: GatewayServer, tmp_path: Path) -> None:
     screenshots = Path(os.environ.get("SYNQX_TEST_SCREENSHOTS") or tmp_path)

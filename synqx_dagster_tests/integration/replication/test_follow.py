@@ -203,6 +203,7 @@ def test_a_paused_run_ends_and_the_next_one_goes_on(pair: Pair) -> None:
     pair.assert_equal("orders")
 
 
+@pytest.mark.slow
 def test_a_second_run_is_refused_while_one_reads(pair: Pair) -> None:
     pair.follow()
     with pair.source_connector.replicate() as other:

@@ -184,6 +184,7 @@ def test_what_a_run_makes_while_it_is_dropped_is_dropped_too(pair: Pair, monkeyp
     assert pair.status().state == "new"
 
 
+@pytest.mark.slow
 def test_a_run_between_two_looks_is_no_loss(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     pair.follow()
     numbers = itertools.count(10)

@@ -52,7 +52,13 @@ update orders set remark = 'y' where id = 7;
 TABLES = ["orders", "lines", "parts", {"name": "whole", "key": ["id"]}]
 
 
-@pytest.fixture(params=["15 into 15", "15 into 18", "18 into 15"])
+@pytest.fixture(
+    params=[
+        pytest.param("15 into 15", marks=pytest.mark.slow),
+        "15 into 18",
+        pytest.param("18 into 15", marks=pytest.mark.slow),
+    ]
+)
 def pair(
     request: pytest.FixtureRequest,
     postgresql_server: PostgresqlServer,

@@ -73,6 +73,7 @@ def test_a_full_disk_at_postgresql_in_mid_of_ranges(source: End, postgresql: Pos
         assert [int(str(count)) for (count,) in runs] == [2]
 
 
+@pytest.mark.slow
 @pytest.mark.mysql
 def test_a_full_disk_at_mysql(source: End, mysql_server: MysqlServer) -> None:
     """MariaDB may end itself when InnoDB's writes fail; then the connection is lost, and the server cannot say why."""

@@ -181,7 +181,7 @@ def test_a_lost_reply_to_commit_is_settled_by_the_ledger(
     assert_exact(source, target)
 
 
-@pytest.mark.parametrize("end", ["source", "target"])
+@pytest.mark.parametrize("end", [pytest.param("source", marks=pytest.mark.slow), "target"])
 def test_a_terminated_backend_ends_the_attempt_and_a_retry_is_exact(pair: Databases, end: str) -> None:
     source, target = pair
     source.execute("create view slow as select id, body || coalesce(pg_sleep(0.0005)::text, '') as body from orders")

@@ -203,6 +203,7 @@ def test_dagsters_own_command_writes_nothing_but_lines(project: Project) -> None
     assert CANARY not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_command_with_json_keeps_its_one_document(project: Project) -> None:
     command = [sys.executable, "-m", "synqx_dagster.cli.main", "run", "load_customers", "--json"]
     done: subprocess.CompletedProcess[str] = project.run(*command, SYNQX_LOG_FORMAT="json")
