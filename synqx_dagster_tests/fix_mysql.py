@@ -84,10 +84,15 @@ class MysqlServer:
         with (self.directory / "server.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
-        while not Path(self.unix_socket).exists():
+        while not self._listens():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"mariadbd did not start:\n{(self.directory / 'server.log').read_text()[-3000:]}")
             time.sleep(0.05)
+
+    def _listens(self) -> bool:
+        # Its socket is there a moment before anybody listens at it.
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(self.unix_socket) == 0
 
     def stop(self, *, crash: bool = False) -> None:
         """Stop the server; a crash is what a power cut would be."""
