@@ -32,6 +32,8 @@ _TITLES: Mapping[str, str] = {
     "wal_recovery": "has its log in order again",
     "replication_trouble": "needs to be seen to",
     "replication_recovery": "is in order again",
+    "freshness_overdue": "is overdue",
+    "freshness_recovery": "is fresh again",
     "test": "test",
 }
 
@@ -53,7 +55,7 @@ class AlertEvent:
         event_id: The same for the same event, however often it is found or sent.
         event_type: One of `AlertEventType`, or ``test``.
         occurred_at: ISO 8601 in UTC.
-        subject: The job, mapping, schedule, connection or replication that it is about.
+        subject: The job, mapping, load of a pipeline, schedule, connection or replication that it is about.
         troubles: The first twenty, with messages of at most 1,000 characters: events are kept until they are told.
         more_troubles: How many there were beyond those.
         quarantine: Rows that were set aside, by mapping.

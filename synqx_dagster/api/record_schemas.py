@@ -50,7 +50,7 @@ def body_of(schema: dict[str, Any] | RecordKind) -> dict[str, Any]:
 def _take_first_version(schema: dict[str, Any]) -> None:
     """Nodes and edges may stand in `initial_version`; the schedule of a pipeline is made with it."""
     properties = schema["properties"]
-    settings = ("executor", "max_concurrent_runs", "memory_limit", "partitions")
+    settings = ("executor", "max_concurrent_runs", "memory_limit", "partitions", "freshness")
     properties["initial_version"] = {
         "type": "object",
         "description": "Nodes and edges, where they do not stand in the pipeline itself.",

@@ -58,6 +58,7 @@ _RESERVED_JOB_NAMES = {
     "synqx_health",
     "synqx_run",
     "synqx_wal_guard",
+    "synqx_freshness",
 }
 
 

@@ -31,6 +31,8 @@ _MOST_SUBJECTS = 500
 _SLACK = 0.1
 #: The row under whose lock events are numbered.
 _EVENTS = "events"
+#: The subject of how old the last loads of tables are: one row, for all of them are looked at together.
+FRESHNESS_SUBJECT = "freshness"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
+from typing import Any
 
 _UNITS = ("kB", "MB", "GB", "TB", "PB")
 
@@ -75,6 +77,11 @@ def format_age(moment: datetime.datetime | float | None, now: datetime.datetime 
             count = seconds // size
             return f"{count} {unit}{'' if count == 1 else 's'} ago"
     return f"{seconds} s ago"
+
+
+def describe_freshness(freshness: Mapping[str, Any]) -> str:
+    """What a plan says of how old a last load may be."""
+    return f"the last load may be {format_seconds(freshness['maximum_age_seconds'])} old"
 
 
 def plural(count: int, noun: str, nouns: str | None = None) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from synqx_dagster.cli.figures import plural
+from synqx_dagster.cli.figures import describe_freshness, plural
 from synqx_dagster.cli.options import SynqxCommand, json_option, pass_output
 from synqx_dagster.cli.output import Output, printable
 from synqx_dagster.cli.session import open_catalog
@@ -156,6 +156,7 @@ def plan(output: Output, mapping_name: str, *, whole_sql: bool) -> None:
     names = [mapping.source_connection, mapping.target_connection]
     with connected(catalog, snapshot, names) as (source, target):
         found = plan_load(mapping, schema, source, target).to_dict()
+    found["freshness"] = mapping.model_dump()["freshness"]
     output.result(found, lambda: _draw_plan(output, mapping, found, whole_sql=whole_sql))
 
 
@@ -184,6 +185,7 @@ def _draw_plan(output: Output, mapping: Mapping, found: dict[str, Any], *, whole
             ("strategy", printable(found["strategy"])),
             *([("partitions", printable(found["partitions"]))] if found["partitions"] is not None else []),
             ("guarantee", found["guarantee"]),
+            *([("freshness", describe_freshness(found["freshness"]))] if found["freshness"] is not None else []),
             ("key", printable(", ".join(found["primary_key"])) or "none"),
         ],
         indent=2,

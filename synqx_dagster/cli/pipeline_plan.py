@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from synqx_dagster.cli.figures import plural
+from synqx_dagster.cli.figures import describe_freshness, plural
 from synqx_dagster.cli.output import Output, printable
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ def draw_plan(output: Output, plan: PipelinePlan) -> None:
         else:
             action = "is created" if load["target_action"] == "create" else "exists"
             output.print(f"  {load['mode']} {printable(load['target'])} ({action}): {printable(load['strategy'])}")
+            if load["freshness"] is not None:
+                output.print(f"  freshness: {describe_freshness(load['freshness'])}")
     for name in pipeline.mapping_names:
         output.print()
         output.print(f"step: the mapping {printable(name)}; `synqx plan mapping:{printable(name)}` explains it")

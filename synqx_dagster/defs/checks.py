@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from synqx_dagster import model
+from synqx_dagster.defs.freshness import FRESHNESS_CHECK, freshness_spec, loaded_now
 from synqx_dagster.model import Schema
 from synqx_dagster.transfer.result import CheckOutcome
 
@@ -28,11 +29,14 @@ def check_specs(mapping: model.Mapping, schema: Schema | None, key: dg.AssetKey)
     declared, and say so where there is no key.
     """
     has_key = schema is None or bool(schema.primary_key)
-    return [
+    specs = [
         dg.AssetCheckSpec(name, asset=key, description=text, metadata={"synqx/mapping": mapping.name})
         for name, text in DESCRIPTIONS.items()
         if has_key or name not in _KEY_CHECKS
     ]
+    if mapping.freshness is not None:
+        specs.append(freshness_spec(mapping.name, mapping.freshness, key))
+    return specs
 
 
 def check_results(specs: Iterable[dg.AssetCheckSpec], outcomes: Iterable[CheckOutcome]) -> list[dg.AssetCheckResult]:
@@ -43,6 +47,9 @@ def check_results(specs: Iterable[dg.AssetCheckSpec], outcomes: Iterable[CheckOu
     by_name: dict[str, CheckOutcome] = {outcome.name: outcome for outcome in outcomes}
     results = []
     for spec in specs:
+        if spec.name == FRESHNESS_CHECK:
+            results.append(loaded_now(spec))
+            continue
         outcome = by_name.get(spec.name)
         if outcome is None and spec.name == "content":
             continue

@@ -1,4 +1,4 @@
-"""Changes of connections, their logs and replications, as events of alerts.
+"""Changes of connections, their logs, replications and the age of tables, as events of alerts.
 
 Guarantee: each change is found once, whoever stored it and however often the sensor of alerts was started since.
 """
@@ -39,7 +39,7 @@ def take_changes(catalog: Catalog, memory: AlertMemory, now: datetime) -> list[A
 def _alert_event(catalog: Catalog, event: MonitorEvent) -> AlertEvent:
     body = event.body
     replication, target = body.get("replication"), body.get("target_connection")
-    subject = event.connection if replication is None else str(replication)
+    subject = str(body.get("subject") or replication or event.connection)
     return AlertEvent(
         # The catalog's id: two catalogs may tell the same channel.
         f"{event.event_type}:{catalog.catalog_id}:{event.number}",
@@ -50,4 +50,7 @@ def _alert_event(catalog: Catalog, event: MonitorEvent) -> AlertEvent:
         troubles=tuple(Trouble(subject, str(text)) for text in body.get("details", ())),
         connections=(event.connection,) if target is None else (event.connection, str(target)),
         replications=() if replication is None else (str(replication),),
+        mappings=tuple(body.get("mappings", ())),
+        pipelines=tuple(body.get("pipelines", ())),
+        schedules=tuple(body.get("schedules", ())),
     )

@@ -9,6 +9,7 @@ import dagster as dg
 
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
 from synqx_dagster.connectors.registry import connector_types, dialect_of
+from synqx_dagster.defs.freshness import freshness_policy
 from synqx_dagster.defs.names import (
     METADATA_PREFIX,
     dagster_kind,
@@ -106,12 +107,14 @@ class PipelineTranslator:
             **revision_metadata(self.snapshot.revision),
         }
         kinds = {"synqx"}
+        freshness = None
         description = graph.nodes[step.name].record.name or f"Node {step.name} of the pipeline {pipeline.name}"
         if step.is_load:
             connection = self.snapshot.get_connection(str(graph.nodes[step.name].connection))
             kinds.add(dagster_kind(connection.db_type))
             config = graph.nodes[step.name].config
             assert isinstance(config, LoadConfig)
+            freshness = config.freshness or pipeline.freshness
             metadata["dagster/table_name"] = qualified_name(connection, key)
             metadata["dagster/uri"] = connection_uri(connection, key.path[1:])
             metadata[f"{METADATA_PREFIX}mode"] = config.mode
@@ -141,6 +144,7 @@ class PipelineTranslator:
             },
             kinds=kinds,
             metadata={**marks.metadata, **metadata},
+            freshness_policy=freshness_policy(freshness),
         )
 
     def _loaded_later(self, graph: Graph, step: Step) -> set[dg.AssetKey]:

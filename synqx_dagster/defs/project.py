@@ -22,6 +22,8 @@ from synqx_dagster.catalog.check import check_definitions
 from synqx_dagster.catalog.documents import Definitions
 from synqx_dagster.catalog.snapshot import CatalogSnapshot, secrets_of
 from synqx_dagster.defs.attributes import merge_definitions, refuse_unkept
+from synqx_dagster.defs.freshness import find_watched
+from synqx_dagster.defs.freshness_sensor import build_project_sensor
 from synqx_dagster.defs.jobs import JobBuilder, JobPlan, connections_of, plan_pipeline, plan_schedule
 from synqx_dagster.defs.names import resource_key
 from synqx_dagster.defs.record_sensors import build_sensor, plan_sensor
@@ -191,6 +193,9 @@ class Project:
                     jobs += build_act_jobs(self.snapshot, record, get_catalog)
                     sensors.append(build_replication_sensor(record, self.snapshot, get_catalog))
                     connections += (record.source_connection, record.target_connection)
+        loaded = [spec for asset in assets if isinstance(asset, dg.AssetsDefinition) for spec in asset.specs]
+        if watched := find_watched(loaded):
+            sensors.append(build_project_sensor(watched))
         return dg.Definitions(
             assets=assets,
             jobs=[*(self.builder.build(plan) for plan in plans), *jobs],

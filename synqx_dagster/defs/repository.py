@@ -22,6 +22,8 @@ from synqx_dagster import model
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
 from synqx_dagster.defs.alert_sensor import build_alert_sensor
 from synqx_dagster.defs.executors import build_executor, refuse_unfit
+from synqx_dagster.defs.freshness import find_watched
+from synqx_dagster.defs.freshness_sensor import build_freshness_sensor
 from synqx_dagster.defs.jobs import ASSET_JOB, JobBuilder, JobPlan, plan_pipeline, plan_schedule
 from synqx_dagster.defs.lineage_cache import LineageCache, TraceLineage, trace_unconnected
 from synqx_dagster.defs.monitor_assets import build_wal_checks, wal_specs, watched_connections
@@ -319,6 +321,8 @@ class CatalogRepositoryData(dg.RepositoryData):
         if self._snapshot.replications or self._has_had_replications():
             built.sensors.append(build_guard_sensor(self._snapshot, self._get_catalog))
         built.sensors += build_monitor_sensors(self._snapshot, self._get_catalog)
+        if watched := find_watched(specs):
+            built.sensors.append(build_freshness_sensor(watched, self._snapshot, self._get_catalog))
         if self._snapshot.alerts:
             built.sensors.append(build_alert_sensor(self._snapshot, self._get_catalog))
         return built

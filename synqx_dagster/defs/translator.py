@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
 from functools import cached_property
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +14,7 @@ from synqx_dagster import model
 from synqx_dagster.catalog.snapshot import CatalogSnapshot
 from synqx_dagster.connectors.registry import capabilities_of, dialect_of
 from synqx_dagster.defs.agent_links import AgentLinks, AgentMarks, marks_of
+from synqx_dagster.defs.freshness import freshness_policy
 from synqx_dagster.defs.lineage_cache import TraceLineage, trace_unconnected
 from synqx_dagster.defs.names import (
     METADATA_PREFIX,
@@ -105,11 +105,7 @@ class Translator:
             tags={**marks.tags, **{name: value for name, value in mapping.tags.items() if is_dagster_tag(name, value)}},
             kinds={"synqx", dagster_kind(target.db_type)},
             metadata={**marks.metadata, **self._spec_metadata(mapping, source, target, key, schema, lineage)},
-            freshness_policy=(
-                dg.FreshnessPolicy.time_window(timedelta(seconds=mapping.freshness.maximum_age_seconds))
-                if mapping.freshness
-                else None
-            ),
+            freshness_policy=freshness_policy(mapping.freshness),
         )
 
     # --- agents ---------------------------------------------------------------------------------------------

@@ -23,6 +23,8 @@ AlertEventType = Literal[
     "wal_recovery",
     "replication_trouble",
     "replication_recovery",
+    "freshness_overdue",
+    "freshness_recovery",
 ]
 
 MailTls = Literal["starttls", "implicit", "none"]
@@ -126,7 +128,7 @@ class Alert(Record):
 
     kind: ClassVar[RecordKind] = "alert"
 
-    events: tuple[AlertEventType, ...] = Field(min_length=1, max_length=10)
+    events: tuple[AlertEventType, ...] = Field(min_length=1, max_length=12)
     #: What it is about; with all five left out: everything.
     pipelines: tuple[Name, ...] = ()
     mappings: tuple[Name, ...] = ()

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from synqx_dagster.model.base import Label, Name, Record, RecordKind, Value, dagster_name
-from synqx_dagster.model.mapping import RESERVED_PREFIX
+from synqx_dagster.model.mapping import RESERVED_PREFIX, Freshness
 from synqx_dagster.model.partitions import Partitions
 
 OperatorType = Literal["extract", "transform", "validate", "load"]
@@ -125,6 +125,8 @@ class Pipeline(Record):
         partitions: The parts by which the pipeline runs: extracts with a `partition_column` read, and loads with one
             replace, the rows of the partitions that a run is of.
         memory_limit: What the nodes of one step may hold in memory; joins and sorts spill to disk beyond it.
+        freshness: How old the last load may be of each table that a node of the pipeline fills, where the node does not
+            say it itself. A mapping that a node runs has its own.
     """
 
     kind: ClassVar[RecordKind] = "pipeline"
@@ -135,6 +137,7 @@ class Pipeline(Record):
     max_concurrent_runs: int | None = Field(default=1, ge=1, le=10)
     memory_limit: str = "512MB"
     partitions: Partitions | None = None
+    freshness: Freshness | None = None
     tags: dict[Label, str] = Field(default_factory=dict)
 
     @field_validator("memory_limit")

@@ -116,6 +116,9 @@ class _Reader:
         for name, hint in (("retries", "set max_retries at the mapping"), ("timeout_seconds", _USE_CONNECTION)):
             if getattr(record, name):
                 self._report(("nodes", index, name), f"a node that runs a mapping has no {name}", hint)
+        if "freshness" in record.config:
+            path = ("nodes", index, "config", "freshness")
+            self._report(path, "a node that runs a mapping has no freshness", "set freshness at the mapping")
 
     def _node(
         self, index: int, record: PipelineNode, inputs: tuple[str, ...], consumers: tuple[str, ...]
@@ -186,6 +189,9 @@ def given_as(node: Node, field_name: str) -> bool:
 def _check_shape(pipeline: Pipeline, nodes: Mapping[str, Node]) -> Iterator[GraphProblem]:
     index_of = {node.node_id: index for index, node in enumerate(pipeline.nodes)}
     yield from _check_partitions(pipeline, nodes, index_of)
+    if pipeline.freshness is not None and not any(isinstance(node.config, LoadConfig) for node in nodes.values()):
+        message = "no node of this pipeline fills a table itself, so nothing of it has an age"
+        yield GraphProblem(("freshness",), message, "set freshness at the mappings that its nodes run")
     loaded: dict[tuple[str | None, str], str] = {}
     for node in nodes.values():
         place = ("nodes", index_of[node.node_id])

@@ -38,6 +38,7 @@ def load_mapping(graph: Graph, node: Node) -> Mapping:
             "target_table": str(node.table),
             "target_schema": node.target_schema,
             "partitions": None if config.partition_column is None else graph.pipeline.partitions,
+            "freshness": config.freshness or graph.pipeline.freshness,
             "max_retries": max(graph.nodes[name].record.retries for name in graph.step_of(node.node_id).nodes),
         }
     )

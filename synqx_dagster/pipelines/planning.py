@@ -45,11 +45,15 @@ class PipelinePlan:
                     "inputs": list(plan.step.inputs),
                     "after": list(plan.step.after),
                     "nodes": [self._node(plan, name) for name in plan.step.nodes],
-                    "load": None if plan.load is None else plan.load.to_dict(),
+                    "load": None if plan.load is None else self._load(plan, plan.load),
                 }
                 for plan in self.steps
             ],
         }
+
+    def _load(self, plan: StepPlan, load: LoadPlan) -> dict[str, Any]:
+        mapping = load_mapping(self.graph, self.graph.nodes[plan.step.name])
+        return {**load.to_dict(), "freshness": mapping.model_dump()["freshness"]}
 
     def _node(self, plan: StepPlan, name: str) -> dict[str, Any]:
         node = self.graph.nodes[name]

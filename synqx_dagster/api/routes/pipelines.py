@@ -27,7 +27,7 @@ _SCHEDULE_FIELDS = {
     "enabled": "schedule_enabled",
     "timezone": "schedule_timezone",
 }
-_SETTINGS = ("executor", "max_concurrent_runs", "memory_limit", "partitions")
+_SETTINGS = ("executor", "max_concurrent_runs", "memory_limit", "partitions", "freshness")
 
 
 def find_own_schedule(snapshot: CatalogSnapshot, pipeline: str) -> Schedule | None:

@@ -13,6 +13,7 @@ from synqx_dagster.model.mapping import (
     BadRowLimit,
     ColumnMapping,
     Cursor,
+    Freshness,
     HistoryColumns,
     LoadMode,
     OnBadRow,
@@ -120,6 +121,8 @@ class LoadConfig(Value):
     max_bad_rows: BadRowLimit | None = None
     column_mappings: tuple[ColumnMapping, ...] | None = Field(default=None, min_length=1, max_length=1600)
     partition_column: ColumnName | None = None
+    #: Left out: what the pipeline says.
+    freshness: Freshness | None = None
 
     @field_validator("table")
     @classmethod

@@ -68,6 +68,54 @@ def test_what_is_read_to_be_applied_has_no_problems(tmp_path: Path) -> None:
         read_documents([path])
 
 
+LOADS = """kind: mapping
+name: m
+source_connection: shop
+source_table: s
+target_connection: warehouse
+target_table: t
+freshness: {0}
+---
+kind: pipeline
+name: p
+nodes:
+  - {{node_id: a, operator_type: extract, operator_class: table, config: {{connection: shop, table: s}}}}
+  - node_id: b
+    operator_type: load
+    operator_class: table
+    config:
+      connection: warehouse
+      table: other
+      freshness: {0}
+edges: [{{from_node_id: a, to_node_id: b}}]
+freshness: {0}
+"""
+
+
+@pytest.mark.parametrize(
+    ("written", "field", "message"),
+    [
+        ("{maximum_age_seconds: 59}", ".maximum_age_seconds", "must be at least 60"),
+        ("{maximum_age: 60}", ".maximum_age", "unknown key 'maximum_age' (did you mean 'maximum_age_seconds'?)"),
+        ("{maximum_age_seconds: 1h}", ".maximum_age_seconds", "must be a whole number"),
+        ("3600", "", "must be keys with values"),
+    ],
+)
+def test_a_freshness_that_is_none_is_refused_where_it_stands(
+    tmp_path: Path, written: str, field: str, message: str
+) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(LOADS.format(written))
+    found = [str(problem) for problem in check_definitions(scan_documents([path]), known=catalog_of(*ENDS))]
+    places = {f"{path}:7 freshness{field}", f"{path}:21 freshness{field}"}
+    assert all(any(text.startswith(place) and message in text for text in found) for place in places), found
+    # The config of a node is read once its record can be.
+    path.write_text(LOADS.format(written).replace(f"\nfreshness: {written}", ""))
+    found = [str(problem) for problem in check_definitions(scan_documents([path]), known=catalog_of(*ENDS))]
+    place = f"{path}:18 nodes[1].config.freshness{field}"
+    assert any(text.startswith(place) and message in text for text in found), found
+
+
 # --- names ---------------------------------------------------------------------------------------------------------
 
 
@@ -105,7 +153,7 @@ def test_a_schedule_with_the_name_of_a_pipeline(values: dict[str, Any], is_probl
     assert all("the pipeline 'main' makes a job of this name, too" in problem for problem in problems)
 
 
-@pytest.mark.parametrize("name", ["config", "import", "__ASSET_JOB", "synqx_follow_catalog", "type"])
+@pytest.mark.parametrize("name", ["config", "import", "__ASSET_JOB", "synqx_follow_catalog", "synqx_freshness", "type"])
 def test_names_that_dagster_reserves(name: str) -> None:
     (problem,) = problems_of(*ENDS, *chain("a"), pipeline(name, "a"))
     assert "is reserved" in problem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -97,6 +98,33 @@ def test_a_job_leaves_its_executor_to_the_project_unless_its_pipeline_has_one(tm
     )
     assert definitions.resolve_job_def("other").executor_def is dg.in_process_executor
     assert definitions.resolve_job_def("own").executor_def is dg.multiprocess_executor
+
+
+def test_the_age_of_a_table_is_told_without_a_catalog(tmp_path: Path) -> None:
+    watched = mapping("orders", freshness={"maximum_age_seconds": 60})
+    component = MappingComponent(watched, *files(tmp_path))
+    definitions = build_defs_for_component(component)
+    sensor = definitions.resolve_sensor_def("synqx_freshness_warehouse__main__orders")
+    key = dg.AssetCheckKey(dg.AssetKey(["warehouse", "main", "orders"]), "freshness")
+    with dg.DagsterInstance.local_temp() as instance:
+        first = sensor.evaluate_tick(dg.build_sensor_context(instance=instance))
+        assert [item.passed for item in first.asset_events] == [True]
+        # Since the first look, which its cursor remembers.
+        since = json.loads(first.cursor or "")
+        (asset,) = since["since"]
+        since["since"][asset] -= 61
+        later = sensor.evaluate_tick(dg.build_sensor_context(instance=instance, cursor=json.dumps(since)))
+        assert later.asset_events == []  # it rests, for it may not be overdue yet
+        again = build_defs_for_component(component).resolve_sensor_def(sensor.name)
+        later = again.evaluate_tick(dg.build_sensor_context(instance=instance, cursor=json.dumps(since)))
+        assert [item.passed for item in later.asset_events] == [False]
+        assert later.skip_message == "overdue: 1 of 1: orders"
+        for event in later.asset_events:
+            instance.report_runless_asset_event(event)
+        assert definitions.resolve_implicit_global_asset_job_def().execute_in_process(instance=instance).success
+        shown = instance.event_log_storage.get_latest_asset_check_execution_by_key([key])
+        assert shown[key].status.value == "SUCCEEDED"
+        assert again.evaluate_tick(dg.build_sensor_context(instance=instance, cursor=later.cursor)).asset_events == []
 
 
 @pytest.mark.parametrize("name", ["celery", "k8s"])

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synqx_dagster.model import Dataset
+from synqx_dagster.model.mapping import Freshness
 from synqx_dagster.pipelines.graph import order_nodes
 from synqx_dagster.pipelines.lineage import known_columns, trace_origins
+from synqx_dagster.pipelines.loading import load_mapping
 from synqx_dagster_tests.unit.pipelines.graphs import check, graph, node, pipeline
 
 A, B = node("a", "extract"), node("b", "extract")
@@ -165,6 +167,28 @@ def test_a_config_field_that_is_not_there() -> None:
 def test_two_loads_of_one_table() -> None:
     nodes = [A, B, node("l1", "load", table="t"), node("l2", "load", table="t")]
     assert only_problem(nodes, "a>l1", "b>l2")[1] == "'l1' and 'l2' load one table: t"
+
+
+def test_freshness_of_a_pipeline_that_loads_nothing_itself() -> None:
+    runs = {"node_id": "m", "config": {"mapping": "customers"}}
+    made, problems = check(pipeline([runs], freshness={"maximum_age_seconds": 60}))
+    assert made is None
+    assert [(problem.path, problem.hint) for problem in problems] == [
+        (("freshness",), "set freshness at the mappings that its nodes run")
+    ]
+    given = {"node_id": "m", "config": {"mapping": "customers", "freshness": {"maximum_age_seconds": 60}}}
+    assert only_problem([given]) == (
+        "nodes.0.config.freshness",
+        "a node that runs a mapping has no freshness",
+        "set freshness at the mapping",
+    )
+
+
+def test_a_load_has_the_freshness_of_its_pipeline_unless_it_has_its_own() -> None:
+    own = node("l2", "load", freshness={"maximum_age_seconds": 60})
+    made = graph([A, node("l1", "load"), own], "a>l1", "a>l2", freshness={"maximum_age_seconds": 3600})
+    found = {name: load_mapping(made, made.nodes[name]).freshness for name in ("l1", "l2")}
+    assert found == {"l1": Freshness(maximum_age_seconds=3600), "l2": Freshness(maximum_age_seconds=60)}
 
 
 def test_an_extract_that_does_not_say_what_it_reads() -> None:
