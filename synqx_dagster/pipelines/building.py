@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import pydantic
 
+from synqx_dagster import model
 from synqx_dagster.errors import ConfigurationError, DriverMissingError
 from synqx_dagster.model.dataset import Dataset
 from synqx_dagster.model.pipeline import Pipeline, PipelineNode, find_cycle
@@ -116,9 +117,10 @@ class _Reader:
         for name, hint in (("retries", "set max_retries at the mapping"), ("timeout_seconds", _USE_CONNECTION)):
             if getattr(record, name):
                 self._report(("nodes", index, name), f"a node that runs a mapping has no {name}", hint)
-        if "freshness" in record.config:
-            path = ("nodes", index, "config", "freshness")
-            self._report(path, "a node that runs a mapping has no freshness", "set freshness at the mapping")
+        for name in sorted(record.config.keys() - {"mapping"}):
+            is_of_mapping = name in model.Mapping.model_fields
+            hint = f"set {name} at the mapping" if is_of_mapping else "its config holds the name of the mapping alone"
+            self._report(("nodes", index, "config", name), f"a node that runs a mapping has no {name}", hint)
 
     def _node(
         self, index: int, record: PipelineNode, inputs: tuple[str, ...], consumers: tuple[str, ...]

@@ -176,12 +176,19 @@ def test_freshness_of_a_pipeline_that_loads_nothing_itself() -> None:
     assert [(problem.path, problem.hint) for problem in problems] == [
         (("freshness",), "set freshness at the mappings that its nodes run")
     ]
-    given = {"node_id": "m", "config": {"mapping": "customers", "freshness": {"maximum_age_seconds": 60}}}
-    assert only_problem([given]) == (
-        "nodes.0.config.freshness",
-        "a node that runs a mapping has no freshness",
-        "set freshness at the mapping",
-    )
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("freshness", "set freshness at the mapping"),
+        ("mode", "set mode at the mapping"),
+        ("mapings", "its config holds the name of the mapping alone"),
+    ],
+)
+def test_a_node_that_runs_a_mapping_takes_nothing_beside_its_name(name: str, hint: str) -> None:
+    given = {"node_id": "m", "config": {"mapping": "customers", name: "x"}}
+    assert only_problem([given]) == (f"nodes.0.config.{name}", f"a node that runs a mapping has no {name}", hint)
 
 
 def test_a_load_has_the_freshness_of_its_pipeline_unless_it_has_its_own() -> None:
