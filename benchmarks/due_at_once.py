@@ -1,9 +1,9 @@
 """Measures how long 100 schedules that are due in one minute take, four at once, and how the web UI answers meanwhile.
 
 Run it on a calm machine: ``python -m benchmarks.due_at_once``. Webserver, daemon and code server are those of
-``dagster dev``, on Dagster's SQLite storage; the loads are tiny, so that starting runs is all there is to do. Twice a
-second the web UI is asked for what its pages show first: the latest runs, the schedules with their last ticks, and the
-log of the latest run. Every schedule has to have one run, which succeeded.
+``dagster dev``, on Dagster's SQLite storage; the loads are tiny, so that starting runs is all there is to do. Without
+a pause the web UI is asked for what its pages show first: the latest runs, the schedules, one with its last tick, and
+the log of the latest run. Every schedule has to have one run, which succeeded.
 """
 
 from __future__ import annotations
@@ -64,9 +64,12 @@ _PAGES = {
     " { runId status jobName startTime endTime tags { key value } assetSelection { path } } } }"
     " runsFeedCountOrError(view: RUNS) { ... on RunsFeedCount { count } } }",
     "schedules": "{ workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError"
-    " { ... on RepositoryLocation { repositories { schedules"
-    " { name scheduleState { status ticks(limit: 1) { status timestamp runIds }"
-    " runs(limit: 1) { runId status } } } } } } } } } }",
+    " { ... on RepositoryLocation { repositories { schedules { name cronSchedule scheduleState { status } } } }"
+    " } } } } }",
+    # Its page asks for what belongs to a row when the row is seen.
+    "a schedule": '{ scheduleOrError(scheduleSelector: {repositoryLocationName: "synqx",'
+    ' repositoryName: "__repository__", scheduleName: "s0"}) { ... on Schedule { name scheduleState'
+    " { status ticks(limit: 1) { status timestamp runIds } runs(limit: 1) { runId status } } } } }",
     "run": '{{ logsForRun(runId: "{run}", limit: 1000) {{ ... on EventConnection'
     " {{ events {{ __typename ... on MessageEvent {{ message timestamp stepKey }} }} }} }} }}",
 }
