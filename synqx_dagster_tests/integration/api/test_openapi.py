@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import hypothesis
 import pytest
 import schemathesis
@@ -92,28 +93,42 @@ def headers_of(api: Api, role: Role | None) -> dict[str, str]:
     return {name: value for name, value in client.headers.items() if name == "authorization"}
 
 
+def assert_logged_in(api: Api, headers: dict[str, str]) -> None:
+    """Whoever is thrown out gets a 401 from then on, which the document names everywhere: nothing would be tried."""
+    if headers:
+        assert httpx.get(f"{api.url}/api/v1/auth/me", headers=headers, timeout=60).status_code == 200
+
+
 def try_everything(api: Api, role: Role | None, *, examples: int, mode: GenerationMode, seed: int = 0) -> int:
     """Send random requests to each operation; gives how many were sent."""
-    headers = headers_of(api, role)
     sent = 0
     for result in schema_of(api, mode=mode).get_all_operations():
-        operation = result.ok()
+        # Anew for each: a token is good for ten minutes, and all of them take longer.
+        headers = headers_of(api, role)
+        sent += try_operation(result.ok(), headers, examples=examples, mode=mode, seed=seed)
+        assert_logged_in(api, headers)
+    return sent
 
-        @hypothesis.settings(max_examples=examples, **UNHURRIED)
-        @hypothesis.seed(seed)
-        @hypothesis.given(case=operation.as_strategy(generation_mode=mode), known=st.booleans())
-        def send(case: Any, known: bool) -> None:
-            nonlocal sent
-            sent += 1
-            if known and "ref" in (case.path_parameters or {}):
-                case.path_parameters["ref"] = "1"
-            response = case.call(headers=headers, timeout=60)
-            case.validate_response(response, checks=CHECKS)
-            assert CANARY not in response.text
 
-        # Of a route without parameters there is no wrong request.
-        with contextlib.suppress(SkipTest):
-            send()
+def try_operation(operation: Any, headers: dict[str, str], *, examples: int, mode: GenerationMode, seed: int) -> int:
+    """Send random requests to one operation; gives how many were sent."""
+    sent = 0
+
+    @hypothesis.settings(max_examples=examples, **UNHURRIED)
+    @hypothesis.seed(seed)
+    @hypothesis.given(case=operation.as_strategy(generation_mode=mode), known=st.booleans())
+    def send(case: Any, known: bool) -> None:
+        nonlocal sent
+        sent += 1
+        if known and "ref" in (case.path_parameters or {}):
+            case.path_parameters["ref"] = "1"
+        response = case.call(headers=headers, timeout=60)
+        case.validate_response(response, checks=CHECKS)
+        assert CANARY not in response.text
+
+    # Of a route without parameters there is no wrong request.
+    with contextlib.suppress(SkipTest):
+        send()
     return sent
 
 
@@ -148,6 +163,7 @@ def walk(api: Api, role: Role, *, examples: int, steps: int) -> None:
             assert CANARY not in response.text
 
     Walk.run(settings=hypothesis.settings(max_examples=examples, stateful_step_count=steps, **UNHURRIED))
+    assert_logged_in(api, headers)
 
 
 @pytest.mark.slow
